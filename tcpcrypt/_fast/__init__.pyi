@@ -1,0 +1,145 @@
+"""The one switch between the Cython extension and its Python twin.
+
+Both twins pass the same tests.  They take and return plain tuples, ints and
+buffers; `tcpcrypt.wire` and `tcpcrypt.crypto` wrap them in values.
+"""
+
+from _typeshed import ReadableBuffer as Buffer, WriteableBuffer
+from typing import Any, Final, Literal, Protocol
+
+IMPLEMENTATION: Final[Literal["c", "python"]]
+
+def parse_eno(contents: Buffer) -> tuple[int, tuple[tuple[int, bool, bytes], ...]]:
+    """Parse the contents of a SYN-form ENO option (RFC 8547 section 4.4).
+
+    Returns the first global suboption byte (0 where there is none) and, in
+    order, `(tep, v, data)` of each TEP suboption, `tep` without bit `v`.
+    Raises `PeerError` with ENO_DATA_PAST_END or ENO_RESERVED_LENGTH.
+    """
+
+def walk_options(options: Buffer) -> tuple[tuple[int, int, int], ...]:
+    """List the TCP options of a header as `(kind, start, end)`.
+
+    `start` is the index of the kind byte, `end` one past the last data byte.
+    NOPs are left out; the walk ends at end-of-options.  Raises `PeerError`
+    with OPTION_LENGTH, also for more than 40 bytes of options.
+    """
+
+def checksum(data: Buffer, initial: int = 0) -> int:
+    """One's-complement sum of `data` (RFC 1071), folded to 16 bits, not inverted.
+
+    `initial` is a folded sum to go on from; an odd last byte is padded with 0.
+    """
+
+class AeadParameters(Protocol):
+    """What a twin needs to know of an AEAD (`tcpcrypt.crypto.aead` has them)."""
+
+    @property
+    def evp_name(self) -> str: ...
+    @property
+    def key_len(self) -> int: ...
+    @property
+    def nonce_len(self) -> int: ...
+    @property
+    def tag_len(self) -> int: ...
+    def construct(self, key: bytes) -> Any: ...
+
+# Why FrameOpener.open came back.
+STOP_NEED_MORE: Final = 0
+STOP_OUT_FULL: Final = 1
+STOP_REKEY: Final = 2
+STOP_FIN: Final = 3
+STOP_URGENT: Final = 4
+STOP_BAD_TAG: Final = 5
+STOP_TOO_SHORT: Final = 6
+STOP_URGENT_TRUNCATED: Final = 7
+
+class FrameSealer:
+    """Seals frames under one traffic key (RFC 8548 sections 3.6 and 4.2)."""
+
+    def __init__(self, aead: AeadParameters, traffic_key: Buffer, nonce_form: int = 0) -> None: ...
+    def seal(
+        self,
+        data: Buffer,
+        out: WriteableBuffer,
+        offset: int,
+        frame_data: int,
+        rekey: bool = False,
+        fin: bool = False,
+        urgent: int = -1,
+    ) -> tuple[int, int, int]:
+        """Seal `data` as frames of at most `frame_data` data bytes into `out`.
+
+        `offset` is the stream offset of the first frame's control byte.
+        `rekey` is set on the first frame, `fin` on the last, `urgent` (0 to
+        65535, -1 for none) goes into the first.  Empty data makes one empty
+        frame.  Frames that do not fit `out` are left undone (and `fin` with
+        them).  `data` and `out` must not overlap.
+
+        Returns `(data bytes consumed, bytes written, frames)`.
+        Raises `ValueError` for a `frame_data` that no frame can hold, an
+        `urgent` out of range or a stream past 2**64; `RuntimeError` once wiped.
+        """
+
+    def wipe(self) -> None:
+        """Forget the key.  Idempotent."""
+
+class FrameOpener:
+    """Opens frames under one traffic key (RFC 8548 sections 3.6 and 4.2)."""
+
+    def __init__(self, aead: AeadParameters, traffic_key: Buffer, nonce_form: int = 0) -> None: ...
+    def open(
+        self, wire: Buffer, out: WriteableBuffer, offset: int, accept_rekey: bool = False
+    ) -> tuple[int, int, int, int, int, int]:
+        """Open the whole frames at the start of `wire` into `out`.
+
+        `offset` is the stream offset of `wire[0]`.  A frame with the rekey bit
+        is left alone (STOP_REKEY) unless it is the first and `accept_rekey` is
+        set.  Stops behind a frame with FINp or URGp, and before a frame that
+        is bad, incomplete, or larger than the rest of `out`.
+
+        Returns `(bytes consumed, data bytes written, frames, stop, urgent,
+        last)`: `stop` is one of the STOP_ constants, `urgent` the urgent field
+        of the last frame opened or -1 (it may come with STOP_FIN), `last` the
+        number of data bytes in the last frame opened.  Whatever is reported as
+        written was authenticated; bytes of `out` past it are undefined but
+        never hold plaintext that failed authentication.
+        Raises `RuntimeError` once wiped, `ValueError` past 2**64.
+        """
+
+    def wipe(self) -> None:
+        """Forget the key.  Idempotent."""
+
+class SessionCache:
+    """A bounded table of one-use secrets (RFC 8548 section 3.5).
+
+    A record holds a peer name, a secret of at most 64 bytes, a small `meta`
+    byte string (at most 64) and up to 16 identifiers of 10 bytes each.  It is
+    found by any identifier or, newest first, by peer.  When the table or a
+    peer's share is full the oldest record goes.  Secrets lie in memory that is
+    kept out of core dumps and swap where the system allows, and are wiped when
+    their record goes, at exit, and in a forked child (which starts empty, so
+    that no secret is used on both sides of a fork).
+    """
+
+    def __init__(self, capacity: int = 4096, per_peer: int = 4) -> None: ...
+    def insert(self, peer: bytes, identifiers: tuple[bytes, ...], secret: Buffer, meta: bytes) -> int:
+        """Add a record; returns its handle (never reused).  An identifier that
+        is already there moves to the new record.  `ValueError` on sizes."""
+
+    def lookup(self, identifier: Buffer) -> tuple[int, int] | None:
+        """`(handle, position of the identifier in its record)`, or None."""
+
+    def newest(self, peer: bytes) -> int | None:
+        """Handle of the record inserted last for `peer`, or None."""
+
+    def read(self, handle: int, secret: WriteableBuffer) -> tuple[bytes, tuple[bytes, ...], bytes] | None:
+        """Copy the secret into the writable `secret` (whose length must match)
+        and return `(peer, identifiers, meta)`; None if the record is gone."""
+
+    def remove(self, handle: int) -> bool: ...
+    def remove_peer(self, peer: bytes) -> int:
+        """Remove all records of `peer`; returns how many."""
+
+    def clear(self) -> int: ...
+    def __len__(self) -> int: ...
