@@ -34,6 +34,8 @@ class PeerReason(enum.Enum):
     # TCP headers and options
     SEGMENT_TRUNCATED = "segment shorter than its headers say"
     SEGMENT_MALFORMED = "IP or TCP header is malformed"
+    SEGMENT_FRAGMENT = "segment is an IP fragment"
+    SEGMENT_NOT_TCP = "packet does not carry TCP"
     OPTION_LENGTH = "TCP option length below 2 or past the end of the options"
     # RFC 8547 section 4.4: an ill-formed SYN-form option
     ENO_DATA_PAST_END = "ENO suboption data passes the end of the option"
@@ -49,6 +51,7 @@ class PeerReason(enum.Enum):
     AEAD_NOT_OFFERED = "Init2 chose an AEAD algorithm that was not offered"
     BAD_PUBLIC_KEY = "public key is invalid"
     ZERO_SHARED_SECRET = "key agreement gave an all-zero shared secret"
+    RESUMPTION_REPLAYED = "session secret was already used by another connection"
     FIN_DURING_EXCHANGE = "connection ended during the key exchange"
     # RFC 8548 sections 3.6 to 3.8: frames
     FRAME_TOO_SHORT = "frame is too short for flags and tag"
@@ -80,6 +83,8 @@ class FallbackReason(enum.Enum):
     RESUMPTION_MISMATCH = "peer resumed a session that was not offered"
     NO_OPTION_SPACE = "no room for the ENO option in the SYN"
     SYN_RETRANSMITTED_PLAIN = "SYN was retransmitted without ENO"
+    SYN_CHANGED = "peer's ENO option changed between retransmissions"
+    OUT_OF_ORDER = "segment does not belong to this stage of the handshake"
 
 
 class TcpcryptError(Exception):
