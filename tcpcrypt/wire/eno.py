@@ -2,8 +2,7 @@
 
 A SYN segment carries the SYN form, whose contents are suboptions; every other
 segment carries the non-SYN form, an option with nothing in it that says "I
-have seen yours".  RFC 8548 section 3.5 gives the data of a tcpcrypt suboption
-their one meaning, a resumption identifier and a nonce.
+have seen yours".  What the data of a suboption mean is the affair of its TEP.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from tcpcrypt.registry import (
     ENO_EXID,
     GLOBAL_A,
     GLOBAL_B,
-    RESUME_ID_LEN,
-    RESUME_NONCE_MAX,
     SUBOPTION_DATA_MAX,
     SUBOPTION_V,
     TCP_OPTION_EXPERIMENT,
@@ -30,7 +27,7 @@ from tcpcrypt.wire.profile import RFC8548, WireProfile
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["ACK_OPTION", "EnoFound", "Resumption", "Suboption", "SynOption", "find_eno"]
+__all__ = ["EnoFound", "Suboption", "SynOption", "ack_option", "find_eno"]
 
 _HEAD_LEN: Final = 2
 """Kind and length byte."""
@@ -129,37 +126,6 @@ class SynOption:
 
 
 @dataclass(frozen=True, slots=True)
-class Resumption:
-    """RFC 8548 section 3.5: what the data of a tcpcrypt suboption ask for.
-
-    `identifier` is 9 bytes, one half of `resume[i]`; `nonce` 0 to 8 bytes.
-    """
-
-    identifier: bytes
-    nonce: bytes
-
-    def __post_init__(self) -> None:
-        if len(self.identifier) != RESUME_ID_LEN or len(self.nonce) > RESUME_NONCE_MAX:
-            raise LocalError("a resumption is 9 bytes of identifier and at most 8 of nonce")
-
-    @classmethod
-    def parse(cls, suboption: Suboption) -> Resumption | None:
-        """The resumption that `suboption` offers or accepts; None if none.
-
-        Data of fewer than 9 bytes MUST be taken for none.  More than 17 bytes
-        cannot hold a nonce of legal length and are not recognised either.
-        """
-        data = suboption.data
-        if data is None or not RESUME_ID_LEN <= len(data) <= RESUME_ID_LEN + RESUME_NONCE_MAX:
-            return None
-        return cls(data[:RESUME_ID_LEN], data[RESUME_ID_LEN:])
-
-    def build(self, tep: int) -> Suboption:
-        """The suboption that carries it."""
-        return Suboption(tep, self.identifier + self.nonce)
-
-
-@dataclass(frozen=True, slots=True)
 class EnoFound:
     """RFC 8547 sections 4.1 and 4.6: the ENO options of one TCP header.
 
@@ -174,7 +140,7 @@ class EnoFound:
     legacy: bool = False
 
 
-def ACK_OPTION(profile: WireProfile = RFC8548) -> bytes:  # a constant of each profile
+def ack_option(profile: WireProfile = RFC8548) -> bytes:
     """RFC 8547 section 4.1: the non-SYN form, `45 02` in RFC 8548."""
     return _head(profile, 0)
 
