@@ -1,0 +1,188 @@
+"""RFC 8548 section 3.3: Init1 and Init2, the key exchange of one connection.
+
+    A: sends Init1 at once              AWAITING_INIT2 --Init2--> DONE
+    B: AWAITING_INIT1 --Init1--> answers with Init2               DONE
+
+Encryption is on already, so that there is no way back: whatever is wrong with
+a message ends in FAILED, and the connection is reset.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tcpcrypt.core.config import Config, RandomBytes
+from tcpcrypt.core.events import Role
+from tcpcrypt.core.negotiation import Negotiated
+from tcpcrypt.core.tep import Exchanged, tep_spec
+from tcpcrypt.crypto.secret import Secret
+from tcpcrypt.errors import LocalError, PeerError, PeerReason
+from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC, NONCE_LEN
+from tcpcrypt.wire.messages import Init1, Init2, message_length
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["TABLE", "Exchange", "ExchangeState", "Outcome", "Stimulus"]
+
+
+class ExchangeState(enum.Enum):
+    """What the exchange is waiting for."""
+
+    IDLE = "idle"
+    AWAITING_INIT1 = "awaiting Init1"
+    AWAITING_INIT2 = "awaiting Init2"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Stimulus(enum.Enum):
+    """What can happen to an exchange."""
+
+    START_A = "start as A"
+    START_B = "start as B"
+    MESSAGE = "whole message"
+    FAULT = "fault"
+
+
+_S, _I = ExchangeState, Stimulus
+
+TABLE: Final = {
+    (_S.IDLE, _I.START_A): ("_send_init1", _S.AWAITING_INIT2),
+    (_S.IDLE, _I.START_B): ("_wait", _S.AWAITING_INIT1),
+    (_S.AWAITING_INIT1, _I.MESSAGE): ("_answer_init1", _S.DONE),
+    (_S.AWAITING_INIT2, _I.MESSAGE): ("_complete", _S.DONE),
+    (_S.AWAITING_INIT1, _I.FAULT): ("_wipe", _S.FAILED),
+    (_S.AWAITING_INIT2, _I.FAULT): ("_wipe", _S.FAILED),
+    (_S.IDLE, _I.FAULT): ("_wipe", _S.FAILED),
+    (_S.DONE, _I.FAULT): ("_wipe", _S.FAILED),
+    (_S.FAILED, _I.FAULT): ("_wipe", _S.FAILED),
+}
+"""`(state, stimulus) -> (method, next state)`; what is missing is a `LocalError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished exchange yields."""
+
+    prk: Secret
+    aead: int
+    peer_identity: bytes | None
+
+
+class Exchange:
+    """One host's side of the key exchange.
+
+    Feed the peer's stream to `receive`; send what `to_send` holds.  `outcome`
+    is there once `state` is DONE.
+    """
+
+    def __init__(
+        self, config: Config, negotiated: Negotiated, *, random: RandomBytes = os.urandom
+    ) -> None:
+        self._config = config
+        self._negotiated = negotiated
+        self._random = random
+        self._agreement = tep_spec(config, negotiated.tep).agreement(config, negotiated.role)
+        self._buffer = bytearray()
+        self._init1: Init1 | None = None
+        self._init1_message = b""
+        self.sent_len = 0
+        """Bytes of the own Init message."""
+        self.received_len = 0
+        """Bytes of the peer's Init message, once it is complete."""
+        self.to_send = b""
+        """The own Init message; it must leave in a write of its own, because its
+        last segment carries PSH (RFC 8548 section 3.3)."""
+        self.outcome: Outcome | None = None
+        self.state = ExchangeState.IDLE
+        self._step(Stimulus.START_A if negotiated.role is Role.A else Stimulus.START_B, b"")
+
+    def receive(self, data: ReadableBuffer) -> bytes:
+        """Take bytes of the peer's stream; returns those past its Init message.
+
+        Raises `PeerError`; the exchange has then failed for good.
+        """
+        magic = INIT2_MAGIC if self._negotiated.role is Role.A else INIT1_MAGIC
+        self._buffer += data
+        try:
+            length = message_length(self._buffer, magic, self._config.max_init_len)
+            if length is None or len(self._buffer) < length:
+                return b""
+            message, rest = bytes(self._buffer[:length]), bytes(self._buffer[length:])
+            self._buffer.clear()
+            self.received_len = length
+            self._step(Stimulus.MESSAGE, message)
+        except PeerError:
+            self._step(Stimulus.FAULT, b"")
+            raise
+        return rest
+
+    def abandon(self) -> None:
+        """Wipe the private keys; the exchange will not finish."""
+        self._step(Stimulus.FAULT, b"")
+
+    def _step(self, stimulus: Stimulus, message: bytes) -> None:
+        try:
+            method, following = TABLE[self.state, stimulus]
+        except KeyError:
+            raise LocalError(f"{stimulus.value} in state {self.state.value}") from None
+        getattr(self, method)(message)
+        self.state = following
+
+    # --- the actions of the table ------------------------------------------------
+
+    def _wait(self, _message: bytes) -> None:
+        """B has nothing to say before Init1: it is B that chooses the AEAD."""
+
+    def _wipe(self, _message: bytes) -> None:
+        self._agreement.wipe()
+        self._buffer.clear()
+
+    def _send_init1(self, _message: bytes) -> None:
+        agreement = self._agreement
+        self._init1 = Init1(
+            ciphers=tuple(self._config.aeads),
+            nonce=self._random(NONCE_LEN),
+            public_key=agreement.public_key,
+            tail=agreement.init1_tail(),
+        )
+        self._init1_message = self._init1.build(self._config.profile)
+        self._queue(self._init1_message)
+
+    def _answer_init1(self, message: bytes) -> None:
+        profile, agreement = self._config.profile, self._agreement
+        init1 = Init1.parse(message, agreement.peer_public_key_len, profile)
+        aead = next((aead for aead in self._config.aeads if aead in init1.ciphers), None)
+        if aead is None:
+            raise PeerError(PeerReason.NO_COMMON_AEAD)
+        nonce = self._random(NONCE_LEN)
+
+        def assemble(tail: bytes) -> bytes:
+            return Init2(aead, nonce, agreement.public_key, tail).build(profile)
+
+        exchanged = Exchanged(self._negotiated.eno_transcript, init1, message)
+        init2, prk = agreement.respond(exchanged, assemble)
+        self._queue(init2)
+        self._finish(prk, aead)
+
+    def _complete(self, message: bytes) -> None:
+        init1, agreement = self._init1, self._agreement
+        if init1 is None:  # the table leads here from _send_init1 only
+            raise LocalError("Init2 without Init1")
+        init2 = Init2.parse(message, agreement.peer_public_key_len, self._config.profile)
+        if init2.cipher not in init1.ciphers:
+            raise PeerError(PeerReason.AEAD_NOT_OFFERED, f"{init2.cipher:#06x}")
+        exchanged = Exchanged(self._negotiated.eno_transcript, init1, self._init1_message)
+        self._finish(agreement.complete(exchanged, init2, message), init2.cipher)
+
+    def _queue(self, message: bytes) -> None:
+        self.to_send = message
+        self.sent_len = len(message)
+
+    def _finish(self, prk: Secret, aead: int) -> None:
+        self.outcome = Outcome(prk, aead, self._agreement.peer_identity)
+        self._agreement.wipe()

@@ -1,0 +1,196 @@
+"""RFC 8547 sections 4.2 to 4.5 and RFC 8548 section 3.5: what goes into an own
+SYN-form option, and what two such options agree on.
+
+The negotiated TEP is the last suboption of B's option that is valid: present
+once in both options, with data that both TEPs' rules allow.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tcpcrypt.core.config import Config, RandomBytes
+from tcpcrypt.core.resumption import Recognised, ResumptionCache, Ticket
+from tcpcrypt.core.tep import Offer, tep_spec
+from tcpcrypt.errors import FallbackReason
+from tcpcrypt.registry import GLOBAL_A, GLOBAL_B
+from tcpcrypt.wire.eno import Suboption, SynOption
+
+__all__ = ["Choice", "OfferedOption", "choose", "offer_options"]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedOption:
+    """An own SYN-form option, ready to be attached to every SYN."""
+
+    option: SynOption
+    raw: bytes
+    nonce: bytes = b""
+    """Own resumption nonce; empty where none is sent."""
+    ticket: Ticket | None = None
+    """Active: the secret that the option offers to resume with."""
+    recognised: Recognised | None = None
+    """Passive: the secret that the option agrees to resume with."""
+
+    def tep_byte(self, tep: int) -> int:
+        """The byte of this option that names `tep`, bit `v` included."""
+        return next(s.first_byte for s in self.option.suboptions if s.tep == tep)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The TEP that the two options agree on."""
+
+    tep: int
+    peer_tep_byte: int
+    peer_nonce: bytes
+    resumes_offer: bool = False
+    """The peer's option resumes the session that the own option offers."""
+    recognised: Recognised | None = None
+    """The peer's option asks for this session of the cache."""
+
+
+def choose(
+    config: Config,
+    *,
+    own: OfferedOption | None,
+    theirs: SynOption,
+    own_is_b: bool,
+    answer: bool,
+    resumption: ResumptionCache | None,
+) -> Choice | FallbackReason:
+    """What the peer's SYN-form option leads to.
+
+    `own` is None for a passive opener, which has yet to answer.  `answer` tells
+    that `theirs` comes from a SYN-ACK.
+    """
+    if own is None:
+        return _choose_passive(config, theirs, resumption)
+    theirs_by_tep = _once(theirs)
+    own_by_tep = _once(own.option)
+    ranked = own.option.suboptions if own_is_b else theirs.suboptions
+    reason = FallbackReason.NO_COMMON_TEP
+    for suboption in reversed(ranked):
+        tep = suboption.tep
+        if tep not in own_by_tep or tep not in theirs_by_tep:
+            continue
+        spec, peer = tep_spec(config, tep), theirs_by_tep[tep]
+        offer = spec.read_answer(peer.data) if answer else spec.read_offer(peer.data)
+        if offer is None:
+            continue
+        resumes = _resumes(own.ticket, tep, offer)
+        if offer.identifier and not resumes and answer:
+            # RFC 8548 section 3.5: MUST ignore the suboption.  (In a simultaneous
+            # open it is an offer like any other, and offers a fresh exchange too.)
+            reason = FallbackReason.RESUMPTION_MISMATCH
+            continue
+        return Choice(tep, peer.first_byte, offer.nonce, resumes_offer=resumes)
+    return reason
+
+
+def _choose_passive(
+    config: Config, theirs: SynOption, resumption: ResumptionCache | None
+) -> Choice | FallbackReason:
+    """Own preference decides, but a session that can be resumed comes first."""
+    best: Choice | None = None
+    valid = _once(theirs)
+    for tep in config.teps:
+        if tep not in valid:
+            continue
+        peer = valid[tep]
+        offer = tep_spec(config, tep).read_offer(peer.data)
+        if offer is None:
+            continue
+        if offer.identifier and resumption is not None:
+            recognised = resumption.recognise(tep, offer.identifier)
+            if recognised is not None:
+                return Choice(tep, peer.first_byte, offer.nonce, recognised=recognised)
+        if best is None:
+            best = Choice(tep, peer.first_byte, b"")
+    return best if best is not None else FallbackReason.NO_COMMON_TEP
+
+
+def _resumes(ticket: Ticket | None, tep: int, offer: Offer) -> bool:
+    if ticket is None or ticket.tep != tep or not offer.identifier:
+        return False
+    return hmac.compare_digest(offer.identifier, ticket.peer_identifier)
+
+
+def _once(option: SynOption) -> dict[int, Suboption]:
+    """Suboptions by TEP, without those that occur twice.
+
+    RFC 8547 section 4.5 leaves repetition to the TEP, and tcpcrypt gives it no
+    meaning, so that a repeated TEP is not valid (open point E8).
+    """
+    counts = Counter(suboption.tep for suboption in option.suboptions)
+    return {s.tep: s for s in option.suboptions if counts[s.tep] == 1}
+
+
+def offer_options(
+    config: Config,
+    *,
+    passive: bool,
+    answering: Choice | None,
+    resumption: ResumptionCache | None,
+    peer: bytes,
+    random: RandomBytes,
+) -> Iterator[OfferedOption]:
+    """Own SYN-form options, best first, each smaller than the one before.
+
+    Where the segment has no room for the first, one with fewer suboptions is
+    taken.  Nonces are never shortened for room: RFC 8548 section 3.5 wants
+    eight bytes, and a fresh exchange is always there instead.
+    """
+    if passive and answering is not None:
+        yield from _answers(config, answering, random)
+    else:
+        yield from _offers(config, resumption, peer, random)
+
+
+def _answers(config: Config, choice: Choice, random: RandomBytes) -> Iterator[OfferedOption]:
+    """RFC 8547 section 4.5: a passive opener SHOULD send exactly one TEP."""
+    spec = tep_spec(config, choice.tep)
+    if choice.recognised is not None:
+        nonce = random(config.resume_nonce_len)
+        data = spec.resumption_data(Offer(choice.recognised.own_identifier, nonce))
+        option = _option(config, [Suboption(choice.tep, data)], passive=True)
+        yield OfferedOption(
+            option, option.build(config.profile), nonce, recognised=choice.recognised
+        )
+    option = _option(config, [Suboption(choice.tep, spec.fresh_data())], passive=True)
+    yield OfferedOption(option, option.build(config.profile))
+
+
+def _offers(
+    config: Config, resumption: ResumptionCache | None, peer: bytes, random: RandomBytes
+) -> Iterator[OfferedOption]:
+    """All TEPs, then fewer; a resumption last, where it needs no length byte.
+
+    Least preferred first: RFC 8547 section 4.5 ranks B's option so, which this
+    is in a simultaneous open with `active_b`.
+    """
+    fresh = [Suboption(tep, tep_spec(config, tep).fresh_data()) for tep in reversed(config.teps)]
+    ticket = resumption.offer(peer, config.teps) if resumption is not None else None
+    if ticket is not None:
+        nonce = random(config.resume_nonce_len)
+        spec = tep_spec(config, ticket.tep)
+        resuming = Suboption(ticket.tep, spec.resumption_data(Offer(ticket.own_identifier, nonce)))
+        # RFC 8548 section 3.5: never two suboptions of one TEP.
+        others = [suboption for suboption in fresh if suboption.tep != ticket.tep]
+        for left in range(len(others) + 1):
+            option = _option(config, [*others[left:], resuming], passive=False)
+            yield OfferedOption(option, option.build(config.profile), nonce, ticket)
+    for left in range(len(fresh)):
+        option = _option(config, fresh[left:], passive=False)
+        yield OfferedOption(option, option.build(config.profile))
+
+
+def _option(config: Config, suboptions: list[Suboption], *, passive: bool) -> SynOption:
+    """RFC 8547 section 4.2: `b` is explicit in every SYN-ACK."""
+    bits = GLOBAL_B if passive or config.active_b else 0
+    if config.application_aware:
+        bits |= GLOBAL_A
+    return SynOption(tuple(suboptions), global_bits=bits, explicit_global=passive)

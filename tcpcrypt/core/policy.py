@@ -1,0 +1,96 @@
+"""Which connections are to be encrypted, and how firmly: first match wins."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tcpcrypt.core.config import Config
+
+__all__ = ["Flow", "FlowDirection", "Match", "Mode", "Policy", "select"]
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Mode(enum.Enum):
+    """How firmly a connection is to be encrypted."""
+
+    NEVER = "never"
+    """Left alone: no ENO option is sent."""
+    OPPORTUNISTIC = "opportunistic"
+    """Encrypted where the peer and the path allow, plain otherwise."""
+    REQUIRE = "require"
+    """Encrypted or refused."""
+
+
+class FlowDirection(enum.Enum):
+    """Who opened the connection, seen from this host."""
+
+    OUTGOING = "outgoing"
+    INCOMING = "incoming"
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What is known of a connection before its SYN leaves or is answered."""
+
+    direction: FlowDirection
+    local: Address
+    local_port: int
+    remote: Address
+    remote_port: int
+
+    @property
+    def service_port(self) -> int:
+        """The port that names the service: the listener's."""
+        return self.remote_port if self.direction is FlowDirection.OUTGOING else self.local_port
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Conditions on a flow; an empty one matches everything."""
+
+    direction: FlowDirection | None = None
+    local: tuple[Network, ...] = ()
+    remote: tuple[Network, ...] = ()
+    ports: tuple[range, ...] = ()
+    """Service ports."""
+
+    def covers(self, flow: Flow) -> bool:
+        """Whether every condition holds."""
+        return (
+            (self.direction is None or self.direction is flow.direction)
+            and (not self.local or any(flow.local in network for network in self.local))
+            and (not self.remote or any(flow.remote in network for network in self.remote))
+            and (not self.ports or any(flow.service_port in ports for ports in self.ports))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One rule: what it matches, and what is to be done."""
+
+    mode: Mode
+    match: Match = Match()
+    auth: str = "none"
+    """What the peer has to prove; RFC 8548 alone proves nothing."""
+
+    def configure(self, base: Config) -> Config:
+        """`base` with this policy's demands."""
+        return replace(
+            base,
+            enabled=self.mode is not Mode.NEVER,
+            require_encryption=self.mode is Mode.REQUIRE,
+        )
+
+
+NOTHING_NAMED = Policy(Mode.NEVER)
+"""What applies where no policy matches: nothing is touched unless named."""
+
+
+def select(policies: Sequence[Policy], flow: Flow) -> Policy:
+    """The first policy that covers `flow`."""
+    return next((policy for policy in policies if policy.match.covers(flow)), NOTHING_NAMED)

@@ -1,0 +1,192 @@
+"""RFC 8548 section 3.5: session secrets kept for one more use each.
+
+A session yields ss[i+1] beside its own keys.  Both hosts keep it.  The host
+that opens the next connection spends it at once, whether the attempt succeeds
+or not; the passive host spends it when it enables encryption, because a SYN
+alone, which anybody may replay, must not move its chain.  To recognise an
+opener that lost attempts, the passive host knows the identifiers of a few
+indices ahead; when it accepts one of them all earlier ones are void.
+
+Everything hangs on the role in the *original* session: original A sends the
+first half of resume[i] and original B the second, whoever opens now.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tcpcrypt import _fast
+from tcpcrypt.core.config import Config
+from tcpcrypt.core.events import Role
+from tcpcrypt.crypto.schedule import SessionSecret
+from tcpcrypt.crypto.secret import Secret
+from tcpcrypt.registry import K_LEN, SUBOPTION_V
+
+__all__ = ["Recognised", "ResumptionCache", "Ticket"]
+
+_META = struct.Struct("!BHBQ")
+"""TEP, AEAD, role in the original session, index; the peer's identity follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A session secret taken out of the cache for its one use."""
+
+    tep: int
+    aead: int
+    """That of the original session (open point E5: resumption skips the choice)."""
+    original_role: Role
+    secret: SessionSecret
+    peer_identity: bytes | None
+    successor: int | None
+    """Handle of the record that ss[i+1] is cached under, if it is already."""
+
+    @property
+    def own_identifier(self) -> bytes:
+        """The half of resume[i] that this host sends."""
+        return self.secret.resume_ids()[self.original_role]
+
+    @property
+    def peer_identifier(self) -> bytes:
+        """The half of resume[i] that the peer sends."""
+        return self.secret.resume_ids()[self.original_role.peer]
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A cached secret that a SYN asks for; still in the cache."""
+
+    handle: int
+    position: int
+    """How many indices past the cached one."""
+    own_identifier: bytes
+    tep: int
+    peer_identity: bytes | None
+
+
+class ResumptionCache:
+    """The cached secrets of a host, found by peer or by identifier."""
+
+    def __init__(self, config: Config) -> None:
+        self._window = config.resumption_window
+        self._table = _fast.SessionCache(config.cache_capacity, config.cache_per_peer)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def store(
+        self,
+        peer: bytes,
+        *,
+        tep: int,
+        aead: int,
+        original_role: Role,
+        secret: SessionSecret,
+        peer_identity: bytes | None = None,
+    ) -> int:
+        """Keep ss[i], consuming it; returns the handle for `drop`."""
+        identifiers = tuple(
+            _key(tep, step.resume_ids()[original_role.peer]) for step in _walk(secret, self._window)
+        )
+        meta = _META.pack(tep, aead, original_role, secret.index) + (peer_identity or b"")
+        with secret.take() as ss:
+            return self._table.insert(peer, identifiers, ss.view(), meta)
+
+    def offer(self, peer: bytes, teps: tuple[int, ...]) -> Ticket | None:
+        """Active open: spend the lowest unused index with `peer`, if there is one.
+
+        RFC 8548 section 3.5: the lowest i not yet used, successfully or not.
+        """
+        handle = self._table.newest(peer)
+        if handle is None:
+            return None
+        ticket = self._read(handle, 0)
+        if ticket is None or ticket.tep not in teps:
+            return None
+        self._table.remove(handle)
+        successor = self.store(
+            peer,
+            tep=ticket.tep,
+            aead=ticket.aead,
+            original_role=ticket.original_role,
+            secret=ticket.secret.peek_next(),
+            peer_identity=ticket.peer_identity,
+        )
+        return Ticket(
+            ticket.tep,
+            ticket.aead,
+            ticket.original_role,
+            ticket.secret,
+            ticket.peer_identity,
+            successor,
+        )
+
+    def recognise(self, tep: int, identifier: bytes) -> Recognised | None:
+        """Passive open: the cached secret that `identifier` names.  Changes nothing."""
+        found = self._table.lookup(_key(tep, identifier))
+        if found is None:
+            return None
+        handle, position = found
+        ticket = self._read(handle, position)
+        if ticket is None:
+            return None
+        own = ticket.own_identifier
+        ticket.secret.wipe()
+        return Recognised(handle, position, own, tep, ticket.peer_identity)
+
+    def commit(self, recognised: Recognised) -> Ticket | None:
+        """Passive open: spend the secret, because encryption is now enabled.
+
+        None if it was spent meanwhile: RFC 8548 section 3.5 lets ss[i] secure
+        one connection only, so this one cannot go on.
+        """
+        ticket = self._read(recognised.handle, recognised.position)
+        if ticket is not None:
+            self._table.remove(recognised.handle)
+        return ticket
+
+    def drop(self, handle: int) -> bool:
+        """Forget one record; True if it was there."""
+        return self._table.remove(handle)
+
+    def flush(self, peer: bytes | None = None) -> int:
+        """Forget the secrets of one peer, or all; returns how many."""
+        return self._table.clear() if peer is None else self._table.remove_peer(peer)
+
+    def _read(self, handle: int, position: int) -> Ticket | None:
+        buffer = bytearray(K_LEN)
+        record = self._table.read(handle, buffer)
+        if record is None:
+            return None
+        ss = Secret(buffer)
+        buffer[:] = bytes(K_LEN)
+        _peer, _identifiers, meta = record
+        tep, aead, role, index = _META.unpack_from(meta)
+        secret = SessionSecret(ss, index)
+        for _ in range(position):
+            following = secret.peek_next()
+            secret.wipe()
+            secret = following
+        identity = meta[_META.size :] or None
+        return Ticket(tep, aead, Role(role), secret, identity, None)
+
+
+def _key(tep: int, identifier: bytes) -> bytes:
+    """The cache's key: the first ten bytes of the suboption as on the wire."""
+    return bytes((tep | SUBOPTION_V,)) + identifier
+
+
+def _walk(secret: SessionSecret, steps: int) -> Iterator[SessionSecret]:
+    """ss[i], ss[i+1], ...; all but the first are wiped once looked at."""
+    yield secret
+    current = secret
+    for _ in range(steps - 1):
+        following = current.peek_next()
+        if current is not secret:
+            current.wipe()
+        yield following
+        current = following
+    if current is not secret:
+        current.wipe()

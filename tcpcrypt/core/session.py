@@ -1,0 +1,444 @@
+"""RFC 8548: one encrypted connection, from the end of its ENO handshake on.
+
+Sans-IO: bytes of the peer go into `receive_data`, application data into
+`send_data`; `next_event` and `bytes_to_send` tell what came of it.
+Its states are those of `tcpcrypt.core.lifecycle`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from tcpcrypt.core.config import Clock, Config, RandomBytes
+from tcpcrypt.core.events import (
+    Aborted,
+    DataReceived,
+    Direction,
+    Established,
+    Event,
+    Rekeyed,
+    Role,
+    StreamEnded,
+    UrgentReceived,
+)
+from tcpcrypt.core.exchange import Exchange
+from tcpcrypt.core.lifecycle import TABLE, SessionInput, SessionState, Verdict
+from tcpcrypt.core.negotiation import Negotiated
+from tcpcrypt.core.records import KeyRing, Received, RecordReceiver, RecordSender
+from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.crypto.aead import aead as aead_parameters
+from tcpcrypt.crypto.schedule import SessionSecret
+from tcpcrypt.errors import (
+    HandshakeTimeoutError,
+    LocalError,
+    PeerError,
+    PeerReason,
+    ResetError,
+    TruncationError,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["Session"]
+
+
+class Session:
+    """One encrypted connection.
+
+    `resumption` and `peer` are the cache and the name under which this session
+    may be resumed.  `sent_before` and `received_before` count the bytes of each
+    stream that precede the Init messages; not zero only where negotiation took
+    place in the streams.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        negotiated: Negotiated,
+        *,
+        resumption: ResumptionCache | None = None,
+        peer: bytes = b"",
+        sent_before: int = 0,
+        received_before: int = 0,
+        random: RandomBytes = os.urandom,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.negotiated = negotiated
+        self.state = SessionState.EXCHANGING
+        self._resumption = resumption if config.cache else None
+        self._peer_name = peer
+        self._sent_before = sent_before
+        self._received_before = received_before
+        self._events: deque[Event] = deque()
+        self._unsent: deque[tuple[bytes, int]] = deque()
+        self._finish_wanted = False
+        self._init_out = b""
+        self._sender: RecordSender | None = None
+        self._receiver: RecordReceiver | None = None
+        self._ring: KeyRing | None = None
+        self._exchange: Exchange | None = None
+        self._established: Established | None = None
+        self._error: PeerError | None = None
+        self._clock = clock
+        self.deadline = clock() + config.handshake_timeout
+        """When `handle_timeout` is due, while `established` is False."""
+        self.resumption_handle: int | None = None
+        """Cache record of the next session with this peer (`flush_resumption`)."""
+        if negotiated.resuming:
+            self._resume()
+        else:
+            self._exchange = Exchange(config, negotiated, random=random)
+            self._init_out = self._exchange.to_send
+
+    # --- what is known of the session --------------------------------------------
+
+    @property
+    def established(self) -> bool:
+        """Whether keys are in place."""
+        return self._established is not None
+
+    @property
+    def session_id(self) -> bytes:
+        """The session ID, 33 bytes (RFC 8547 section 5.1, RFC 8548 section 3.4).
+
+        Raises `LocalError` where there is none; never an empty or zero value.
+        """
+        return self._known.session_id
+
+    @property
+    def aead(self) -> int:
+        """The AEAD in use.  Raises `LocalError` before it is chosen."""
+        return self._known.aead
+
+    @property
+    def peer_identity(self) -> bytes | None:
+        """What the TEP proved of the peer.  Raises `LocalError` before keys are there."""
+        return self._known.peer_identity
+
+    @property
+    def role(self) -> Role:
+        """Role of this host (RFC 8547 section 4.3)."""
+        return self.negotiated.role
+
+    @property
+    def tep(self) -> int:
+        """The negotiated TEP, bit `v` clear."""
+        return self.negotiated.tep
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the session continues an earlier one."""
+        return self.negotiated.resuming
+
+    @property
+    def error(self) -> PeerError | None:
+        """Why the session was aborted, if it was."""
+        return self._error
+
+    @property
+    def _known(self) -> Established:
+        if self._established is None:
+            raise LocalError("there is no session ID: the key exchange is not over")
+        return self._established
+
+    # --- from the peer -----------------------------------------------------------
+
+    def receive_data(self, data: ReadableBuffer) -> None:
+        """Take bytes of the peer's stream.  Never raises for what they hold."""
+        if self.state is SessionState.ABORTED:
+            return
+        try:
+            if self._receiver is None:
+                data = self._receive_init(data)
+            if self._receiver is not None:
+                self._receiver.feed(data)
+                self._open_frames(self._receiver)
+        except PeerError as error:
+            self._abort(SessionInput.FAULT, error)
+
+    def receive_eof(self) -> None:
+        """The peer's TCP FIN came (section 3.7)."""
+        reason = PeerReason.TRUNCATED if self.established else PeerReason.FIN_DURING_EXCHANGE
+        self._input(SessionInput.TCP_EOF, TruncationError(reason))
+
+    def receive_reset(self) -> None:
+        """A TCP RST came.  It is not authenticated, and never looks like an end."""
+        self._input(SessionInput.TCP_RESET, ResetError(PeerReason.RESET))
+
+    def handle_timeout(self) -> None:
+        """Abort if the deadline has passed before the keys were there."""
+        if self._clock() >= self.deadline:
+            self._input(SessionInput.TIMEOUT, HandshakeTimeoutError(PeerReason.TIMEOUT))
+
+    # --- from the application ------------------------------------------------------
+
+    def send_data(self, data: ReadableBuffer, *, urgent: int = -1) -> None:
+        """Send application data.
+
+        `urgent`, if not negative, is the index in `data` (at most 65535) of the
+        last urgent byte.  Before the keys are there data is kept.  Raises
+        `LocalError` after `finish`, and the error of an aborted session.
+        """
+        self._may_send()
+        view = memoryview(data).cast("B")
+        if not view:
+            return
+        if urgent >= min(len(view), 0x10000):
+            raise LocalError("the last urgent byte is one of the data, index 65535 at most")
+        if self._sender is None:
+            self._unsent.append((bytes(view), urgent))
+        else:
+            self._seal(self._sender, view, urgent=urgent)
+
+    def finish(self) -> None:
+        """End the own stream; FINp follows what was sent before (section 3.7).
+
+        Raises `LocalError` if it was finished already.
+        """
+        self._may_send()
+        self._finish_wanted = True
+        if self._sender is not None:
+            self._seal_fin(self._sender)
+
+    def rekey(self) -> None:
+        """Go to a new key and tell the peer at once (section 3.8).
+
+        Raises `LocalError` before the keys are there or after `finish`.
+        """
+        self._may_send()
+        if self._sender is None or self._receiver is None:
+            raise LocalError("no keys yet")
+        if self._sender.announcing:
+            return  # a new key is on its way already
+        # Section 3.8: while the peer's answer is due, MUST NOT initiate with an
+        # empty frame; the next data announces the key.
+        alone = self._receiver.generation >= self._sender.generation
+        self._advance(self._sender)
+        if alone:
+            self._seal(self._sender)
+
+    def keep_alive(self) -> bool:
+        """Probe the peer, authenticated, by rekeying (section 3.9).
+
+        False if the answer to an earlier probe is still due.
+        """
+        self._may_send()
+        if self._sender is None or self._receiver is None:
+            raise LocalError("no keys yet")
+        if self._receiver.generation < self._sender.generation:
+            return False
+        self.rekey()
+        return True
+
+    def flush_resumption(self) -> bool:
+        """Forget what this session could be resumed with (section 3.5)."""
+        handle, self.resumption_handle = self.resumption_handle, None
+        if handle is None or self._resumption is None:
+            return False
+        return self._resumption.drop(handle)
+
+    # --- what came of it -----------------------------------------------------------
+
+    def next_event(self) -> Event | None:
+        """The next event, or None."""
+        return self._events.popleft() if self._events else None
+
+    def bytes_to_send(self) -> memoryview | bytes:
+        """The next bytes for the peer, or b"".
+
+        Call until empty.  Each return is one write of its own: the segment that
+        ends Init1 or Init2 carries PSH (section 3.3).
+        """
+        if self._init_out:
+            out, self._init_out = self._init_out, b""
+            return out
+        return self._sender.take() if self._sender is not None else b""
+
+    @property
+    def fin_queued(self) -> bool:
+        """Whether TCP FIN is to follow once `bytes_to_send` is empty."""
+        return self._sender is not None and self._sender.finished and not self._error
+
+    def wipe(self) -> None:
+        """Forget all keys.  The session can be used no more."""
+        for part in (self._sender, self._receiver, self._ring):
+            if part is not None:
+                part.wipe()
+        if self._exchange is not None:
+            self._exchange.abandon()
+        self._unsent.clear()
+        self._init_out = b""
+
+    # --- inside --------------------------------------------------------------------
+
+    def _may_send(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._finish_wanted:
+            raise LocalError("the own stream is finished")
+
+    def _seal(
+        self,
+        sender: RecordSender,
+        data: ReadableBuffer = b"",
+        *,
+        fin: bool = False,
+        urgent: int = -1,
+    ) -> None:
+        before = sender.generation
+        sender.seal(data, fin=fin, urgent=urgent)
+        self._report_keys(sender, before)
+
+    def _advance(self, sender: RecordSender) -> None:
+        before = sender.generation
+        sender.advance_key()
+        self._report_keys(sender, before)
+
+    def _report_keys(self, sender: RecordSender, before: int) -> None:
+        for generation in range(before + 1, sender.generation + 1):
+            self._events.append(Rekeyed(Direction.SENDING, generation))
+
+    def _seal_fin(self, sender: RecordSender) -> None:
+        self._seal(sender, fin=True)
+        self._input(SessionInput.FINISH, None)
+
+    def _receive_init(self, data: ReadableBuffer) -> ReadableBuffer:
+        exchange = self._exchange
+        if exchange is None:
+            raise LocalError("a resumed session has no key exchange")
+        queued = bool(exchange.to_send)
+        rest = exchange.receive(data)
+        if exchange.outcome is not None:
+            if not queued:
+                self._init_out = exchange.to_send
+            outcome = exchange.outcome
+            self._start(
+                SessionSecret(outcome.prk),
+                b"",
+                outcome.aead,
+                outcome.peer_identity,
+                original_role=self.role,
+            )
+        return rest
+
+    def _resume(self) -> None:
+        """RFC 8548 section 3.5: no Init messages, frames start at offset 0."""
+        ticket = self.negotiated.ticket
+        if ticket is None:
+            self._abort(SessionInput.FAULT, PeerError(PeerReason.RESUMPTION_REPLAYED))
+            return
+        self.resumption_handle = ticket.successor
+        self._start(
+            ticket.secret,
+            self.negotiated.nonce_a + self.negotiated.nonce_b,
+            ticket.aead,
+            ticket.peer_identity,
+            original_role=ticket.original_role,
+        )
+
+    def _start(
+        self,
+        secret: SessionSecret,
+        sn: bytes,
+        aead_id: int,
+        peer_identity: bytes | None,
+        *,
+        original_role: Role,
+    ) -> None:
+        """Derive everything from ss[i] (section 3.3) and open both streams."""
+        negotiated, exchange = self.negotiated, self._exchange
+        aead = aead_parameters(aead_id)
+        session_id, master, following = secret.use(negotiated.tep_byte, sn)
+        if self._resumption is not None and self.resumption_handle is None:
+            self.resumption_handle = self._resumption.store(
+                self._peer_name,
+                tep=negotiated.tep,
+                aead=aead_id,
+                original_role=original_role,
+                secret=following,
+                peer_identity=peer_identity,
+            )
+        following.wipe()
+        ring = self._ring = KeyRing(master, aead, original_role)
+        own_init = exchange.sent_len if exchange is not None else 0
+        peer_init = exchange.received_len if exchange is not None else 0
+        counted = self.config.profile.offset_counts_init
+        sent, received = self._sent_before, self._received_before
+        self._sender = RecordSender(
+            self.config, ring, aead, offset=sent + own_init if counted else 0
+        )
+        literal, after_init = received + peer_init, 0
+        tolerant = self.config.tolerate_offset_origin
+        first, other = (literal, after_init) if counted else (after_init, literal)
+        self._receiver = RecordReceiver(
+            self.config, ring, aead, offset=first, other_offset=other if tolerant else first
+        )
+        self._established = Established(
+            session_id=session_id,
+            tep=negotiated.tep,
+            aead=aead_id,
+            role=negotiated.role,
+            resumed=negotiated.resuming,
+            peer_application_aware=negotiated.peer_application_aware,
+            peer_identity=peer_identity,
+        )
+        self._input(SessionInput.KEYS, None)
+        self._events.append(self._established)
+        while self._unsent:
+            data, urgent = self._unsent.popleft()
+            self._seal(self._sender, data, urgent=urgent)
+        if self._finish_wanted:
+            self._seal_fin(self._sender)
+
+    def _open_frames(self, receiver: RecordReceiver) -> None:
+        while (received := receiver.step()) is not None:
+            if received.rekeyed:
+                self._events.append(Rekeyed(Direction.RECEIVING, receiver.generation))
+                self._answer_rekey(receiver)
+            self._report(received)
+            if received.fin:
+                self._input(SessionInput.PEER_FINISH, None)
+
+    def _report(self, received: Received) -> None:
+        data = received.data
+        if received.urgent_index is not None:
+            before = len(data) - received.urgent_data
+            if before:
+                self._events.append(DataReceived(data[:before]))
+            self._events.append(UrgentReceived(received.urgent_index))
+            data = data[before:]
+        if data:
+            self._events.append(DataReceived(data))
+
+    def _answer_rekey(self, receiver: RecordReceiver) -> None:
+        """Section 3.8: follow the peer's generation at once, one frame for each.
+
+        Excused once FINp is sealed, because no frame may come behind it.
+        """
+        sender = self._sender
+        if sender is None or sender.finished or receiver.generation <= sender.generation:
+            return
+        self._advance(sender)
+        self._seal(sender)
+
+    def _input(self, happened: SessionInput, error: PeerError | None) -> None:
+        verdict, following = TABLE.get(
+            (self.state, happened), (Verdict.ABORT, SessionState.ABORTED)
+        )
+        self.state = following
+        if verdict is Verdict.END:
+            self._events.append(StreamEnded())
+        elif verdict is Verdict.ABORT:
+            if error is None:
+                raise LocalError(f"{happened.value} is impossible in this state")
+            self._error = error
+            self._events.append(Aborted(error))
+            self.wipe()
+
+    def _abort(self, happened: SessionInput, error: PeerError) -> None:
+        self._input(happened, error)
