@@ -1,0 +1,1 @@
+"""Pure computation: groups, key derivation, key schedule, AEADs, wiped secrets."""
