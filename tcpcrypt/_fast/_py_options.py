@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tcpcrypt._fast._py_buffers import readable
 from tcpcrypt.errors import PeerError, PeerReason
 from tcpcrypt.registry import (
     SUBOPTION_V,
@@ -29,7 +30,7 @@ def parse_eno(contents: ReadableBuffer) -> tuple[int, tuple[tuple[int, bool, byt
     order, `(tep, v, data)` of each TEP suboption, `tep` without bit `v`.
     Raises `PeerError` with ENO_DATA_PAST_END or ENO_RESERVED_LENGTH.
     """
-    octets = memoryview(contents).tobytes()
+    octets = readable(contents).tobytes()
     total = len(octets)
     first_global = -1
     suboptions: list[tuple[int, bool, bytes]] = []
@@ -69,7 +70,7 @@ def walk_options(options: ReadableBuffer) -> tuple[tuple[int, int, int], ...]:
     NOPs are left out; the walk ends at end-of-options.  Raises `PeerError`
     with OPTION_LENGTH, also for more than 40 bytes of options.
     """
-    view = memoryview(options)
+    view = readable(options)
     if view.nbytes > TCP_OPTIONS_MAX:
         raise PeerError(PeerReason.OPTION_LENGTH)
     octets = view.tobytes()
@@ -99,7 +100,7 @@ def checksum(data: ReadableBuffer, initial: int = 0) -> int:
 
     `initial` is a folded sum to go on from; an odd last byte is padded with 0.
     """
-    view = memoryview(data)
+    view = readable(data)
     # 2**16 is 1 modulo 0xffff, so the sum of all 16-bit words is the number
     # that they spell, modulo 0xffff.  Folding gives 0 only for a sum of 0.
     total = int.from_bytes(view.tobytes(), "big")
