@@ -29,7 +29,7 @@ __all__ = [
 def _choose():
     if os.environ.get("TCPCRYPT_PUREPYTHON", "") in ("", "0"):
         try:
-            from tcpcrypt._fast import _c
+            from tcpcrypt._fast import _c  # noqa: PLC0415 (only where wanted)
 
             return _c
         except ModuleNotFoundError as error:
@@ -43,7 +43,7 @@ def _choose():
                 RuntimeWarning,
                 stacklevel=3,
             )
-    from tcpcrypt._fast import _py
+    from tcpcrypt._fast import _py  # noqa: PLC0415 (only where needed)
 
     return _py
 

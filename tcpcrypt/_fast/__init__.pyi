@@ -4,8 +4,10 @@ Both twins pass the same tests.  They take and return plain tuples, ints and
 buffers; `tcpcrypt.wire` and `tcpcrypt.crypto` wrap them in values.
 """
 
-from _typeshed import ReadableBuffer as Buffer, WriteableBuffer
 from typing import Any, Final, Literal, Protocol
+
+from _typeshed import ReadableBuffer as Buffer
+from _typeshed import WriteableBuffer
 
 IMPLEMENTATION: Final[Literal["c", "python"]]
 
@@ -123,7 +125,9 @@ class SessionCache:
     """
 
     def __init__(self, capacity: int = 4096, per_peer: int = 4) -> None: ...
-    def insert(self, peer: bytes, identifiers: tuple[bytes, ...], secret: Buffer, meta: bytes) -> int:
+    def insert(
+        self, peer: bytes, identifiers: tuple[bytes, ...], secret: Buffer, meta: bytes
+    ) -> int:
         """Add a record; returns its handle (never reused).  An identifier that
         is already there moves to the new record.  `ValueError` on sizes."""
 
@@ -133,7 +137,9 @@ class SessionCache:
     def newest(self, peer: bytes) -> int | None:
         """Handle of the record inserted last for `peer`, or None."""
 
-    def read(self, handle: int, secret: WriteableBuffer) -> tuple[bytes, tuple[bytes, ...], bytes] | None:
+    def read(
+        self, handle: int, secret: WriteableBuffer
+    ) -> tuple[bytes, tuple[bytes, ...], bytes] | None:
         """Copy the secret into the writable `secret` (whose length must match)
         and return `(peer, identifiers, meta)`; None if the record is gone."""
 

@@ -30,7 +30,7 @@ def writable(buffer: WriteableBuffer) -> memoryview:
 class _PyBuffer(ctypes.Structure):
     """`Py_buffer` of the C API."""
 
-    _fields_ = [  # noqa: RUF012 (ctypes reads it so)
+    _fields_ = [
         ("buf", ctypes.c_void_p),
         ("obj", ctypes.c_void_p),
         ("len", ctypes.c_ssize_t),

@@ -113,7 +113,7 @@ def _check_offset(offset: int) -> None:
 class FrameSealer(_TrafficKey):
     """Seals frames under one traffic key (RFC 8548 sections 3.6 and 4.2)."""
 
-    def seal(
+    def seal(  # noqa: PLR0917 (the order is the contract of both twins)
         self,
         data: ReadableBuffer,
         out: WriteableBuffer,

@@ -1,0 +1,38 @@
+"""The compiled twin, gathered; an ImportError means that it was not built."""
+
+from typing import Final
+
+from tcpcrypt._fast._c_cache import SessionCache
+from tcpcrypt._fast._c_frames import (
+    STOP_BAD_TAG,
+    STOP_FIN,
+    STOP_NEED_MORE,
+    STOP_OUT_FULL,
+    STOP_REKEY,
+    STOP_TOO_SHORT,
+    STOP_URGENT,
+    STOP_URGENT_TRUNCATED,
+    FrameOpener,
+    FrameSealer,
+)
+from tcpcrypt._fast._c_options import checksum, parse_eno, walk_options
+
+__all__ = [
+    "IMPLEMENTATION",
+    "STOP_BAD_TAG",
+    "STOP_FIN",
+    "STOP_NEED_MORE",
+    "STOP_OUT_FULL",
+    "STOP_REKEY",
+    "STOP_TOO_SHORT",
+    "STOP_URGENT",
+    "STOP_URGENT_TRUNCATED",
+    "FrameOpener",
+    "FrameSealer",
+    "SessionCache",
+    "checksum",
+    "parse_eno",
+    "walk_options",
+]
+
+IMPLEMENTATION: Final = "c"

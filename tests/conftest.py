@@ -1,0 +1,31 @@
+"""Both twins of `tcpcrypt._fast`, for every test of an accelerated function."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+import pytest
+
+PURE_PYTHON = os.environ.get("TCPCRYPT_PUREPYTHON", "") not in ("", "0")
+
+
+def load_twin(name: str) -> ModuleType:
+    """`py` or `c`.  A `c` that was not built is a failure, never a skip."""
+    try:
+        return importlib.import_module(f"tcpcrypt._fast._{name}")
+    except ImportError as error:
+        pytest.fail(f"the extension is not built (TCPCRYPT_PUREPYTHON=1 leaves it out): {error}")
+
+
+@pytest.fixture(scope="session", params=["py"] if PURE_PYTHON else ["py", "c"])
+def twin(request: pytest.FixtureRequest) -> ModuleType:
+    """A module with all names of `tcpcrypt/_fast/__init__.pyi`."""
+    return load_twin(request.param)
+
+
+@pytest.fixture(scope="session")
+def twins() -> list[ModuleType]:
+    """All twins at once, to hold them to the same answers."""
+    return [load_twin(name) for name in (["py"] if PURE_PYTHON else ["py", "c"])]
