@@ -14,17 +14,24 @@ first half of resume[i] and original B the second, whoever opens now.
 from __future__ import annotations
 
 import struct
+import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from tcpcrypt import _fast
-from tcpcrypt.core.config import Config
+from tcpcrypt.core.config import Clock, Config
 from tcpcrypt.core.events import Role
 from tcpcrypt.crypto.schedule import SessionSecret
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.registry import K_LEN, SUBOPTION_V
 
 __all__ = ["Recognised", "ResumptionCache", "Ticket"]
+
+_PROMISE_LIFETIME: Final = 30.0
+"""Seconds for which a recognised secret is not offered by this host as well."""
+_PROMISES_MAX: Final = 1024
 
 _META = struct.Struct("!BHBQ")
 """TEP, AEAD, role in the original session, index; the peer's identity follows."""
@@ -69,9 +76,12 @@ class Recognised:
 class ResumptionCache:
     """The cached secrets of a host, found by peer or by identifier."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, clock: Clock = time.monotonic) -> None:
         self._window = config.resumption_window
         self._table = _fast.SessionCache(config.cache_capacity, config.cache_per_peer)
+        self._promised: OrderedDict[int, float] = OrderedDict()
+        """Records that a SYN asked for, and until when its handshake may take."""
+        self._clock = clock
 
     def __len__(self) -> int:
         return len(self._table)
@@ -98,9 +108,11 @@ class ResumptionCache:
         """Active open: spend the lowest unused index with `peer`, if there is one.
 
         RFC 8548 section 3.5: the lowest i not yet used, successfully or not.
+        None also while a SYN of the peer waits to resume the same session: its
+        handshake and this one would spend the same secret.
         """
         handle = self._table.newest(peer)
-        if handle is None:
+        if handle is None or self._promised.get(handle, 0.0) > self._clock():
             return None
         ticket = self._read(handle, 0)
         if ticket is None or ticket.tep not in teps:
@@ -124,7 +136,7 @@ class ResumptionCache:
         )
 
     def recognise(self, tep: int, identifier: bytes) -> Recognised | None:
-        """Passive open: the cached secret that `identifier` names.  Changes nothing."""
+        """Passive open: the cached secret that `identifier` names; it stays cached."""
         found = self._table.lookup(_key(tep, identifier))
         if found is None:
             return None
@@ -134,6 +146,10 @@ class ResumptionCache:
             return None
         own = ticket.own_identifier
         ticket.secret.wipe()
+        self._promised[handle] = self._clock() + _PROMISE_LIFETIME
+        self._promised.move_to_end(handle)
+        if len(self._promised) > _PROMISES_MAX:
+            self._promised.popitem(last=False)
         return Recognised(handle, position, own, tep, ticket.peer_identity)
 
     def commit(self, recognised: Recognised) -> Ticket | None:
@@ -142,6 +158,7 @@ class ResumptionCache:
         None if it was spent meanwhile: RFC 8548 section 3.5 lets ss[i] secure
         one connection only, so this one cannot go on.
         """
+        self._promised.pop(recognised.handle, None)
         ticket = self._read(recognised.handle, recognised.position)
         if ticket is not None:
             self._table.remove(recognised.handle)

@@ -1,0 +1,75 @@
+"""TCP-ENO (RFC 8547) and tcpcrypt (RFC 8548).
+
+The names below are the stable ones; what lies in submodules may move before
+version 1.0.  Nothing here needs a compiler, root or Linux.
+"""
+
+from importlib import metadata
+
+from tcpcrypt.core.config import Config
+from tcpcrypt.core.events import (
+    Aborted,
+    DataReceived,
+    Direction,
+    Established,
+    Event,
+    Rekeyed,
+    Role,
+    StreamEnded,
+    UrgentReceived,
+)
+from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
+from tcpcrypt.core.policy import Policy
+from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.core.session import Session
+from tcpcrypt.errors import (
+    AuthenticationError,
+    FallbackReason,
+    HandshakeTimeoutError,
+    IdentityChangedError,
+    IntegrityError,
+    LocalError,
+    NoCommonTEPError,
+    NoEncryptionError,
+    PeerError,
+    PeerReason,
+    ResetError,
+    TcpcryptError,
+    TruncationError,
+)
+
+__version__ = metadata.version("tcpcrypt")
+
+__all__ = [
+    "Aborted",
+    "AuthenticationError",
+    "Config",
+    "DataReceived",
+    "Direction",
+    "Established",
+    "Event",
+    "Fallback",
+    "FallbackReason",
+    "HandshakeTimeoutError",
+    "IdentityChangedError",
+    "IntegrityError",
+    "LocalError",
+    "Negotiated",
+    "Negotiation",
+    "NoCommonTEPError",
+    "NoEncryptionError",
+    "Opener",
+    "PeerError",
+    "PeerReason",
+    "Policy",
+    "Rekeyed",
+    "ResetError",
+    "ResumptionCache",
+    "Role",
+    "Session",
+    "StreamEnded",
+    "TcpcryptError",
+    "TruncationError",
+    "UrgentReceived",
+    "__version__",
+]

@@ -1,0 +1,46 @@
+"""Policies: first match wins, and nothing is touched unless named."""
+
+from ipaddress import ip_address, ip_network
+
+from tcpcrypt.core.config import Config
+from tcpcrypt.core.policy import NOTHING_NAMED, Flow, FlowDirection, Match, Mode, Policy, select
+
+OUT = Flow(FlowDirection.OUTGOING, ip_address("10.0.0.1"), 40000, ip_address("10.0.0.2"), 5432)
+IN = Flow(FlowDirection.INCOMING, ip_address("10.0.0.1"), 80, ip_address("2001:db8::1"), 50000)
+
+
+def test_first_match_wins() -> None:
+    policies = (
+        Policy(Mode.NEVER, Match(remote=(ip_network("10.0.0.99/32"),))),
+        Policy(Mode.REQUIRE, Match(direction=FlowDirection.OUTGOING, ports=(range(5432, 5433),))),
+        Policy(Mode.OPPORTUNISTIC, Match(ports=(range(80, 90), range(5432, 5433)))),
+    )
+    assert select(policies, OUT).mode is Mode.REQUIRE
+    assert select(policies, IN).mode is Mode.OPPORTUNISTIC
+
+
+def test_nothing_is_touched_unless_named() -> None:
+    assert select((), OUT) is NOTHING_NAMED
+    assert not NOTHING_NAMED.configure(Config()).enabled
+
+
+def test_each_condition_can_refuse() -> None:
+    for match in (
+        Match(direction=FlowDirection.INCOMING),
+        Match(local=(ip_network("10.0.1.0/24"),)),
+        Match(remote=(ip_network("2001:db8::/32"),)),
+        Match(ports=(range(1, 1024),)),
+    ):
+        assert not match.covers(OUT)
+    assert Match().covers(OUT)
+    assert Match(
+        FlowDirection.INCOMING,
+        (ip_network("10.0.0.0/8"),),
+        (ip_network("2001:db8::/32"),),
+        (range(80, 81),),
+    ).covers(IN)
+
+
+def test_policy_configures_a_connection() -> None:
+    assert Policy(Mode.REQUIRE).configure(Config()).require_encryption
+    assert not Policy(Mode.OPPORTUNISTIC).configure(Config()).require_encryption

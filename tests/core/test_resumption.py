@@ -1,0 +1,146 @@
+"""RFC 8548 section 3.5: the cache of one-use secrets, on both twins."""
+
+import pytest
+from support.hosts import Host, connect, exchange
+
+from tcpcrypt import _fast
+from tcpcrypt.core.config import Config
+from tcpcrypt.core.events import Role
+from tcpcrypt.core.resumption import ResumptionCache, Ticket
+from tcpcrypt.crypto.schedule import SessionSecret
+from tcpcrypt.crypto.secret import Secret
+
+
+def secret(fill: int, index: int = 1) -> SessionSecret:
+    return SessionSecret(Secret(bytes([fill]) * 32), index)
+
+
+def stored(cache: ResumptionCache, fill: int = 7, role: Role = Role.A, peer: bytes = b"p") -> int:
+    return cache.store(peer, tep=0x23, aead=2, original_role=role, secret=secret(fill))
+
+
+def test_identifiers_are_the_halves_of_resume() -> None:
+    for role in Role:
+        cache = ResumptionCache(Config())
+        stored(cache, role=role)
+        ticket = cache.offer(b"p", (0x23,))
+        assert ticket is not None
+        halves = secret(7).resume_ids()
+        assert ticket.own_identifier == halves[role]
+        assert ticket.peer_identifier == halves[role.peer]
+        assert (ticket.tep, ticket.aead, ticket.original_role) == (0x23, 2, role)
+        assert ticket.secret.index == 1
+        assert ticket.successor is not None
+
+
+def test_opening_takes_the_lowest_unused_index_and_never_again() -> None:
+    cache = ResumptionCache(Config())
+    stored(cache)
+    indices = []
+    for _ in range(5):
+        ticket = cache.offer(b"p", (0x23,))
+        assert ticket is not None
+        indices.append(ticket.secret.index)
+    assert indices == [1, 2, 3, 4, 5]
+    assert len(cache) == 1
+
+
+def test_a_listener_recognises_a_window_of_indices() -> None:
+    cache = ResumptionCache(Config(resumption_window=3))
+    stored(cache, role=Role.B)
+    chain = [secret(7)]
+    for _ in range(3):
+        chain.append(chain[-1].peek_next())
+    identifiers = [step.resume_ids()[Role.A] for step in chain]
+    assert cache.recognise(0x23, identifiers[3]) is None
+    assert cache.recognise(0x24, identifiers[0]) is None, "of another TEP"
+    for position in (0, 2, 1):
+        found = cache.recognise(0x23, identifiers[position])
+        assert found is not None
+        assert found.position == position
+        assert found.own_identifier == chain[position].resume_ids()[Role.B]
+    found = cache.recognise(0x23, identifiers[1])
+    assert found is not None
+    ticket = cache.commit(found)
+    assert isinstance(ticket, Ticket)
+    assert ticket.secret.index == 2
+    assert cache.commit(found) is None, "spent"
+    assert all(cache.recognise(0x23, i) is None for i in identifiers), "earlier ones are void"
+
+
+def test_bounded_in_all_and_for_each_peer() -> None:
+    cache = ResumptionCache(Config(cache_capacity=4, cache_per_peer=2))
+    for fill in range(10):
+        stored(cache, fill, peer=b"one")
+    assert len(cache) == 2
+    for fill in range(10, 14):
+        stored(cache, fill, peer=bytes([fill]))
+    assert len(cache) == 4
+
+
+def test_flush_one_peer_all_and_one_record() -> None:
+    cache = ResumptionCache(Config())
+    stored(cache, 1, peer=b"one")
+    handle = stored(cache, 2, peer=b"two")
+    stored(cache, 3, peer=b"two")
+    assert cache.drop(handle)
+    assert not cache.drop(handle)
+    assert cache.flush(b"one") == 1
+    assert cache.flush() == 1
+    assert cache.offer(b"two", (0x23,)) is None
+
+
+def test_a_promise_to_a_syn_ends_with_time_and_promises_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    cache = ResumptionCache(Config(cache_per_peer=8), clock=lambda: now[0])
+    for fill in range(3):
+        stored(cache, fill)
+    identifier = secret(2).resume_ids()[Role.B]
+    assert cache.recognise(0x23, identifier) is not None
+    assert cache.offer(b"p", (0x23,)) is None
+    now[0] = 31.0
+    assert cache.offer(b"p", (0x23,)) is not None
+    monkeypatch.setattr("tcpcrypt.core.resumption._PROMISES_MAX", 1)
+    for fill in range(2):
+        assert cache.recognise(0x23, secret(fill).resume_ids()[Role.B]) is not None
+    assert len(cache._promised) == 1
+
+
+@pytest.mark.parametrize("moment", ["newest", "lookup"])
+def test_a_record_that_goes_meanwhile_is_not_used(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between finding and reading, a fork or an eviction may take the record."""
+    cache = ResumptionCache(Config())
+    stored(cache)
+
+    class Gone:
+        def newest(self, peer: bytes) -> int | None:
+            return 99
+
+        def lookup(self, identifier: bytes) -> tuple[int, int] | None:
+            return (99, 0)
+
+        def read(self, handle: int, buffer: bytearray) -> None:
+            return None
+
+    monkeypatch.setattr(cache, "_table", Gone())
+    if moment == "newest":
+        assert cache.offer(b"p", (0x23,)) is None
+    else:
+        assert cache.recognise(0x23, bytes(9)) is None
+
+
+def test_a_session_works_on_whichever_twin_is_in_use(twin, monkeypatch) -> None:
+    for name in ("FrameSealer", "FrameOpener", "SessionCache", "parse_eno", "walk_options"):
+        monkeypatch.setattr(_fast, name, getattr(twin, name))
+    client, server = Host(), Host()
+    for resumed in (False, True, True):
+        one, other = connect(client, server)
+        one.send_data(b"x" * 100_000)
+        other.send_data(b"y" * 100_000)
+        exchange(one, other, step=7919)
+        assert one.session_id == other.session_id
+        assert one.resumed is resumed
