@@ -254,9 +254,8 @@ def _find_in_ipv6(view: memoryview) -> tuple[int, int]:
         # checksum covers the final one (RFC 8200 section 8.1).
         if header == _IPV6_ROUTING and view[at + 3]:
             raise PeerError(PeerReason.SEGMENT_MALFORMED, "routing segments left")
+        # May step past `end`; whatever comes next then finds too few bytes.
         header, at = view[at], at + (view[at + 1] + 1) * 8
-        if at > end:
-            raise PeerError(PeerReason.SEGMENT_TRUNCATED, "IPv6 extension header")
     if header == _IPV6_FRAGMENT:
         raise PeerError(PeerReason.SEGMENT_FRAGMENT)
     if header != _PROTOCOL_TCP:

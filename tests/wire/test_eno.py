@@ -180,6 +180,7 @@ def test_ack_option_is_empty() -> None:
         ("fd04f989", [], False),
         ("fd03 45", [], False),
         ("fd02", [], False),
+        ("fe05454e21", [], False),
     ],
 )
 def test_find_gives_every_option_with_kind_and_length(

@@ -296,7 +296,10 @@ def test_a_long_data_offset_is_named(network: Any, words: int) -> None:
     assert reason_of(raw(network, dataofs=words)) is PeerReason.SEGMENT_TRUNCATED
 
 
-@pytest.mark.parametrize(("flags", "fragment"), [("MF", 0), (0, 1), ("MF", 100), (0, 8191)])
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [("MF", 0), ("MF", 100), (0, 8191), *((0, 1 << bit) for bit in range(13))],
+)
 def test_ipv4_fragments_are_named(flags: Any, fragment: int) -> None:
     network = IP(src="192.0.2.1", dst="198.51.100.2", flags=flags, frag=fragment)
     assert reason_of(bytes(network / bytes(raw(V4)[20:]))) is PeerReason.SEGMENT_FRAGMENT
@@ -331,6 +334,17 @@ def test_other_ipv6_headers_are_named(header: int) -> None:
     packet = bytearray(raw(V6))
     packet[6] = header
     assert reason_of(bytes(packet)) is PeerReason.SEGMENT_NOT_TCP
+
+
+@pytest.mark.parametrize("units", [0, 1, 2, 255])
+def test_an_extension_header_past_the_end_is_named(units: int) -> None:
+    """RFC 8200 section 4.3: the length is in units of 8 bytes, the first left out."""
+    packet = bytearray(raw(V6_HOP))
+    packet[41] = units
+    if not units:
+        assert Segment.parse(packet).destination_port == 443
+    else:
+        assert reason_of(bytes(packet)) is PeerReason.SEGMENT_TRUNCATED
 
 
 def test_a_jumbogram_is_named() -> None:
