@@ -335,6 +335,13 @@ def test_segments_out_of_place() -> None:
     assert fallback(n).reason is FallbackReason.NO_ENO_IN_FIRST_ACK
 
 
+def test_encryption_needs_both_options() -> None:
+    n = active()
+    assert not n.finished
+    with pytest.raises(LocalError, match="both options"):
+        n._enable()
+
+
 def test_47_4_7_non_syn_contents_and_repetition_are_ignored() -> None:
     for ack in ("450580ff00", "45024502", "4502fd04454e"):
         b = passive()

@@ -68,6 +68,13 @@ def test_a_listener_recognises_a_window_of_indices() -> None:
     assert all(cache.recognise(0x23, i) is None for i in identifiers), "earlier ones are void"
 
 
+def test_a_window_of_one_recognises_the_next_index_alone() -> None:
+    cache = ResumptionCache(Config(resumption_window=1))
+    stored(cache, role=Role.B)
+    assert cache.recognise(0x23, secret(7).resume_ids()[Role.A]) is not None
+    assert cache.recognise(0x23, secret(7).peek_next().resume_ids()[Role.A]) is None
+
+
 def test_bounded_in_all_and_for_each_peer() -> None:
     cache = ResumptionCache(Config(cache_capacity=4, cache_per_peer=2))
     for fill in range(10):

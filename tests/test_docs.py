@@ -1,0 +1,20 @@
+"""What the docs claim is what the code does."""
+
+import re
+from pathlib import Path
+
+from tcpcrypt.tools.diagrams import states_document
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_state_diagrams_are_those_of_the_tables() -> None:
+    assert (ROOT / "docs/states.md").read_text() == states_document()
+
+
+def test_open_points_name_files_that_exist() -> None:
+    text = (ROOT / "docs/open-points.md").read_text()
+    named = set(re.findall(r"`((?:wire|crypto|core|runtime)/[a-z_]*(?:\.py)?)`", text))
+    assert len(named) >= 8
+    for name in named:
+        assert (ROOT / "tcpcrypt" / name).exists(), name
