@@ -18,3 +18,9 @@ def test_open_points_name_files_that_exist() -> None:
     assert len(named) >= 8
     for name in named:
         assert (ROOT / "tcpcrypt" / name).exists(), name
+
+
+def test_the_library_example_of_the_readme_runs() -> None:
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
