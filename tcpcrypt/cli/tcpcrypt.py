@@ -1,0 +1,84 @@
+"""The `tcpcrypt` command: one table of subcommands, each a module of its own.
+
+A subcommand's module has `configure(parser, common)`, which adds its arguments
+(`common` is a parent parser with what all commands share), and `run(arguments)`,
+which returns the exit status: 0 ok, 1 what was asked about is false or failed,
+2 usage.  Only the module of the command that was asked for is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import Final, NamedTuple
+
+from tcpcrypt.errors import TcpcryptError
+
+__all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_OK", "EXIT_USAGE", "Command", "main"]
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+
+class Command(NamedTuple):
+    """One subcommand."""
+
+    module: str
+    summary: str
+    example: str
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "vectors": Command(
+        "tcpcrypt.cli.vectors",
+        "check or make test vectors",
+        "tcpcrypt vectors verify vectors/*.json vectors/peers/*.json",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(next((word for word in words if not word.startswith("-")), ""))
+    arguments = parser.parse_args(words)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    try:
+        status: int = import_module(COMMANDS[arguments.command].module).run(arguments)
+    except TcpcryptError as error:
+        print(f"tcpcrypt: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return status
+
+
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    """The parser, with the arguments of the chosen command alone."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser = argparse.ArgumentParser(
+        prog="tcpcrypt",
+        description="TCP-ENO (RFC 8547) and tcpcrypt (RFC 8548).",
+        epilog=f"example: {COMMANDS['vectors'].example}",
+    )
+    parser.add_argument("--version", action="version", version=f"tcpcrypt {version('tcpcrypt')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary.capitalize() + ".",
+            epilog=f"example: {command.example}",
+        )
+        if name == chosen:
+            import_module(command.module).configure(subparser, common)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
