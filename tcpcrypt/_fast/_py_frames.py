@@ -7,6 +7,7 @@ returns are objects that Python cannot wipe; the C twin has no such copies.
 from __future__ import annotations
 
 import struct
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidTag
@@ -83,7 +84,7 @@ class _TrafficKey:
         self._randomizer = 0 if nonce_form else int.from_bytes(raw[key_len:], "big")
         self._little_endian = bool(nonce_form)
         self._aead: Any = aead.construct(bytes(raw[:key_len]))
-        self._busy = False
+        self._in_use = threading.Lock()
 
     def _nonce(self, offset: int) -> bytes:
         if self._little_endian:
@@ -91,18 +92,19 @@ class _TrafficKey:
         return (offset ^ self._randomizer).to_bytes(self._nonce_len, "big")
 
     def _enter(self) -> None:
-        if self._busy:
+        if not self._in_use.acquire(blocking=False):
             raise RuntimeError("object is in use by another call")
         if self._aead is None:
+            self._in_use.release()
             raise RuntimeError("key was wiped")
-        self._busy = True
 
     def wipe(self) -> None:
         """Forget the key.  Idempotent."""
-        if self._busy:
+        if not self._in_use.acquire(blocking=False):
             raise RuntimeError("object is in use by another call")
         self._aead = None
         self._randomizer = 0
+        self._in_use.release()
 
 
 def _check_offset(offset: int) -> None:
@@ -161,7 +163,7 @@ class FrameSealer(_TrafficKey):
                 consumed += length
             return consumed, written, len(lengths)
         finally:
-            self._busy = False
+            self._in_use.release()
 
     def _plan(self, total: int, room: int, first: int, others: int, urgent: int) -> list[int]:
         """Data bytes of each frame that fits into `room` bytes of wire."""
@@ -226,7 +228,7 @@ class FrameOpener(_TrafficKey):
                     break
             return consumed, written, frames, stop, urgent, last
         finally:
-            self._busy = False
+            self._in_use.release()
 
     def _measure(self, rest: memoryview, room: int, may_rekey: bool) -> tuple[int, int]:
         """Bytes of the frame at the start of `rest`, and a STOP_ constant or -1."""
