@@ -11,10 +11,10 @@ bytes on the wire.
 * AES-GCM is distinguishable from random once enough blocks were encrypted
   under one key: with s blocks the advantage is about s**2 / 2**129.  TLS 1.3
   stops at 2**24.5 records of 2**14 bytes (RFC 8446 section 5.5), that is at
-  2**38.5 bytes or 2**34.5 blocks.  The limit here is 2**38 bytes (256 GiB):
-  an advantage of about 2**-61.  Every frame takes one more block for the tag
-  and one for what does not fill a block; 2**32 frames at most bound these,
-  and are what NIST SP 800-38D allows one key.
+  2**38.5 bytes or 2**34.5 blocks.  The limit here is 2**38 bytes (256 GiB).
+  Each frame takes up to two blocks more, for the tag and for what does not fill
+  a block; 2**32 frames at most bound these, and are what NIST SP 800-38D allows
+  one key.  With all of it the advantage stays below 2**-59.
 * ChaCha20-Poly1305 has no such limit that a connection could reach (RFC 8446
   section 5.5, RFC 9001 section 6.6: more than 2**62 packets).  2**60 bytes and
   2**48 frames keep every key far from the 2**64 bytes of section 3.6.

@@ -39,7 +39,6 @@ def cprf(key: Secret, info: bytes, length: int) -> Secret:
     """
     if not 1 <= length <= CPRF_MAX:
         raise LocalError(f"CPRF yields 1 to {CPRF_MAX} bytes, not {length}")
-    octets = bytearray(length)
-    # Into a buffer of ours: `derive` would leave a copy that nobody can wipe.
-    HKDFExpand(_HASH, length, info).derive_into(key.view(), octets)
-    return Secret.adopt(octets)
+    expand = HKDFExpand(_HASH, length, info)
+    # In place: what `derive` returns nobody can wipe.
+    return Secret.made_by(lambda octets: expand.derive_into(key.view(), octets), length)

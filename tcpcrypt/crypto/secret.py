@@ -8,6 +8,7 @@ exists a moment longer than its `Secret` and cannot be overwritten.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 if TYPE_CHECKING:
@@ -18,27 +19,36 @@ if TYPE_CHECKING:
 __all__ = ["Secret"]
 
 
+class _Octets(bytearray):
+    """Overwritten when nothing refers to it any more, neither `Secret` nor view."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self[:] = bytes(len(self))
+
+
 class Secret:
     """Bytes that are never shown, and overwritten when they are no longer needed.
 
     Copies its argument.  Compares in constant time, is not hashable, cannot be
-    copied or pickled, and wipes itself at the end of a `with` block and when
-    collected.  Any use after `wipe` raises `RuntimeError`.
+    copied or pickled, and wipes itself at the end of a `with` block.  Any use
+    after `wipe` raises `RuntimeError`.  What was never wiped is overwritten when
+    the last reference goes, be it to the secret or to a view.
     """
 
     __slots__ = ("_octets", "_wiped")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, octets: ReadableBuffer) -> None:
+        self._octets = _Octets(memoryview(octets).cast("B"))
         self._wiped = False
-        self._octets = bytearray(memoryview(octets).cast("B"))
 
     @classmethod
-    def adopt(cls, octets: bytearray) -> Secret:
-        """A `Secret` that takes over `octets` uncopied; the caller lets go of it."""
-        secret = cls.__new__(cls)
-        secret._wiped = False
-        secret._octets = octets
+    def made_by(cls, fill: Callable[[bytearray], object], length: int) -> Secret:
+        """A secret of `length` bytes that `fill` writes in place: no copy is left behind."""
+        secret = cls(bytes(length))
+        fill(secret._octets)
         return secret
 
     def view(self) -> memoryview:
@@ -82,11 +92,6 @@ class Secret:
         traceback: TracebackType | None,
     ) -> None:
         self.wipe()
-
-    def __del__(self) -> None:
-        # A constructor that failed on its argument leaves no bytes behind.
-        if hasattr(self, "_octets"):
-            self.wipe()
 
     def __copy__(self) -> NoReturn:
         raise TypeError("a Secret is not copied")
