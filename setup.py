@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -50,10 +51,15 @@ class OptionalBuildExt(build_ext):
     """Builds all extension modules or, where something is missing, none."""
 
     def run(self):
+        inplace = self.inplace
         try:
             super().run()
         except (Exception, SystemExit) as error:
             # Compilers fail in many ways: not there, no header, no library.
+            # What they made before is of no use without the rest.
+            for self.inplace in {0, inplace}:
+                for extension in self.extensions:
+                    Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
             self.extensions.clear()
             give_up(f"the compiler failed: {error}")
 
@@ -69,15 +75,8 @@ def extensions():
     except ImportError:
         give_up("Cython is not installed")
         return []
-    warnings = [
-        "-Wall",
-        "-Wextra",
-        # The C API's calling conventions bring arguments that are not used ...
-        "-Wno-unused-parameter",
-        # ... and casts between them; type objects are filled up to a point.
-        "-Wno-cast-function-type",
-        "-Wno-missing-field-initializers",
-    ]
+    # What Cython generates is clean under these, so nothing is silenced.
+    warnings = ["-Wall", "-Wextra"]
     if asked("TCPCRYPT_REQUIRE_EXT"):
         warnings.append("-Werror")
     modules = [
