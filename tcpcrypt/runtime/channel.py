@@ -1,0 +1,171 @@
+"""A nonblocking TCP socket with an outgoing buffer, the unit of a relay.
+
+From its creation on it is set to end in a reset (SO_LINGER 0), so that a
+daemon that is killed leaves resets behind and nothing that looks like a clean
+end; only `close_cleanly` takes that back.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from tcpcrypt.runtime.loop import ERRORS, READ, WRITE, Loop
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["Channel"]
+
+_LINGER: Final = struct.Struct("ii")
+
+
+class Channel:
+    """One side of a relay.
+
+    `readable` is called when there is something to read and `reading` is on,
+    `drained` when what `write` kept has gone out, `failed` once with the error
+    when the connection is dead.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        *,
+        readable: Callable[[], None],
+        drained: Callable[[], None],
+        failed: Callable[[OSError], None],
+    ) -> None:
+        self.sock = sock
+        self.pending = 0
+        """Bytes written that the kernel has not taken yet."""
+        self.ended = False
+        """The own stream is over and its FIN given to the kernel."""
+        self.closed = False
+        self._loop = loop
+        self._readable = readable
+        self._drained = drained
+        self._failed = failed
+        self._out: deque[memoryview] = deque()
+        self._reading = False
+        self._ending = False
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(1, 0))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._watch()
+
+    @property
+    def reading(self) -> bool:
+        return self._reading
+
+    @reading.setter
+    def reading(self, wanted: bool) -> None:
+        if wanted != self._reading:
+            self._reading = wanted
+            self._watch()
+
+    def write(self, data: ReadableBuffer, *, borrowed: bool = False) -> None:
+        """Send `data` by one send() of its own; what does not fit is kept.
+
+        `borrowed`: the buffer will be used again, so that what is kept is copied.
+        """
+        view = memoryview(data).cast("B")
+        if self.closed or not view:
+            return
+        if not self._out:
+            view = self._send(view)
+        if view:
+            self._out.append(memoryview(bytes(view)) if borrowed else view)
+            self.pending += len(view)
+            self._watch()
+
+    def end(self) -> None:
+        """Send FIN once everything has gone out.  Idempotent."""
+        self._ending = True
+        self._end_if_drained()
+
+    def reset(self) -> None:
+        """Close at once, with RST.  Idempotent."""
+        self._close()
+
+    def close_cleanly(self) -> None:
+        """Close what has ended in both directions.  Idempotent."""
+        if not self.closed:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
+            self._close()
+
+    def _close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._loop.forget(self.sock.fileno())
+            self._out.clear()
+            self.pending = 0
+            self.sock.close()
+
+    def _watch(self) -> None:
+        if self.closed:
+            return
+        mask = (READ if self._reading else 0) | (WRITE if self._out else 0)
+        self._loop.watch(self.sock.fileno(), mask or (0 if self.ended else ERRORS), self._on_events)
+
+    def _on_events(self, events: int) -> None:
+        if events & WRITE and self._out:
+            self._flush()
+        if events & READ and not self.closed:
+            if self._reading:
+                self._readable()
+            else:
+                self._on_error()
+
+    def _on_error(self) -> None:
+        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._fail(OSError(number, errno.errorcode.get(number, "")))
+        else:
+            # A hang-up of both directions: nothing to do before the rest is read.
+            self._loop.watch(self.sock.fileno(), 0, self._on_events)
+
+    def _flush(self) -> None:
+        while self._out and not self.closed:
+            view = self._out[0]
+            rest = self._send(view)
+            if self.closed:
+                return
+            self.pending -= len(view) - len(rest)
+            if rest:
+                self._out[0] = rest
+                return
+            self._out.popleft()
+        self._watch()
+        self._end_if_drained()
+        self._drained()
+
+    def _send(self, view: memoryview) -> memoryview:
+        """What the kernel did not take."""
+        try:
+            return view[self.sock.send(view) :]
+        except BlockingIOError:
+            return view
+        except OSError as error:
+            self._fail(error)
+            return view[len(view) :]
+
+    def _end_if_drained(self) -> None:
+        if self._ending and not self._out and not self.ended and not self.closed:
+            self.ended = True
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self._fail(error)
+                return
+            self._watch()
+
+    def _fail(self, error: OSError) -> None:
+        if not self.closed:
+            self._close()
+            self._failed(error)

@@ -1,0 +1,121 @@
+"""One thread, one epoll: everything of the runtime happens in callbacks of this loop.
+
+Nothing in the runtime blocks, and nothing needs a lock.  Descriptors are
+level-triggered.  A descriptor that nobody waits on leaves the epoll set, as
+the kernel would report a hang-up on it for ever.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["ERRORS", "READ", "WRITE", "Loop", "Timer"]
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+ERRORS: Final = select.EPOLLMSG
+"""Errors alone, which epoll always reports; no socket ever has this event."""
+_FAILED: Final = select.EPOLLERR | select.EPOLLHUP
+
+Callback = Callable[[int], None]
+"""Takes the events that came, a sum of READ and WRITE; an error counts as both."""
+
+
+class Timer:
+    """A call that is to come.  `cancel` is idempotent."""
+
+    __slots__ = ("call", "due")
+
+    def __init__(self, due: float, call: Callable[[], None]) -> None:
+        self.due = due
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class Loop:
+    """Waits for descriptors and timers."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+        self._masks: dict[int, int] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._running = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.watch(self._wake, READ, self._on_wake)
+
+    def watch(self, fd: int, mask: int, callback: Callback) -> None:
+        """Call `callback` whenever `fd` is ready for `mask`; replaces an earlier watch."""
+        before = self._masks.get(fd, 0)
+        self._callbacks[fd] = callback
+        self._masks[fd] = mask
+        if mask == before:
+            return
+        if not before:
+            self._epoll.register(fd, mask)
+        elif mask:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.unregister(fd)
+
+    def _on_wake(self, _events: int) -> None:
+        os.eventfd_read(self._wake)
+
+    def forget(self, fd: int) -> None:
+        """Watch `fd` no more; to be called before it is closed.  Idempotent."""
+        self._callbacks.pop(fd, None)
+        if self._masks.pop(fd, 0):
+            self._epoll.unregister(fd)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call `call` once, `seconds` from now."""
+        timer = Timer(time.monotonic() + seconds, call)
+        heapq.heappush(self._timers, (timer.due, next(self._order), timer))
+        return timer
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self._running = True
+        while self._running:
+            self.step()
+
+    def stop(self) -> None:
+        """Let `run` return after the callbacks of this turn; safe in a signal handler."""
+        self._running = False
+        os.eventfd_write(self._wake, 1)
+
+    def step(self, timeout: float | None = None) -> None:
+        """Wait once, at most `timeout` seconds, and call whatever is due."""
+        for fd, events in self._epoll.poll(self._patience(timeout)):
+            callback = self._callbacks.get(fd)
+            if callback is None:
+                continue  # forgotten by a callback of this turn
+            callback(events | READ | WRITE if events & _FAILED else events)
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.call is not None:
+                timer.call()
+
+    def _patience(self, timeout: float | None) -> float:
+        while self._timers and self._timers[0][2].call is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return -1 if timeout is None else timeout
+        due = max(0.0, self._timers[0][0] - time.monotonic())
+        return due if timeout is None else min(due, timeout)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.forget(self._wake)
+        os.close(self._wake)
+        self._epoll.close()

@@ -1,0 +1,179 @@
+"""The messages of nfnetlink_queue, as bytes <-> values; no socket here.
+
+Layout after linux/netlink.h, linux/netfilter/nfnetlink.h and
+linux/netfilter/nfnetlink_queue.h: `nlmsghdr` in host byte order, then
+`nfgenmsg`, then attributes of 4-byte headers, values in network byte order.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tcpcrypt.errors import LocalError
+
+__all__ = [
+    "Answer",
+    "Hook",
+    "QueuedPacket",
+    "Verdict",
+    "bind_request",
+    "copy_request",
+    "length_request",
+    "parse_messages",
+    "verdict",
+]
+
+_HEADER: Final = struct.Struct("=IHHII")
+_GENERIC: Final = struct.Struct("!BBH")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_ATTRIBUTE_TYPE: Final = 0x3FFF
+_SUBSYSTEM: Final = 3 << 8
+_MESSAGE_PACKET: Final = _SUBSYSTEM | 0
+_MESSAGE_VERDICT: Final = _SUBSYSTEM | 1
+_MESSAGE_CONFIG: Final = _SUBSYSTEM | 2
+_NLMSG_ERROR: Final = 2
+_FLAG_REQUEST: Final = 1
+_FLAG_ACK: Final = 4
+
+_ATTR_PACKET: Final = 1
+_ATTR_VERDICT: Final = 2
+_ATTR_MARK: Final = 3
+_ATTR_PAYLOAD: Final = 10
+_CONFIG_COMMAND: Final = 1
+_CONFIG_COPY: Final = 2
+_CONFIG_LENGTH: Final = 3
+_COMMAND_BIND: Final = 1
+_COPY_PACKET: Final = 2
+
+
+class Hook(enum.IntEnum):
+    """Netfilter hooks at which packets are queued (linux/netfilter.h)."""
+
+    PREROUTING = 0
+    INPUT = 1
+    FORWARD = 2
+    OUTPUT = 3
+    POSTROUTING = 4
+
+
+class Verdict(enum.IntEnum):
+    """What becomes of a packet (linux/netfilter.h)."""
+
+    DROP = 0
+    ACCEPT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedPacket:
+    """A packet that waits for its verdict."""
+
+    queue: int
+    identifier: int
+    hook: Hook
+    mark: int
+    payload: memoryview
+    """From the IP header on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The kernel's acknowledgement of a request."""
+
+    sequence: int
+    error: int
+    """0, or an errno."""
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _message(kind: int, queue: int, attributes: bytes, sequence: int, *, ack: bool) -> bytes:
+    body = _GENERIC.pack(0, 0, queue) + attributes
+    flags = _FLAG_REQUEST | (_FLAG_ACK if ack else 0)
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
+
+
+def bind_request(queue: int, sequence: int) -> bytes:
+    """Take `queue`; the kernel refuses with EPERM or EBUSY one that is taken."""
+    command = struct.pack("!BxH", _COMMAND_BIND, 0)
+    return _message(
+        _MESSAGE_CONFIG, queue, _attribute(_CONFIG_COMMAND, command), sequence, ack=True
+    )
+
+
+def copy_request(queue: int, sequence: int, size: int = 0xFFFF) -> bytes:
+    """Have up to `size` bytes of each packet sent along."""
+    parameters = struct.pack("!IB", size, _COPY_PACKET)
+    return _message(
+        _MESSAGE_CONFIG, queue, _attribute(_CONFIG_COPY, parameters), sequence, ack=True
+    )
+
+
+def length_request(queue: int, sequence: int, packets: int) -> bytes:
+    """Let `packets` wait at most; what comes on top is dropped."""
+    length = struct.pack("!I", packets)
+    return _message(_MESSAGE_CONFIG, queue, _attribute(_CONFIG_LENGTH, length), sequence, ack=True)
+
+
+def verdict(packet: QueuedPacket, what: Verdict, payload: bytes | None = None) -> bytes:
+    """Decide on `packet`, and put `payload` in its place if one is given."""
+    attributes = _attribute(_ATTR_VERDICT, struct.pack("!II", what, packet.identifier))
+    if payload is not None:
+        attributes += _attribute(_ATTR_PAYLOAD, payload)
+    return _message(_MESSAGE_VERDICT, packet.queue, attributes, 0, ack=False)
+
+
+def parse_messages(datagram: memoryview) -> Iterator[QueuedPacket | Answer]:
+    """The packets and answers in a datagram of the kernel; other messages are left out.
+
+    Raises `LocalError` for lengths that contradict each other, which no kernel
+    sends.
+    """
+    at = 0
+    while at < len(datagram):
+        if len(datagram) - at < _HEADER.size:
+            raise LocalError("netlink message is shorter than its header")
+        length, kind, _flags, sequence, _port = _HEADER.unpack_from(datagram, at)
+        if not _HEADER.size <= length <= len(datagram) - at:
+            raise LocalError("netlink message has a wrong length")
+        body = datagram[at + _HEADER.size : at + length]
+        at += length + -length % 4
+        if kind == _NLMSG_ERROR:
+            if len(body) < 4:
+                raise LocalError("netlink answer is too short")
+            yield Answer(sequence, -struct.unpack_from("=i", body)[0])
+        elif kind == _MESSAGE_PACKET:
+            yield _packet(body)
+
+
+def _packet(body: memoryview) -> QueuedPacket:
+    if len(body) < _GENERIC.size:
+        raise LocalError("nfnetlink message is too short")
+    queue = _GENERIC.unpack_from(body)[2]
+    attributes = dict(_attributes(body[_GENERIC.size :]))
+    header = attributes.get(_ATTR_PACKET)
+    if header is None or len(header) < 7:
+        raise LocalError("queued packet has no header")
+    identifier, _protocol, hook = struct.unpack_from("!IHB", header)
+    mark = attributes.get(_ATTR_MARK)
+    return QueuedPacket(
+        queue,
+        identifier,
+        Hook(hook),
+        int.from_bytes(mark, "big") if mark is not None else 0,
+        attributes.get(_ATTR_PAYLOAD, memoryview(b"")),
+    )
+
+
+def _attributes(rest: memoryview) -> Iterator[tuple[int, memoryview]]:
+    while len(rest) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(rest)
+        if not _ATTRIBUTE.size <= length <= len(rest):
+            raise LocalError("netlink attribute has a wrong length")
+        yield kind & _ATTRIBUTE_TYPE, rest[_ATTRIBUTE.size : length]
+        rest = rest[length + -length % 4 :]

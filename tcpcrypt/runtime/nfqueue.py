@@ -1,0 +1,301 @@
+"""RFC 8547 section 4.6 by diverting the handshake's packets through NFQUEUE.
+
+Bulk data never comes here.  What is diverted is told by socket marks: a socket
+to a peer carries MARK_HANDSHAKE from its creation until its negotiation is
+finished, then MARK_DONE.  Outgoing packets have the mark of their socket;
+incoming ones get it by `-m socket --restore-skmark`, which finds the socket
+that is going to receive them.  A connection that is still a request, as
+before its first ACK, has no mark yet; that is why everything to the
+listener's own port is diverted that is not marked done.
+
+An off-path attacker who guesses the 4-tuple must not be able to talk a
+handshake into plain TCP by a segment that TCP itself will discard, so
+segments whose numbers are out of place are not shown to the negotiation.
+
+Opening side: `45 02` takes four bytes of every segment until the peer's first
+one without SYN, after TCP has chosen how much data goes into a segment.  The
+MSS in the SYN-ACK is lowered by four, so that full segments keep that room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from tcpcrypt.core.negotiation import Fallback, Negotiation
+from tcpcrypt.errors import LocalError, PeerError
+from tcpcrypt.registry import TCP_OPTION_FAST_OPEN
+from tcpcrypt.runtime.eno_backend import NewNegotiation, PortRange, SocketAddress, Tuple4
+from tcpcrypt.runtime.loop import READ, Loop
+from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
+from tcpcrypt.runtime.queue import PacketQueue
+from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, Rule, marked
+from tcpcrypt.wire.segment import Segment
+from tcpcrypt.wire.tcpopt import insert_option, mss, remove_option, replace_mss, room
+
+__all__ = ["NfqueueBackend"]
+
+QUEUE_NUMBER: Final = 29795
+QUEUE_LENGTH: Final = 4096
+"""Packets waiting in the kernel; a handshake needs two or three on each side."""
+PENDING_MAX: Final = 16384
+"""Passive handshakes under way.  The oldest goes, and its connection is reset,
+rather than newcomers go unencrypted: a flood of SYNs must not downgrade anybody."""
+PENDING_SECONDS: Final = 130.0
+"""Linux gives up on a SYN-ACK 63 s after the first; twice that."""
+ACK_OPTION_ROOM: Final = 4
+"""Bytes of a header that `45 02` and its padding take."""
+_MODULUS: Final = 1 << 32
+_PLAUSIBLE: Final = 1 << 20
+"""How far from its start a stream can be while the handshake lasts; the initial
+window is some 14 kB."""
+
+
+@dataclass(slots=True)
+class _Opening:
+    """A connection this host opens."""
+
+    sock: socket.socket
+    negotiation: Negotiation
+    decided: Callable[[], None]
+    sent_isn: int | None = None
+    received_isn: int | None = None
+    told: bool = False
+
+
+@dataclass(slots=True)
+class _Accepting:
+    """A connection a peer opens."""
+
+    negotiation: Negotiation
+    connection: Tuple4
+    received_isn: int
+    sent_isn: int | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
+class NfqueueBackend:
+    """See `tcpcrypt.runtime.eno_backend.EnoBackend`."""
+
+    name: Final = "nfqueue"
+
+    def __init__(self, loop: Loop, number: int = QUEUE_NUMBER) -> None:
+        self._loop = loop
+        self._queue = PacketQueue(number, QUEUE_LENGTH)
+        self._listeners: dict[int, NewNegotiation] = {}
+        self._opening: dict[Tuple4, _Opening] = {}
+        self._opening_by_fd: dict[int, Tuple4] = {}
+        self._accepting: OrderedDict[tuple[Tuple4, int], _Accepting] = OrderedDict()
+        self._answered: dict[Tuple4, _Accepting] = {}
+        self.evicted = 0
+        """Passive handshakes given up for want of room."""
+        loop.watch(self._queue.fileno(), READ, self._on_packets)
+
+    def rules(self, ports: Sequence[PortRange]) -> list[Rule]:
+        divert = ("-j", "NFQUEUE", "--queue-num", str(self._queue.number))
+        with_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
+        rules = [
+            Rule("mangle", "POSTROUTING", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
+        ]
+        for port in ports:
+            words = ("!", "-i", "lo", "-p", "tcp", "--sport", str(port), *with_socket)
+            rules.append(Rule("mangle", "INPUT", (*words, *marked(MARK_HANDSHAKE), *divert)))
+        for listener in self._listeners:
+            to = ("-p", "tcp", "--dport", str(listener))
+            done = (*to, *with_socket, *marked(MARK_DONE), "-j", "RETURN")
+            rules.append(Rule("mangle", "INPUT", done))
+            rules.append(Rule("mangle", "INPUT", (*to, *divert)))
+        return rules
+
+    def adopt_listener(self, listener: socket.socket, new: NewNegotiation) -> None:
+        # Requests and accepted sockets inherit the mark.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE)
+        self._listeners[listener.getsockname()[1]] = new
+
+    def adopt_opener(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE)
+
+    def connect(
+        self,
+        sock: socket.socket,
+        address: SocketAddress,
+        negotiation: Negotiation,
+        decided: Callable[[], None],
+    ) -> None:
+        number = sock.connect_ex(address)
+        if number not in {0, errno.EINPROGRESS}:
+            raise OSError(number, "connect")
+        # The port is known now, and the SYN waits in the queue until this
+        # thread comes back to the loop.
+        local = Tuple4.of_opener(sock, address)
+        self._opening[local] = _Opening(sock, negotiation, decided)
+        self._opening_by_fd[sock.fileno()] = local
+
+    def accepted(self, sock: socket.socket) -> Negotiation | None:
+        entry = self._answered.pop(Tuple4.of_socket(sock), None)
+        if entry is None:
+            return None
+        self._accepting.pop((entry.connection, entry.received_isn), None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE)
+        return entry.negotiation if entry.negotiation.finished else None
+
+    def release(self, sock: socket.socket) -> None:
+        key = self._opening_by_fd.pop(sock.fileno(), None)
+        if key is not None:
+            self._opening.pop(key, None)
+
+    def close(self) -> None:
+        self._loop.forget(self._queue.fileno())
+        self._queue.close()
+
+    # --- packets -----------------------------------------------------------------
+
+    def _on_packets(self, _events: int) -> None:
+        self._queue.receive(self._decide)
+
+    def _decide(self, packet: QueuedPacket) -> None:
+        changed: bytes | None = None
+        try:
+            segment = Segment.parse(packet.payload)
+            if not segment.flags.rst:
+                changed = self._pass(packet.hook, segment)
+        except PeerError:
+            # Not a segment that TCP takes: TCP may say so itself.
+            self._queue.verdict(packet, Verdict.ACCEPT)
+        except (LocalError, _UnknownError):
+            # A segment that has no place in the handshake must not leave
+            # without the option that ought to be in it.
+            self._queue.verdict(packet, Verdict.DROP)
+        else:
+            self._queue.verdict(packet, Verdict.ACCEPT, changed)
+
+    def _pass(self, hook: Hook, segment: Segment) -> bytes | None:
+        """Show the segment to whom it concerns; the changed packet, or None."""
+        source = (segment.source.packed, segment.source_port)
+        destination = (segment.destination.packed, segment.destination_port)
+        outgoing = hook is Hook.POSTROUTING
+        key = Tuple4(*source, *destination) if outgoing else Tuple4(*destination, *source)
+        opening = self._opening.get(key)
+        if opening is not None:
+            changed = self._open_out(opening, segment) if outgoing else None
+            if not outgoing:
+                changed = self._open_in(opening, segment)
+            self._follow(key, opening)
+            return changed
+        if key.local_port in self._listeners:
+            return self._accept_out(key, segment) if outgoing else self._accept_in(key, segment)
+        return None  # finished a moment ago, its mark not yet changed
+
+    def _follow(self, key: Tuple4, opening: _Opening) -> None:
+        """Act on what the last segment changed."""
+        if opening.negotiation.finished:
+            self._opening.pop(key, None)
+            self._opening_by_fd.pop(opening.sock.fileno(), None)
+            with contextlib.suppress(OSError):
+                opening.sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE)
+        if opening.negotiation.outcome is not None and not opening.told:
+            opening.told = True
+            opening.decided()
+
+    def _open_out(self, opening: _Opening, segment: Segment) -> bytes | None:
+        flags = segment.flags
+        if flags.syn:
+            opening.sent_isn = segment.seq
+        return _with_option(opening.negotiation, segment)
+
+    def _open_in(self, opening: _Opening, segment: Segment) -> bytes | None:
+        flags = segment.flags
+        if flags.ack and not _near(segment.ack, opening.sent_isn):
+            return None
+        if flags.syn:
+            opening.received_isn = segment.seq
+        elif not flags.ack or not _near(segment.seq, opening.received_isn):
+            return None
+        negotiation = opening.negotiation
+        negotiation.segment_received(flags.syn, flags.ack, segment.options)
+        announced = mss(segment.options) if flags.syn else None
+        if announced is None or isinstance(negotiation.outcome, Fallback):
+            return None
+        lowered = max(announced - ACK_OPTION_ROOM, ACK_OPTION_ROOM)
+        return segment.with_options(replace_mss(segment.options, lowered))
+
+    def _accept_in(self, key: Tuple4, segment: Segment) -> bytes | None:
+        flags = segment.flags
+        if flags.syn and not flags.ack:
+            self._request(key, segment.seq).negotiation.segment_received(
+                True, False, segment.options
+            )
+            return _without_syn_data(segment)
+        entry = self._answered.get(key)
+        if entry is not None and not flags.syn and flags.ack and entry.sent_isn is not None:
+            # This host has sent nothing but its SYN yet.
+            acknowledged = (segment.ack - entry.sent_isn) % _MODULUS == 1
+            if acknowledged and _near(segment.seq, entry.received_isn):
+                entry.negotiation.segment_received(False, True, segment.options)
+        return None
+
+    def _accept_out(self, key: Tuple4, segment: Segment) -> bytes | None:
+        if not segment.flags.syn:
+            return None
+        entry = self._accepting.get((key, (segment.ack - 1) % _MODULUS))
+        if entry is None:
+            raise _UnknownError
+        entry.sent_isn = segment.seq
+        self._answered[key] = entry
+        return _with_option(entry.negotiation, segment)
+
+    def _request(self, key: Tuple4, isn: int) -> _Accepting:
+        """The handshake that a SYN belongs to; a SYN with another number is another."""
+        entry = self._accepting.get((key, isn))
+        if entry is None:
+            entry = _Accepting(self._listeners[key.local_port](key), key, isn)
+            self._accepting[key, isn] = entry
+            now = time.monotonic()
+            while self._accepting:
+                oldest = next(iter(self._accepting.values()))
+                if len(self._accepting) <= PENDING_MAX and now - oldest.since < PENDING_SECONDS:
+                    break
+                self._forget(oldest)
+                self.evicted += 1
+        return entry
+
+    def _forget(self, entry: _Accepting) -> None:
+        del self._accepting[entry.connection, entry.received_isn]
+        if self._answered.get(entry.connection) is entry:
+            del self._answered[entry.connection]
+
+
+class _UnknownError(Exception):
+    """Internal: no handshake is known that the segment could belong to."""
+
+
+def _near(number: int, start: int | None) -> bool:
+    """Whether a sequence number is one of the first of a stream that begins at `start`."""
+    return start is not None and (number - start - 1) % _MODULUS < _PLAUSIBLE
+
+
+def _with_option(negotiation: Negotiation, segment: Segment) -> bytes | None:
+    flags, options = segment.flags, segment.options
+    option = negotiation.option_to_send(flags.syn, flags.ack, room(options))
+    if not option:
+        return None
+    region = insert_option(options, option)
+    if region is None:
+        raise LocalError("the ENO option does not fit the room that there was")
+    return segment.with_options(region)
+
+
+def _without_syn_data(segment: Segment) -> bytes | None:
+    """RFC 8547 section 4.7: data in a SYN with ENO, and a Fast Open cookie, are ignored."""
+    stripped = remove_option(segment.options, TCP_OPTION_FAST_OPEN)
+    if stripped == segment.options.tobytes() and not segment.payload:
+        return None
+    if not segment.payload:
+        return segment.with_options(stripped)
+    return Segment.parse(segment.with_payload_dropped()).with_options(stripped)

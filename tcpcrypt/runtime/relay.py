@@ -1,0 +1,271 @@
+"""Application on one side, peer on the other, a `Session` in between.
+
+Bytes move by copying a quarter of a megabyte at a time.  Each direction stops
+reading while the other side has more than PENDING_MAX waiting, so that a slow
+receiver slows its sender down and memory stays bounded.
+
+How a connection ends is carried over, and nothing else looks like an end:
+
+    application: FIN         peer: FINp, then FIN
+    peer: FINp               application: FIN
+    peer: FIN, no FINp       application: RST
+    RST on either side       the other side: RST
+    a bad frame, a timeout   both: RST
+
+Without a session (policy lets the connection go on in plain TCP) bytes and
+FINs pass as they are.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from tcpcrypt.core.events import Aborted, DataReceived, Established, StreamEnded
+from tcpcrypt.core.session import Session
+from tcpcrypt.errors import PeerReason
+from tcpcrypt.runtime.channel import Channel
+from tcpcrypt.runtime.loop import Loop, Timer
+
+__all__ = ["PENDING_MAX", "Ending", "Relay"]
+
+PENDING_MAX: Final = 256 * 1024
+READ_SIZE: Final = 256 * 1024
+
+_BUFFER: Final = memoryview(bytearray(READ_SIZE))
+"""One for all relays: there is one thread, and nothing keeps a view of it."""
+
+
+class Ending(enum.Enum):
+    """How a relayed connection ended."""
+
+    CLOSED = "closed"
+    ABORTED = "aborted"
+    """The peer, or someone on the path, broke the protocol."""
+    RESET_BY_PEER = "reset by peer"
+    RESET_BY_APPLICATION = "reset by application"
+    STOPPED = "stopped"
+
+
+class Relay:
+    """One connection.  `session` None: plain TCP.
+
+    `ready` is called once, with the session's facts or None, when data can
+    pass: the application's side is wanted then (`attach`).  `ended` is called
+    once, with the error's text where there was one.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        outer: socket.socket,
+        session: Session | None,
+        *,
+        ready: Callable[[Established | None], None],
+        ended: Callable[[Ending, str], None],
+        releasing: Callable[[socket.socket], None],
+    ) -> None:
+        self.session = session
+        self.sent = 0
+        """Application bytes that went to the peer."""
+        self.received = 0
+        """Application bytes that came from the peer."""
+        self._loop = loop
+        self._ready = ready
+        self._ended = ended
+        self._releasing = releasing
+        self._over = False
+        self._inner: Channel | None = None
+        self._early: list[memoryview] = []
+        self._application_ended = False
+        self._peer_ended = False
+        self._outer_at_eof = False
+        self._timer: Timer | None = None
+        self._outer = Channel(
+            loop,
+            outer,
+            readable=self._read_outer,
+            drained=self._regulate,
+            failed=lambda _error: self._outer_lost(),
+        )
+
+    def start(self) -> None:
+        """Begin: speak to the peer, and call `ready` as soon as data can pass."""
+        if self.session is None:
+            self._ready(None)
+            return
+        patience = self.session.config.handshake_timeout
+        self._timer = self._loop.call_later(patience, self._on_deadline)
+        self._outer.reading = True
+        self._settle()
+
+    def attach(self, inner: socket.socket) -> None:
+        """Give the relay the application's connection, which is open."""
+        self._inner = Channel(
+            self._loop,
+            inner,
+            readable=self._read_inner,
+            drained=self._regulate,
+            failed=lambda _error: self._finish(Ending.RESET_BY_APPLICATION),
+        )
+        early, self._early = self._early, []
+        for data in early:
+            self._inner.write(data)
+        self._end_inner()
+        self._regulate()
+
+    def reset(self, ending: Ending = Ending.STOPPED) -> None:
+        """End the connection on both sides by RST."""
+        self._finish(ending)
+
+    # --- the application's side ----------------------------------------------------
+
+    def _read_inner(self) -> None:
+        inner = self._inner
+        if inner is None:
+            return
+        size = self._receive(inner)
+        if size is None:
+            return
+        if size == 0:
+            inner.reading = False
+            self._application_ended = True
+            if self.session is None:
+                self._outer.end()
+            else:
+                self.session.finish()
+        else:
+            self.sent += size
+            data = _BUFFER[:size]
+            if self.session is None:
+                self._outer.write(data, borrowed=True)
+            else:
+                self.session.send_data(data)
+        self._settle()
+
+    def _receive(self, channel: Channel) -> int | None:
+        """Bytes read into the buffer; 0 at the end, None if there is nothing."""
+        try:
+            return channel.sock.recv_into(_BUFFER)
+        except BlockingIOError:
+            return None
+        except OSError:
+            if channel is self._outer:
+                self._outer_lost()
+            else:
+                self._finish(Ending.RESET_BY_APPLICATION)
+            return None
+
+    def _deliver(self, data: memoryview, *, borrowed: bool = False) -> None:
+        self.received += len(data)
+        if self._inner is not None:
+            self._inner.write(data, borrowed=borrowed)
+        else:
+            self._early.append(memoryview(bytes(data)) if borrowed else data)
+
+    def _end_inner(self) -> None:
+        if self._peer_ended and self._inner is not None:
+            self._inner.end()
+
+    # --- the peer's side -------------------------------------------------------------
+
+    def _read_outer(self) -> None:
+        size = self._receive(self._outer)
+        if size is None:
+            return
+        if size == 0:
+            self._outer.reading = False
+            self._outer_at_eof = True
+            if self.session is None:
+                self._peer_ended = True
+                self._end_inner()
+            else:
+                self.session.receive_eof()
+        else:
+            data = _BUFFER[:size]
+            if self.session is None:
+                self._deliver(data, borrowed=True)
+            else:
+                self.session.receive_data(data)
+        self._settle()
+
+    def _outer_lost(self) -> None:
+        if self.session is None:
+            self._finish(Ending.RESET_BY_PEER)
+        else:
+            self.session.receive_reset()
+            self._settle()
+
+    def _on_deadline(self) -> None:
+        if self.session is not None and not self.session.established:
+            self.session.handle_timeout()
+            self._settle()
+
+    # --- both ------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Carry out what the session wants, until it wants nothing more."""
+        session = self.session
+        while session is not None and not self._over and (event := session.next_event()):
+            if isinstance(event, DataReceived):
+                self._deliver(memoryview(event.data))
+            elif isinstance(event, Established):
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._flush_session()
+                self._ready(event)
+            elif isinstance(event, StreamEnded):
+                self._peer_ended = True
+                self._end_inner()
+            elif isinstance(event, Aborted):
+                reset = event.error.reason is PeerReason.RESET
+                ending = Ending.RESET_BY_PEER if reset else Ending.ABORTED
+                self._finish(ending, str(event.error))
+        self._flush_session()
+        self._regulate()
+
+    def _flush_session(self) -> None:
+        session = self.session
+        if session is None or self._over:
+            return
+        while chunk := session.bytes_to_send():
+            self._outer.write(chunk)
+        if session.fin_queued:
+            self._outer.end()
+
+    def _regulate(self) -> None:
+        """Read where there is room for what comes; close once both streams are over."""
+        if self._over:
+            return
+        inner, outer = self._inner, self._outer
+        # A session that has ended on both sides does not mind what TCP does then.
+        if inner is not None and inner.ended and (outer.ended or outer.closed):
+            self._finish(Ending.CLOSED)
+            return
+        exchanging = self.session is not None and not self.session.established
+        if not self._outer_at_eof:
+            outer.reading = exchanging or (inner is not None and inner.pending < PENDING_MAX)
+        if inner is not None and not self._application_ended:
+            inner.reading = not exchanging and outer.pending < PENDING_MAX
+
+    def _finish(self, ending: Ending, detail: str = "") -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._outer.closed:
+            self._releasing(self._outer.sock)
+        for channel in (self._inner, self._outer):
+            if channel is None:
+                continue
+            if ending is Ending.CLOSED:
+                channel.close_cleanly()
+            else:
+                channel.reset()
+        if self.session is not None:
+            self.session.wipe()
+        self._early.clear()
+        self._ended(ending, detail)

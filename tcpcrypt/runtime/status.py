@@ -1,0 +1,52 @@
+"""A file that always holds the state of a host, as JSON, complete at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from tcpcrypt.runtime.host import Host
+
+__all__ = ["StatusFile"]
+
+_PERIOD: Final = 0.5
+"""Seconds between two looks; the file is written when something has changed."""
+
+
+class StatusFile:
+    """Keeps `path` up to date; replaced, never half written.  No secret is in it."""
+
+    def __init__(self, host: Host, path: Path) -> None:
+        self._host = host
+        self._path = path
+        self._last = ""
+
+    def start(self) -> None:
+        """Write now, and whenever something changes."""
+        self.write()
+        self._host.loop.call_later(_PERIOD, self.start)
+
+    def write(self) -> None:
+        """Write now, if there is something new."""
+        host = self._host
+        text = json.dumps(
+            {
+                "pid": os.getpid(),
+                "ports": [str(port) for port in host.settings.ports],
+                "mode": host.settings.mode.value,
+                "counters": dataclasses.asdict(host.counters),
+                "connections": [
+                    {**connection.describe(), "state": connection.state, **connection.traffic()}
+                    for connection in sorted(host.connections, key=lambda c: c.number)
+                ],
+            },
+            indent=2,
+        )
+        if text != self._last:
+            temporary = self._path.with_name(self._path.name + ".new")
+            temporary.write_text(text + "\n")
+            temporary.replace(self._path)
+            self._last = text
