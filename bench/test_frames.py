@@ -103,9 +103,9 @@ def test_frames(  # noqa: PLR0917 (fixtures come by name)
         "of_libcrypto": plain / median,
     }
     benchmark.extra_info.update(figures)
+    by = "extension" if fast.IMPLEMENTATION == "c" else "Python twin, on an OpenSSL of its own"
     report(
-        f"frames, {'sealed' if way == 'seal' else 'opened'} in batches of 1 MiB ("
-        f"{'extension' if fast.IMPLEMENTATION == 'c' else 'Python twin'})",
+        f"frames, {'sealed' if way == 'seal' else 'opened'} in batches of 1 MiB ({by})",
         f"{aead.evp_name} {SIZES[size]}",
         **{
             "frames/s": f"{figures['frames_per_s']:,.0f}",

@@ -74,13 +74,15 @@ class FrameSealer:
 
         `offset` is the stream offset of the first frame's control byte.
         `rekey` is set on the first frame, `fin` on the last, `urgent` (0 to
-        65535, -1 for none) goes into the first.  Empty data makes one empty
-        frame.  Frames that do not fit `out` are left undone (and `fin` with
+        65535, -1 for none) goes into the first, which then holds 2 data bytes
+        less than the largest.  Empty data makes one empty frame.  Frames that do not fit `out` are left undone (and `fin` with
         them).  `data` and `out` must not overlap.
 
         Returns `(data bytes consumed, bytes written, frames)`.
         Raises `ValueError` for a `frame_data` that no frame can hold, an
-        `urgent` out of range or a stream past 2**64; `RuntimeError` once wiped.
+        `urgent` out of range, buffers that overlap or a stream past 2**64 (before
+        anything is sealed); `RuntimeError` once wiped, or while another thread
+        is in a call on this object.
         """
 
     def wipe(self) -> None:
@@ -98,7 +100,9 @@ class FrameOpener:
         `offset` is the stream offset of `wire[0]`.  A frame with the rekey bit
         is left alone (STOP_REKEY) unless it is the first and `accept_rekey` is
         set.  Stops behind a frame with FINp or URGp, and before a frame that
-        is bad, incomplete, or larger than the rest of `out`.
+        is bad, incomplete, or larger than the rest of `out` (room is asked for
+        as if it had no urgent field).  A frame is incomplete before it has the
+        rekey bit, and too short as soon as its header says so.
 
         Returns `(bytes consumed, data bytes written, frames, stop, urgent,
         last)`: `stop` is one of the STOP_ constants, `urgent` the urgent field
@@ -106,7 +110,9 @@ class FrameOpener:
         number of data bytes in the last frame opened.  Whatever is reported as
         written was authenticated; bytes of `out` past it are undefined but
         never hold plaintext that failed authentication.
-        Raises `RuntimeError` once wiped, `ValueError` past 2**64.
+        Raises `RuntimeError` once wiped, or while another thread is in a call
+        on this object; `ValueError` for buffers that overlap and for a `wire`
+        that reaches past 2**64.
         """
 
     def wipe(self) -> None:
