@@ -93,7 +93,8 @@ def _negotiate(
     offered = {suboption.tep for suboption in options[0].suboptions}
     common = [suboption for suboption in options[1].suboptions if suboption.tep in offered]
     if not common:
-        raise checker.fault(prefix + names[1], fields.octets(names[1]), "no TEP in common")
+        why = f"no TEP in common with {names[0]}"
+        raise checker.fault(prefix + names[1], fields.octets(names[1]), why)
     return options[0], common[-1]
 
 
@@ -235,7 +236,8 @@ class _Streams:
         if consumed != len(wire):
             why = "too short for its urgent field"
             if stop == _fast.STOP_BAD_TAG:
-                why = f"fails to authenticate at offset {offset} in generation {generation}"
+                where = f"sender {sender}, offset {offset}, generation {generation}"
+                why = f"fails to authenticate ({where})"
             raise checker.fault(f"{name}.frame", wire, why)
         data, fin = bytes(out[:written]), stop == _fast.STOP_FIN
         found = None if urgent < 0 else urgent

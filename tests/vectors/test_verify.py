@@ -3,7 +3,9 @@
 import copy
 import json
 import os
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,72 @@ def test_long_values_are_shown_where_they_differ() -> None:
     assert first.count("from byte 982") == 2
     assert first.endswith("(from here)")
     assert second.endswith("computed nothing")
+
+
+# --- every single change ----------------------------------------------------------
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each value of a vector stands, its name apart."""
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in pairs:
+            yield from leaves(item, (*path, key))
+    elif path != ("name",):
+        yield path
+
+
+def other(value: Any, path: tuple[Any, ...]) -> Any:
+    """A value of the same kind that is not this one."""
+    if isinstance(value, bool):
+        return not value
+    if value is None:
+        return 0
+    if isinstance(value, int):
+        return value + 1
+    if path[-1] in {"sender", "opener"}:
+        return value[:-1] + {"A": "B", "B": "A"}[value[-1]]
+    if not value:
+        return "00"
+    middle = len(value) // 4 * 2
+    return f"{value[:middle]}{int(value[middle : middle + 2], 16) ^ 1:02x}{value[middle + 2 :]}"
+
+
+def all_changes(vector: dict[str, Any]) -> dict[str, Any]:
+    """A file with one vector for each value that can be wrong."""
+    vectors = []
+    for path in leaves(vector):
+        wrong = copy.deepcopy(vector)
+        place = wrong
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = other(place[path[-1]], path)
+        vectors.append({**wrong, "name": ".".join(map(str, path))})
+    return {"format": "tcpcrypt-vectors-1", "vectors": vectors}
+
+
+@pytest.mark.parametrize("number", range(len(SAMPLE["vectors"])))
+def test_no_change_of_a_value_goes_unnoticed(number: int) -> None:
+    document = all_changes(SAMPLE["vectors"][number])
+    assert len(document["vectors"]) > 150
+    report = verify_document(document)
+    noticed = {mismatch.vector for mismatch in report.mismatches}
+    assert noticed == {vector["name"] for vector in document["vectors"]}
+    for name in noticed:
+        field = [part for part in name.split(".") if not part.isdigit()][-1]
+        assert field in " ".join(str(m) for m in report.mismatches if m.vector == name)
+
+
+def test_no_change_goes_unnoticed_by_the_independent_verifier(tmp_path: Path) -> None:
+    document = all_changes(SAMPLE["vectors"][0])
+    path = tmp_path / "changes.json"
+    path.write_text(json.dumps(document))
+    program = shutil.which("node")
+    assert program, "the independent verifier needs Node (Debian's nodejs)"
+    words = [program, str(VECTORS / "verify.mjs"), str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert f"{path}: 0 of {len(document['vectors'])} vectors match" in done.stdout
 
 
 # --- files that are not of the format ---------------------------------------------
