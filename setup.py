@@ -64,7 +64,7 @@ class OptionalBuildExt(build_ext):
             give_up(f"the compiler failed: {error}")
 
     def get_source_files(self):
-        return [source for source, _ in MODULES.values()] + ["ext/libcrypto.pxd"]
+        return sorted(map(str, Path("ext").glob("*.p*")))
 
 
 def extensions():
