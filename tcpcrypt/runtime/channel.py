@@ -51,7 +51,7 @@ class Channel:
         self._readable = readable
         self._drained = drained
         self._failed = failed
-        self._out: deque[memoryview] = deque()
+        self._out: deque[tuple[memoryview, int]] = deque()
         self._reading = False
         self._ending = False
         sock.setblocking(False)
@@ -69,18 +69,22 @@ class Channel:
             self._reading = wanted
             self._watch()
 
-    def write(self, data: ReadableBuffer, *, borrowed: bool = False) -> None:
+    def write(
+        self, data: ReadableBuffer, *, borrowed: bool = False, last: bool = False
+    ) -> None:
         """Send `data` by one send() of its own; what does not fit is kept.
 
         `borrowed`: the buffer will be used again, so that what is kept is copied.
+        `last`: `end` follows, so that the last segment may wait for its FIN.
         """
         view = memoryview(data).cast("B")
         if self.closed or not view:
             return
+        flags = socket.MSG_MORE if last else 0
         if not self._out:
-            view = self._send(view)
+            view = self._send(view, flags)
         if view:
-            self._out.append(memoryview(bytes(view)) if borrowed else view)
+            self._out.append((memoryview(bytes(view)) if borrowed else view, flags))
             self.pending += len(view)
             self._watch()
 
@@ -132,23 +136,23 @@ class Channel:
 
     def _flush(self) -> None:
         while self._out and not self.closed:
-            view = self._out[0]
-            rest = self._send(view)
+            view, flags = self._out[0]
+            rest = self._send(view, flags)
             if self.closed:
                 return
             self.pending -= len(view) - len(rest)
             if rest:
-                self._out[0] = rest
+                self._out[0] = (rest, flags)
                 return
             self._out.popleft()
         self._watch()
         self._end_if_drained()
         self._drained()
 
-    def _send(self, view: memoryview) -> memoryview:
+    def _send(self, view: memoryview, flags: int) -> memoryview:
         """What the kernel did not take."""
         try:
-            return view[self.sock.send(view) :]
+            return view[self.sock.send(view, flags) :]
         except BlockingIOError:
             return view
         except OSError as error:

@@ -230,8 +230,13 @@ class Relay:
         session = self.session
         if session is None or self._over:
             return
-        while chunk := session.bytes_to_send():
-            self._outer.write(chunk)
+        chunk = session.bytes_to_send()
+        while chunk:
+            following = session.bytes_to_send()
+            # RFC 8548 section 3.7: the FIN goes on the segment that ends the
+            # frame with FINp.
+            self._outer.write(chunk, last=not following and session.fin_queued)
+            chunk = following
         if session.fin_queued:
             self._outer.end()
 

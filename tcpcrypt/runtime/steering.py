@@ -45,6 +45,8 @@ from tcpcrypt.registry import TCP_OPTION_ENO
 from tcpcrypt.runtime.eno_backend import PortRange, SocketAddress
 from tcpcrypt.runtime.rules import (
     MARK_ACCEPTED,
+    MARK_DONE,
+    MARK_HANDSHAKE,
     MARK_INNER,
     MARK_MASK,
     MARK_STEERED,
@@ -267,13 +269,12 @@ class TransparentSteering:
 def _opening_rules(
     ports: Sequence[PortRange], mode: Mode, older: Sequence[OlderConnection]
 ) -> list[Rule]:
-    rules = [
-        Rule("mangle", "OUTPUT", ("-o", "lo", "-j", "RETURN")),
-        # Our own sockets: everything that has one of our marks already.
-        Rule(
-            "mangle", "OUTPUT", ("-m", "mark", "!", "--mark", f"0/{MARK_MASK:#x}", "-j", "RETURN")
-        ),
-    ]
+    rules = [Rule("mangle", "OUTPUT", ("-o", "lo", "-j", "RETURN"))]
+    # Our own sockets.  MARK_ACCEPTED is not among them: they talk over `lo`, and
+    # what leaves with their mark is a reset of the application's kernel that
+    # reflects it (`fwmark_reflect`), which has to come to us.
+    for own in (MARK_HANDSHAKE, MARK_DONE, MARK_INNER):
+        rules.append(Rule("mangle", "OUTPUT", (*marked(own), "-j", "RETURN")))
     zoned = ("-d", "fe80::/10", "-j", "RETURN")
     if mode is not Mode.REQUIRE:
         # A link-local address without its zone, which is lost on `lo`, means nothing.

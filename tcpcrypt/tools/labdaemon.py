@@ -1,0 +1,69 @@
+"""A `tcpcryptd` running in a lab's host, and what its log tells."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from tcpcrypt.errors import LocalError
+from tcpcrypt.tools.netns import Host, wait_until
+
+__all__ = ["LabDaemon"]
+
+LogLine = dict[str, str]
+
+
+class LabDaemon:
+    """Starts the daemon in `host` and returns when its rules are in place.
+
+    Raises `LocalError` with what it wrote to stderr if it does not start.
+    """
+
+    def __init__(self, host: Host, *arguments: str) -> None:
+        self.host = host
+        self._directory = tempfile.TemporaryDirectory(prefix="tcpcrypt-lab-")
+        self._log = Path(self._directory.name) / "log"
+        self._errors = Path(self._directory.name) / "stderr"
+        with self._errors.open("w") as errors:
+            self.process = host.start(
+                *(sys.executable, "-m", "tcpcrypt.cli.tcpcryptd"),
+                *("--log-file", str(self._log), *arguments),
+                stderr=errors,
+            )
+        try:
+            wait_until(lambda: self.events("started") or self.process.poll() is not None, "start")
+        except TimeoutError as error:
+            raise LocalError(f"tcpcryptd on {host.name}: {error}") from error
+        if self.process.poll() is not None:
+            raise LocalError(f"tcpcryptd on {host.name}: {self.errors()}")
+
+    def errors(self) -> str:
+        """What the daemon wrote to stderr."""
+        return self._errors.read_text().strip()
+
+    def events(self, *names: str) -> list[LogLine]:
+        """The log lines with one of these events, or all, as field -> text."""
+        if not self._log.exists():
+            return []
+        lines = [
+            dict(word.partition("=")[::2] for word in shlex.split(line))
+            for line in self._log.read_text().splitlines()
+        ]
+        return [line for line in lines if not names or line["event"] in names]
+
+    def wait_for(self, *names: str, count: int = 1, timeout: float = 10) -> list[LogLine]:
+        """The lines with these events, once there are `count`.  Raises `TimeoutError`."""
+
+        def enough() -> list[LogLine]:
+            found = self.events(*names)
+            return found if len(found) >= count else []
+
+        lines: list[LogLine] = wait_until(enough, f"{count} x {' or '.join(names)}", timeout)
+        return lines
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """End it; returns its exit status."""
+        return self.host.stop(self.process, sig)

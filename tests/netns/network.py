@@ -1,0 +1,99 @@
+"""Two hosts and what tests do with them; `conftest.py` draws the topologies."""
+
+import contextlib
+import dataclasses
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tcpcrypt.tools.labdaemon import LabDaemon
+from tcpcrypt.tools.netns import Host, Lab, Link, wait_until
+
+PORT = 80
+
+
+@dataclasses.dataclass
+class Network:
+    """Two hosts, perhaps with a third between them."""
+
+    lab: Lab
+    client: Host
+    server: Host
+    client_end: Link
+    server_end: Link
+    middle: Host | None = None
+    middle_ends: tuple[Link, ...] = ()
+    daemons: list[LabDaemon] = dataclasses.field(default_factory=list)
+
+    def daemon(self, host: Host, *arguments: str) -> LabDaemon:
+        daemon = LabDaemon(host, "--port", str(PORT), *arguments)
+        self.daemons.append(daemon)
+        return daemon
+
+    def both(self, *arguments: str) -> tuple[LabDaemon, LabDaemon]:
+        return self.daemon(self.client, *arguments), self.daemon(self.server, *arguments)
+
+    def meddle(self, *rule: str) -> None:
+        """Add a rule to the middle host's mangle FORWARD, both families."""
+        assert self.middle is not None
+        for command in ("iptables", "ip6tables"):
+            self.middle.run(command, "-t", "mangle", "-A", "FORWARD", *rule)
+
+    def listen(self, family: int = 4, port: int = PORT) -> socket.socket:
+        """A service of the server, listening."""
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        listener = self.server.socket(kind, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.settimeout(10)
+        listener.bind(("", port))
+        listener.listen()
+        return listener
+
+    def connect(self, family: int = 4, port: int = PORT) -> socket.socket:
+        """A program of the client, connected to the server."""
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        sock = self.client.socket(kind, socket.SOCK_STREAM)
+        sock.settimeout(15)
+        address = self.server_end.v4 if family == 4 else self.server_end.v6
+        try:
+            sock.connect((address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    @contextlib.contextmanager
+    def conversation(self, family: int = 4) -> Iterator[tuple[socket.socket, socket.socket]]:
+        """A connection from client to server, both ends, a byte exchanged each way."""
+        with self.listen(family) as listener, self.connect(family) as one:
+            one.sendall(b"?")
+            other, _address = listener.accept()
+            with other:
+                other.settimeout(15)
+                assert other.recv(1) == b"?"
+                other.sendall(b"!")
+                assert one.recv(1) == b"!"
+                yield one, other
+
+    def web(self, directory: Path) -> None:
+        """`python -m http.server` on the server, IPv4 and IPv6, when this returns."""
+        argv = (sys.executable, "-m", "http.server", str(PORT), "--bind", "::")
+        with (directory / "web.log").open("w") as log:
+            self.server.start(*argv, "--directory", str(directory), stdout=log, stderr=log)
+        name = f"{PORT:04X}"
+
+        def listening() -> bool:
+            text = self.server.run("cat", "/proc/net/tcp6").stdout
+            return any(
+                line.split()[1].endswith(f":{name}") and line.split()[3] == "0A"
+                for line in text.splitlines()[1:]
+            )
+
+        wait_until(listening, "web server")
+
+    def curl(self, path: str, family: int = 4, *arguments: str, check: bool = True) -> str:
+        host = self.server_end.v4 if family == 4 else f"[{self.server_end.v6}]"
+        url = f"http://{host}:{PORT}{path}"
+        argv = ("curl", "--silent", "--show-error", "--globoff", "--max-time", "30", url)
+        return self.client.run(*argv, *arguments, check=check).stdout
