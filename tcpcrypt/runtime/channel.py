@@ -69,9 +69,7 @@ class Channel:
             self._reading = wanted
             self._watch()
 
-    def write(
-        self, data: ReadableBuffer, *, borrowed: bool = False, last: bool = False
-    ) -> None:
+    def write(self, data: ReadableBuffer, *, borrowed: bool = False, last: bool = False) -> None:
         """Send `data` by one send() of its own; what does not fit is kept.
 
         `borrowed`: the buffer will be used again, so that what is kept is copied.

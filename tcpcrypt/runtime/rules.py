@@ -209,7 +209,9 @@ class Routing:
 
     def install(self) -> None:
         """Idempotent.  Raises `LocalError` if a command or sysctl fails."""
-        self.remove()
+        # Rules that are there already are those of a daemon that was killed, and
+        # then the sysctls are as it set them; the kernel's default was 0.
+        killed = self.remove()
         for family in self._families:
             everywhere = "0.0.0.0/0" if family == 4 else "::/0"
             route = ("local", everywhere, "dev", "lo", "table", str(TABLE_LOCAL))
@@ -220,22 +222,26 @@ class Routing:
                 path = Path("/proc/sys") / name
                 try:
                     before = path.read_text().strip()
-                    if before != "1":
-                        path.write_text("1")
+                    if killed:
+                        self._before[path] = "0"
+                    elif before != "1":
                         self._before[path] = before
+                    path.write_text("1")
                 except OSError as error:
                     raise LocalError(f"{path}: {error.strerror}") from error
 
-    def remove(self) -> None:
-        """Take it all back.  Idempotent."""
+    def remove(self) -> bool:
+        """Take it all back; whether there was any rule.  Idempotent."""
+        found = False
         for family in self._families:
             for mark in (MARK_STEERED, MARK_INNER):
                 while self._ip(family, "rule", "del", *self._rule(mark), check=False):
-                    pass
+                    found = True
             self._ip(family, "route", "flush", "table", str(TABLE_LOCAL), check=False)
         while self._before:
             path, value = self._before.popitem()
             path.write_text(value)
+        return found
 
     @staticmethod
     def _rule(mark: int) -> tuple[str, ...]:

@@ -1,0 +1,159 @@
+"""Peers and paths without TCP-ENO: plain TCP where policy allows, nothing where not.
+
+RFC 8547 section 4.6 says which missing option ends in what.
+"""
+
+from pathlib import Path
+
+import pytest
+from netns.network import Network
+from netns.observed import eno, segments
+
+from tcpcrypt.errors import LocalError
+from tcpcrypt.tools.netns import Capture, free_of
+
+PAGE = b"a page"
+REQUEST = b"GET /page"
+
+SYN = ("-p", "tcp", "--tcp-flags", "SYN,ACK", "SYN")
+SYN_ACK = ("-p", "tcp", "--tcp-flags", "SYN,ACK", "SYN,ACK")
+ACK = ("-p", "tcp", "--tcp-flags", "SYN,ACK", "ACK")
+STRIP = ("-j", "TCPOPTSTRIP", "--strip-options", "69")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    (tmp_path / "page").write_bytes(PAGE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_peer_without_encryption_is_served_in_clear(
+    pair: Network, site: Path, family: int
+) -> None:
+    pair.web(site)
+    ours = pair.daemon(pair.client)
+    assert pair.curl("/page", family).encode() == PAGE
+    assert "SYN-ACK" in ours.wait_for("fallback")[0]["reason"]
+    assert ours.wait_for("closed")[0]["how"] == "closed"
+
+
+def test_a_plain_client_reaches_the_service_without_us(pair: Network, site: Path) -> None:
+    """No ENO in the SYN: the daemon does not touch the connection."""
+    pair.web(site)
+    theirs = pair.daemon(pair.server)
+    assert pair.curl("/page").encode() == PAGE
+    assert not theirs.events("fallback", "enabled", "failed")
+
+
+def test_require_refuses_a_peer_without_encryption(pair: Network, site: Path) -> None:
+    pair.web(site)
+    ours = pair.daemon(pair.client, "--mode", "require")
+    with Capture(pair.client_end) as capture, pytest.raises(LocalError, match="eset"):
+        pair.curl("/page")
+    assert "SYN-ACK" in ours.wait_for("refused")[0]["reason"]
+    assert free_of(capture.packets, REQUEST) == [REQUEST]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_require_on_the_server_refuses_a_plain_client(
+    pair: Network, site: Path, family: int
+) -> None:
+    pair.web(site)
+    pair.daemon(pair.server, "--mode", "require")
+    with pytest.raises(LocalError, match=r"exited 7"):  # curl: connection refused
+        pair.curl("/page", family)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_require_on_both_sides_encrypts(pair: Network, site: Path, family: int) -> None:
+    pair.web(site)
+    ours, theirs = pair.both("--mode", "require")
+    assert pair.curl("/page", family).encode() == PAGE
+    assert ours.wait_for("enabled")[0]["session"] == theirs.wait_for("enabled")[0]["session"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(
+    ("stripped", "ours_say", "theirs_say"),
+    [(SYN, "SYN-ACK", None), (SYN_ACK, "SYN-ACK", "first ACK")],
+    ids=["syn", "syn-ack"],
+)
+def test_option_stripped_from_the_syn_exchange_gives_plain_tcp(
+    path: Network,
+    site: Path,
+    family: int,
+    stripped: tuple[str, ...],
+    ours_say: str,
+    theirs_say: str | None,
+) -> None:
+    path.web(site)
+    ours, theirs = path.both()
+    path.meddle(*stripped, *STRIP)
+    with Capture(path.client_end) as capture:
+        assert path.curl("/page", family).encode() == PAGE
+    assert ours_say in ours.wait_for("fallback")[0]["reason"]
+    if theirs_say is None:
+        assert not theirs.events("fallback")  # it went to the service itself
+    else:
+        assert theirs_say in theirs.wait_for("fallback")[0]["reason"]
+    # Section 4.6: no further ENO option once encryption is disabled.
+    late = [s for s in segments(capture.packets) if not s.flags.syn]
+    assert all(eno(segment) is None for segment in late)
+
+
+def test_option_stripped_from_the_first_ack_aborts(path: Network, site: Path) -> None:
+    """The opener has enabled encryption, the other side has not (RFC 8547 section 9,
+    "type 2" failure): no request in clear, and an error instead of an answer."""
+    path.web(site)
+    ours, theirs = path.both()
+    path.meddle(*ACK, *STRIP)
+    with Capture(path.client_end) as capture, pytest.raises(LocalError):
+        path.curl("/page")
+    assert "first ACK" in theirs.wait_for("fallback")[0]["reason"]
+    assert ours.wait_for("aborted")
+    assert free_of(capture.packets, REQUEST) == [REQUEST]
+
+
+@pytest.mark.parametrize("stripped", [SYN, SYN_ACK, ACK], ids=["syn", "syn-ack", "ack"])
+def test_require_lets_nothing_out_in_clear(
+    path: Network, site: Path, stripped: tuple[str, ...]
+) -> None:
+    path.web(site)
+    path.both("--mode", "require")
+    path.meddle(*stripped, *STRIP)
+    with Capture(path.client_end) as near, Capture(path.server_end) as far:
+        with pytest.raises(LocalError):
+            path.curl("/page")
+    packets = near.packets + far.packets
+    assert segments(packets)
+    assert free_of(packets, REQUEST, PAGE) == [REQUEST, PAGE]
+
+
+def test_a_syn_with_data_and_eno_loses_the_data(pair: Network) -> None:
+    """RFC 8547 section 4.7: SYN data with ENO must be discarded by the receiver."""
+    import socket
+    import struct
+
+    from tcpcrypt.wire.segment import Segment
+
+    pair.daemon(pair.server)
+    tcp = struct.pack("!HHIIBBHHH", 40999, 80, 7, 0, 0x50, 0x02, 65535, 0, 0)
+    source, destination = (socket.inet_aton(end.v4) for end in (pair.client_end, pair.server_end))
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 60, 0, 0, 64, 6, 0, source, destination)
+    packet = Segment.parse(header + tcp + b"data in the SYN, 20b").with_options(
+        bytes.fromhex("020405b4 45032300".replace(" ", ""))
+    )
+    with (
+        Capture(pair.client_end) as capture,
+        pair.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
+    ):
+        raw.sendto(packet, (pair.server_end.v4, 0))
+        from tcpcrypt.tools.netns import wait_until
+
+        answer = wait_until(
+            lambda: [s for s in segments(capture.packets) if s.flags.syn and s.flags.ack],
+            "SYN-ACK",
+        )[0]
+    assert eno(answer)
+    assert answer.ack == 8  # the SYN alone

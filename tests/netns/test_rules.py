@@ -1,0 +1,193 @@
+"""The rules: there while the daemon runs, gone afterwards, and closed when they fail."""
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from netns.network import PORT, Network
+
+from tcpcrypt.errors import LocalError
+from tcpcrypt.tools.labdaemon import LabDaemon
+from tcpcrypt.tools.netns import Capture, Host, wait_until
+
+
+def rules(host: Host) -> str:
+    """Everything of ours in the kernel."""
+    text = "".join(
+        host.run(f"{command}-save").stdout
+        for command in ("iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy")
+    )
+    lines = [line for line in text.splitlines() if "TCPCRYPT" in line]
+    for family in ("-4", "-6"):
+        lines += [
+            line for line in host.run("ip", family, "rule").stdout.splitlines() if "fwmark" in line
+        ]
+        lines += host.run(
+            "ip", family, "route", "show", "table", "29795", check=False
+        ).stdout.splitlines()
+    lines += [
+        f"{name} {value}"
+        for name in (
+            "net.ipv4.tcp_fwmark_accept",
+            "net.ipv4.fwmark_reflect",
+            "net.ipv6.fwmark_reflect",
+        )
+        if (value := sysctl(host, name)) != "0"
+    ]
+    return "\n".join(lines)
+
+
+def sysctl(host: Host, name: str) -> str:
+    return host.run("cat", "/proc/sys/" + name.replace(".", "/")).stdout.strip()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("mode", ["opportunistic", "require"])
+def test_nothing_is_left_after_the_end(pair: Network, sig: int, mode: str) -> None:
+    assert rules(pair.client) == ""
+    daemon = pair.daemon(pair.client, "--port", "1000-2000", "--mode", mode)
+    assert "TCPCRYPT-OUTPUT" in rules(pair.client)
+    assert daemon.stop(sig) == 0
+    assert rules(pair.client) == ""
+
+
+def test_rules_of_others_stay(pair: Network) -> None:
+    pair.client.run("iptables", "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")
+    pair.client.run("ip", "rule", "add", "pref", "100", "fwmark", "7", "lookup", "main")
+    before = pair.client.run("iptables", "-t", "mangle", "-S").stdout
+    daemon = pair.daemon(pair.client)
+    assert daemon.stop() == 0
+    assert pair.client.run("iptables", "-t", "mangle", "-S").stdout == before
+    assert "0x7" in pair.client.run("ip", "rule").stdout
+
+
+def test_a_killed_daemon_fails_closed_and_its_rules_go_with_the_next(pair: Network) -> None:
+    pair.daemon(pair.client).stop(signal.SIGKILL)
+    assert "TCPCRYPT-OUTPUT" in rules(pair.client)
+    with (
+        Capture(pair.client_end) as capture,
+        pair.listen(),
+        pair.client.socket(socket.AF_INET) as one,
+        pytest.raises(OSError),
+    ):
+        one.settimeout(0.5)
+        one.connect((pair.server_end.v4, PORT))
+    assert not [packet for packet in capture.packets if packet[9:10] == b"\x06"]
+    again = pair.daemon(pair.client)
+    with pair.listen(), pair.connect():
+        pass
+    assert again.stop() == 0
+    assert rules(pair.client) == ""
+
+
+def test_one_daemon_in_a_namespace(pair: Network) -> None:
+    first = pair.daemon(pair.client)
+    with pytest.raises(LocalError, match="another tcpcryptd"):
+        pair.daemon(pair.client)
+    assert "TCPCRYPT-OUTPUT" in rules(pair.client)
+    first.stop()
+    assert rules(pair.client) == ""
+
+
+def test_connections_older_than_the_rules_stay_untouched(pair: Network) -> None:
+    with pair.conversation() as (one, other):
+        ours, _theirs = pair.both()
+        one.sendall(b"still plain")
+        assert other.recv(100) == b"still plain"
+        other.sendall(b"and back")
+        assert one.recv(100) == b"and back"
+        assert ours.events("started")[0]["older_connections"] == "1"
+        assert not ours.events("fallback", "enabled")
+        # New ones are steered, the older one notwithstanding.
+        with pair.connect() as new:
+            new.sendall(b"?")
+            ours.wait_for("enabled")
+
+
+def test_the_listeners_cannot_be_reached_directly(pair: Network) -> None:
+    theirs = pair.daemon(pair.server)
+    for command in ("iptables", "ip6tables"):
+        saved = pair.server.run(f"{command}-save", "-t", "nat").stdout
+        port = int(saved.split("--to-destination :")[1].split()[0])
+        family = 4 if command == "iptables" else 6
+        sock = pair.client.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+        with sock, pytest.raises(TimeoutError):
+            sock.settimeout(0.3)
+            sock.connect((pair.server_end.v4 if family == 4 else pair.server_end.v6, port))
+        # Nor by programs of the server itself, which get a reset.
+        local = pair.server.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+        with local:
+            local.settimeout(5)
+            with pytest.raises(OSError):
+                local.connect(("127.0.0.1" if family == 4 else "::1", port))
+                local.sendall(b"?")
+                assert local.recv(1)
+    assert not theirs.events("enabled", "fallback")
+
+
+def test_a_steered_packet_never_leaves_when_routing_fails(pair: Network) -> None:
+    """Without its policy route a marked SYN would go out in clear: it is dropped."""
+    pair.daemon(pair.client)
+    pair.client.run("ip", "route", "flush", "table", "29795")
+    with (
+        Capture(pair.client_end) as capture,
+        pair.listen(),
+        pair.client.socket(socket.AF_INET) as one,
+        pytest.raises(OSError),
+    ):
+        one.settimeout(0.5)
+        one.connect((pair.server_end.v4, PORT))
+    assert not [packet for packet in capture.packets if packet[9:10] == b"\x06"]
+
+
+def test_lost_connection_tracking_leaks_nothing(pair: Network) -> None:
+    """Entries that vanish (a flush, a time-out) must not send steered data out in clear."""
+    with pair.conversation():  # an older connection makes the rules use tracking
+        ours, _theirs = pair.both()
+        for state in ("established", "unacknowledged", "max_retrans"):
+            pair.client.sysctl(f"net.netfilter.nf_conntrack_tcp_timeout_{state}", "1")
+        with Capture(pair.client_end) as capture, pair.connect() as one:
+            one.sendall(b"first")
+            ours.wait_for("enabled")
+            assert tracked(pair.client, one.getsockname()[1])
+            wait_until(lambda: not tracked(pair.client, one.getsockname()[1]), "expiry")
+            one.sendall(b"second, still secret")
+    assert not any(b"second, still" in packet for packet in capture.packets)
+
+
+def tracked(host: Host, port: int) -> bool:
+    """Whether connection tracking has an entry for a connection from `port`."""
+    return f"sport={port} " in host.run("cat", "/proc/net/nf_conntrack").stdout
+
+
+def test_the_status_file(pair: Network, tmp_path: Path) -> None:
+    import json
+
+    path = tmp_path / "status.json"
+    ours = pair.daemon(pair.client, "--status", str(path))
+    pair.daemon(pair.server)
+    with pair.conversation():
+        ours.wait_for("enabled")
+        found = wait_until(lambda: json.loads(path.read_text())["connections"], "connection")
+        assert found[0]["state"] == "encrypted"
+        assert found[0]["session"] == ours.events("enabled")[0]["session"]
+    ours.stop()
+    final = json.loads(path.read_text())
+    assert final["counters"]["fresh"] == 1
+    assert final["connections"] == []
+
+
+def test_a_daemon_that_cannot_start_leaves_nothing(pair: Network) -> None:
+    """Its netfilter queue is taken: it says so, and no rule stays."""
+    from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER
+    from tcpcrypt.runtime.queue import PacketQueue
+
+    with pair.client.entered():
+        queue = PacketQueue(QUEUE_NUMBER, 10)
+    try:
+        with pytest.raises(LocalError, match="netfilter queue"):
+            LabDaemon(pair.client, "--port", "80")
+    finally:
+        queue.close()
+    assert rules(pair.client) == ""
