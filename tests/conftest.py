@@ -1,4 +1,7 @@
-"""Both twins of `tcpcrypt._fast`, for every test of an accelerated function."""
+"""Both twins of `tcpcrypt._fast`, for every test of an accelerated function.
+
+`TCPCRYPT_TEST_PROFILE=long` (`make test-long`) makes random testing thirty times deeper.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ import os
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("short", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=3000)
+settings.load_profile(os.environ.get("TCPCRYPT_TEST_PROFILE", "short"))
 
 PURE_PYTHON = os.environ.get("TCPCRYPT_PUREPYTHON", "") not in ("", "0")
 

@@ -1,7 +1,7 @@
 """RFC 8548 section 3.3: everything that can be wrong with Init1 and Init2."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.hosts import Host, connect, drain, events, exchange
 
@@ -120,7 +120,6 @@ def test_48_3_3_b_chooses_by_its_own_preference() -> None:
     assert one.aead == other.aead == 0x10
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_garbage_ends_in_a_named_reason_or_waits(garbage: bytes, valid_prefix: bool) -> None:
     one, other = client_and_server()

@@ -1,7 +1,7 @@
 """RFC 8548 through `Session`: two hosts in memory, every TEP and AEAD, every ending."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.hosts import Host, connect, data_of, drain, events, exchange, open_pair
 
@@ -98,7 +98,6 @@ def test_everything_arrives_byte_by_byte_too() -> None:
     assert one.state is other.state is SessionState.CLOSED
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     messages=st.lists(
         st.tuples(st.booleans(), st.integers(0, 70000), st.sampled_from(["data", "rekey"])),
