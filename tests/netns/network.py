@@ -50,11 +50,11 @@ class Network:
         listener.listen()
         return listener
 
-    def connect(self, family: int = 4, port: int = PORT) -> socket.socket:
+    def connect(self, family: int = 4, port: int = PORT, timeout: float = 15) -> socket.socket:
         """A program of the client, connected to the server."""
         kind = socket.AF_INET if family == 4 else socket.AF_INET6
         sock = self.client.socket(kind, socket.SOCK_STREAM)
-        sock.settimeout(15)
+        sock.settimeout(timeout)
         address = self.server_end.v4 if family == 4 else self.server_end.v6
         try:
             sock.connect((address, port))

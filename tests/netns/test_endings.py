@@ -4,8 +4,10 @@ RFC 8548 section 3.7: the end of the stream is reported when, and only when, a
 frame with FINp was authenticated.
 """
 
+import contextlib
 import hashlib
 import random
+import signal
 import socket
 import struct
 import threading
@@ -15,6 +17,7 @@ from netns.network import PORT, Network
 from netns.observed import segments
 
 from tcpcrypt.tools.netns import Capture, wait_until
+from tcpcrypt.wire.segment import Segment
 
 
 def reset(sock: socket.socket) -> None:
@@ -92,10 +95,10 @@ def test_both_directions_at_once_under_backpressure(pair: Network) -> None:
 
 def test_memory_stays_bounded_when_nobody_reads(pair: Network) -> None:
     ours, theirs = pair.both()
+    sent = 0
     with pair.conversation() as (one, _other):
         one.settimeout(1)
-        sent = 0
-        with pytest.raises(TimeoutError):
+        with contextlib.suppress(TimeoutError):
             while sent < 400_000_000:
                 sent += one.send(bytes(1 << 20))
         for daemon in (ours, theirs):
@@ -123,14 +126,12 @@ def test_closing_while_the_other_side_still_sends(pair: Network, who: str) -> No
         closing, sending = (one, other) if who == "client" else (other, one)
         closing.close()
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            for _ in range(2000):
-                sending.sendall(bytes(65536))
+            sending.sendall(bytes(100_000_000))
 
 
 def test_a_refused_service_is_a_reset(pair: Network) -> None:
     _ours, theirs = pair.both()
-    with pair.connect() as one, pytest.raises((ConnectionResetError, BrokenPipeError)):
-        one.sendall(b"?")
+    with pair.connect() as one, pytest.raises(ConnectionResetError):
         one.recv(1)
     assert "ECONNREFUSED" in theirs.wait_for("failed")[0]["reason"]
 
@@ -152,13 +153,10 @@ def test_rfc8548_3_7_a_forged_fin_is_no_end_of_file(path: Network) -> None:
         other.sendall(b"half of an ans")
         assert one.recv(100) == b"half of an ans"
 
-        def last_from_server() -> object:
-            found = [s for s in segments(capture.packets) if s.source_port == PORT and s.payload]
-            return found[-1] if found else None
+        def from_server() -> list[Segment]:
+            return [s for s in segments(capture.packets) if s.source_port == PORT and s.payload]
 
-        wait_until(last_from_server, "segment of the server")
-        last = last_from_server()
-        forged = forge_fin(last)
+        forged = forge_fin(wait_until(from_server, "segment of the server")[-1])
         with path.middle.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
             raw.sendto(forged, (path.client_end.v4, 0))
         with pytest.raises(ConnectionResetError):
@@ -167,11 +165,8 @@ def test_rfc8548_3_7_a_forged_fin_is_no_end_of_file(path: Network) -> None:
     assert "FINp" in aborted["reason"]
 
 
-def forge_fin(last: object) -> bytes:
+def forge_fin(last: Segment) -> bytes:
     """A bare FIN that continues the server's stream behind `last`."""
-    from tcpcrypt.wire.segment import Segment
-
-    assert isinstance(last, Segment)
     seq = (last.seq + len(last.payload)) % (1 << 32)
     tcp = struct.pack(
         "!HHIIBBHHH", last.source_port, last.destination_port, seq, last.ack, 0x50, 0x11, 500, 0, 0
@@ -185,8 +180,6 @@ def forge_fin(last: object) -> bytes:
 
 def test_a_killed_daemon_leaves_no_end_of_file_behind(pair: Network) -> None:
     """SIGKILL: both applications see a reset, never a clean end of a stream cut short."""
-    import signal
-
     ours, _theirs = pair.both()
     with pair.conversation() as (one, other):
         other.sendall(b"half")

@@ -63,8 +63,11 @@ def test_eno_is_where_rfc_8547_section_4_6_wants_it(pair: Network, site: Path) -
     assert len(connections) == 2
     for number, connection in enumerate(connections.values()):
         syn, syn_ack = connection[0], connection[1]
-        assert syn.flags.syn and not syn.flags.ack and eno(syn)
-        assert syn_ack.flags.syn and syn_ack.flags.ack and eno(syn_ack)
+        assert syn.flags.syn
+        assert not syn.flags.ack
+        assert eno(syn)
+        assert syn_ack.flags.syn
+        assert syn_ack.flags.ack
         # The passive opener sets bit b in a global suboption.
         assert eno(syn_ack)[0] & 0x01
         heard = False
@@ -87,7 +90,7 @@ def test_eno_is_where_rfc_8547_section_4_6_wants_it(pair: Network, site: Path) -
             assert INIT2_MAGIC not in magics
         # RFC 8548 section 3.7: FIN on the segment that ends the frame with FINp.
         for port in (80, syn.source_port):
-            last = [s for s in connection if s.source_port == port and s.flags.fin][0]
+            last = next(s for s in connection if s.source_port == port and s.flags.fin)
             assert last.payload
 
 
