@@ -33,6 +33,11 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "demo": Command(
+        "tcpcrypt.cli.demo",
+        "encrypt curl and a web server between two hosts, and prove it",
+        "tcpcrypt demo --size 10 --json",
+    ),
     "vectors": Command(
         "tcpcrypt.cli.vectors",
         "check or make test vectors",
