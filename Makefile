@@ -21,7 +21,7 @@ $(VENV)/.built: $(SOURCES) | deps
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet 'setuptools>=77' 'cython>=3.1'
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[dev]'
 	@$(BIN)/python -c 'import tcpcrypt._fast as f; print("built: tcpcrypt, hot path in", f.IMPLEMENTATION)'
 	@touch $@
 
@@ -55,6 +55,8 @@ lint: build ## style, types
 
 vectors: build ## recompute every published vector, by us and by the independent verifier
 	$(BIN)/tcpcrypt vectors verify vectors/*.json vectors/peers/*.json
+	node vectors/verify.mjs vectors/rfc8548-*.json vectors/peers/rfc8548-*.json
+	node vectors/verify_eno.mjs vectors/eno-parse.json
 
 clean: ## remove everything built
 	rm -rf $(VENV) .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
