@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import Mode
@@ -31,6 +31,9 @@ takes every rule out again.
 """
 
 
+_FAMILIES: Final[dict[str, tuple[int, ...]]] = {"4": (4,), "6": (6,), "46": (4, 6)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until told to end.  Exit status 0; 1 if it could not start; 2 for usage."""
     arguments = _parser().parse_args(argv)
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ports=tuple(arguments.port),
         mode=Mode(arguments.mode),
         config=Config(resume=not arguments.no_resume, cache=not arguments.no_resume),
-        families={"4": (4,), "6": (6,), "46": (4, 6)}[arguments.family],
+        families=_FAMILIES[arguments.family or _families_here()],
     )
     host = Host(settings, log.write)
     ended_by = []
@@ -117,9 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--family",
-        choices=["4", "6", "46"],
-        default="46",
-        help="IP versions to serve (default: both)",
+        choices=list(_FAMILIES),
+        help="IP versions to serve (default: those that this host has)",
     )
     parser.add_argument(
         "--no-resume", action="store_true", help="make a fresh key exchange for each connection"
@@ -131,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         "--status", metavar="FILE", type=Path, help="keep counters and connections there, as JSON"
     )
     return parser
+
+
+def _families_here() -> str:
+    return "46" if Path("/proc/net/if_inet6").exists() else "4"
 
 
 def _ports(text: str) -> PortRange:

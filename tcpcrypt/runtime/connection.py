@@ -87,6 +87,11 @@ class Connection(ABC):
         relay = self._relay
         return {"sent": relay.sent, "received": relay.received} if relay is not None else {}
 
+    def owns(self, fd: int) -> bool:
+        """Whether `fd` is one of its sockets."""
+        mine = [sock.fileno() for sock in (self._inner, self._outer) if sock is not None]
+        return fd in mine or (self._relay is not None and self._relay.owns(fd))
+
     def reset(self) -> None:
         """End it now, by RST on both sides."""
         if self._relay is not None:

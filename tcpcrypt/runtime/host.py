@@ -11,6 +11,7 @@ import contextlib
 import errno
 import resource
 import socket
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -79,6 +80,7 @@ class Host:
             self._accept_from(listener, self._application_came)
         for listener in self._steering.peer_listeners:
             self._accept_from(listener, self._peer_came)
+        self.loop.failed = self._on_bug
         older = older_connections(ports)
         rules = [*self._backend.rules(ports), *self._steering.rules(ports, mode, older)]
         self._installed = True
@@ -133,6 +135,17 @@ class Host:
             self._lock.close()
             self._lock = None
             self.loop.close()
+
+    def _on_bug(self, fd: int, error: Exception) -> None:
+        """One connection is not to take the others down with it."""
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{where.filename}:{where.lineno}"
+        self._report("bug", {"error": f"{type(error).__name__}: {error}", "at": place})
+        for connection in tuple(self.connections):
+            if connection.owns(fd):
+                connection.reset()
+                return
+        # Listeners and the queue take up the next event by themselves.
 
     # --- connections that come ---------------------------------------------------
 

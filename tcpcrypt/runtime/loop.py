@@ -49,6 +49,8 @@ class Loop:
         self._masks: dict[int, int] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self.failed: Callable[[int, Exception], None] | None = None
+        """Takes what a callback of a descriptor raised; None lets it through."""
         self._running = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, READ, self._on_wake)
@@ -99,7 +101,12 @@ class Loop:
             callback = self._callbacks.get(fd)
             if callback is None:
                 continue  # forgotten by a callback of this turn
-            callback(events | READ | WRITE if events & _FAILED else events)
+            try:
+                callback(events | READ | WRITE if events & _FAILED else events)
+            except Exception as error:
+                if self.failed is None:
+                    raise
+                self.failed(fd, error)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]

@@ -172,6 +172,10 @@ class NfqueueBackend:
             # A segment that has no place in the handshake must not leave
             # without the option that ought to be in it.
             self._queue.verdict(packet, Verdict.DROP)
+        except BaseException:
+            # A mistake of ours; no packet may wait for ever, or pass unseen.
+            self._queue.verdict(packet, Verdict.DROP)
+            raise
         else:
             self._queue.verdict(packet, Verdict.ACCEPT, changed)
 

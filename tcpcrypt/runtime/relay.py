@@ -116,6 +116,11 @@ class Relay:
         self._end_inner()
         self._regulate()
 
+    def owns(self, fd: int) -> bool:
+        """Whether `fd` is one of its sockets."""
+        sides = (self._outer, self._inner)
+        return any(side is not None and side.sock.fileno() == fd for side in sides)
+
     def reset(self, ending: Ending = Ending.STOPPED) -> None:
         """End the connection on both sides by RST."""
         self._finish(ending)

@@ -14,15 +14,18 @@ TPROXY will not do here.  The service has to see the client's address and
 port, hence our connection to it has the very 4-tuple of the peer's connection
 to us, in one namespace.  Linux looks established sockets up by 4-tuple, the
 newest first, and a socket that is not bound to a device, as the service's is
-not, matches packets of any device: ciphertext would be delivered to the
-service.  DNAT gives the peer's connection another local port and keeps its
-address.  The connection to the service is bound to the client's address
-(IP_TRANSPARENT), carries MARK_INNER so that it and the answers stay on `lo`,
-and is not tracked, because its tuple is that of the tracked connection.
+not, matches packets of any device.  Tried with our two sockets bound to their
+devices or not, in all four ways: the connection to the service did not come
+about, or the peer's next segment no longer reached us.  DNAT gives the peer's
+connection another local port and keeps its address.  The connection to the
+service is bound to the client's address (IP_TRANSPARENT), carries MARK_INNER
+so that it and the answers stay on `lo`, and is not tracked, because its tuple
+is that of the tracked connection.
 
-Known limits.  An application's connect() succeeds before the peer has
-answered; a peer that refuses shows as a reset.  A host firewall sees the
-peer's connections under the listener's port (`-m conntrack --ctstate DNAT
+Known limits.  Link-local IPv6 is left alone (refused where encryption is
+required).  An application's connect() succeeds before the peer has answered;
+a peer that refuses shows as a reset.  A host firewall sees the peer's
+connections under the listener's port (`-m conntrack --ctstate DNAT
 --ctorigdstport` tells the real one).  A service that sets SO_MARK on its
 listener is not reached.
 """
@@ -210,8 +213,11 @@ class TransparentSteering:
             direct = ("!", "-i", "lo", "-p", "tcp", "--dport", str(listener), "-j", "DROP")
             rules.append(Rule("mangle", "PREROUTING", direct, (family,)))
             for port in ports:
+                # From a link-local address the service could be reached over its
+                # own link alone, not over `lo`.
+                zoned = ("!", "-s", "fe80::/10") if family == 6 else ()
                 words = (
-                    *("!", "-i", "lo", "-p", "tcp", "--syn", "--dport", str(port)),
+                    *("!", "-i", "lo", *zoned, "-p", "tcp", "--syn", "--dport", str(port)),
                     *("--tcp-option", str(TCP_OPTION_ENO)),
                     *("-m", "addrtype", "--dst-type", "LOCAL"),
                     *("-j", "DNAT", "--to-destination", f":{listener}"),

@@ -159,3 +159,59 @@ def test_a_syn_with_data_and_eno_loses_the_data(pair: Network) -> None:
         )[0]
     assert eno(answer)
     assert answer.ack == 8  # the SYN alone
+
+
+def test_a_forged_ack_does_not_downgrade(path: Network) -> None:
+    """An ACK without ENO from somebody who does not see the connection, and so has its
+    numbers wrong, must not count as the first ACK."""
+    assert path.middle is not None
+    ours, theirs = path.both()
+    block = ("iptables", "-t", "mangle", "%s", "FORWARD", *ACK, "--dport", "80", "-j", "DROP")
+    path.middle.run(*(word.replace("%s", "-A") for word in block))
+    with Capture(path.server_end) as capture, path.listen() as listener, path.connect() as one:
+        one.sendall(b"hello")
+        syn = wait_until(
+            lambda: [s for s in segments(capture.packets) if s.flags.syn and not s.flags.ack],
+            "SYN",
+        )[0]
+        tcp = struct.pack(
+            *("!HHIIBBHHH", syn.source_port, 80, (syn.seq + 1) % (1 << 32), 0x01020304),
+            *(0x50, 0x10, 500, 0, 0),
+        )
+        header = struct.pack(
+            *("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0),
+            *(syn.source.packed, syn.destination.packed),
+        )
+        with path.middle.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            raw.sendto(Segment.parse(header + tcp).with_options(b""), (path.server_end.v4, 0))
+        wait_until(lambda: [s for s in segments(capture.packets) if s.ack == 0x01020304], "forgery")
+        path.middle.run(*(word.replace("%s", "-D") for word in block))
+        other, _address = listener.accept()
+        with other:
+            assert other.recv(10) == b"hello"
+    assert ours.wait_for("enabled")[0]["session"] == theirs.wait_for("enabled")[0]["session"]
+
+
+def test_link_local_is_left_alone(pair: Network) -> None:
+    """Its addresses mean nothing without their link, which is lost on the way to us."""
+    ours, theirs = pair.both()
+
+    def address() -> str:
+        text = pair.server.run(
+            *("ip", "-6", "-oneline", "address", "show", "dev", pair.server_end.device),
+            *("scope", "link", "-tentative"),
+        ).stdout
+        return text.split("inet6 ")[1].split("/")[0] if "inet6" in text else ""
+
+    target = wait_until(address, "link-local address")
+    with pair.listen(6) as listener, pair.client.socket(socket.AF_INET6) as one:
+        one.settimeout(10)
+        with pair.client.entered():
+            scope = socket.if_nametoindex(pair.client_end.device)
+        one.connect((target, 80, 0, scope))
+        one.sendall(b"hello")
+        other, _address = listener.accept()
+        with other:
+            assert other.recv(10) == b"hello"
+    assert not ours.events("enabled", "fallback", "failed")
+    assert not theirs.events("enabled", "fallback", "failed")

@@ -2,16 +2,19 @@
 
 import hashlib
 import random
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from netns.network import Network
+from netns.network import PORT, Network
 from netns.observed import eno, segments
 
 from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC
-from tcpcrypt.tools.netns import Capture, free_of
+from tcpcrypt.tools.netns import Capture, free_of, wait_until
+from tcpcrypt.wire.segment import Segment
 
 PAGE = b"<h1>a page that nobody else may read</h1>"
 
@@ -151,3 +154,64 @@ def test_help_and_usage() -> None:
     assert "example:" in done.stdout
     for wrong in ([], ["--port", "0"], ["--port", "9-8"], ["--port", "x"]):
         assert subprocess.run([*command, *wrong], capture_output=True, check=False).returncode == 2
+
+
+def test_full_segments_keep_room_for_the_option(path: Network) -> None:
+    """A resumed session sends at once; RFC 8547 section 4.6 wants ENO in each segment
+    until the peer's first one without SYN, which is held back here for a while."""
+    assert path.middle is not None
+    for end in (path.client_end, path.server_end):
+        end.host.run("ip", "link", "set", end.device, "gso_max_segs", "1")
+    path.both()
+    data = random.Random(6).randbytes(60_000)
+    with path.conversation():
+        pass
+    block = ("-p", "tcp", "--sport", str(PORT), "--tcp-flags", "SYN", "NONE", "-j", "DROP")
+    path.meddle(*block)
+    with Capture(path.client_end) as capture, path.listen() as listener, path.connect() as one:
+        one.sendall(data)
+        one.shutdown(socket.SHUT_WR)
+
+        def full() -> list[Segment]:
+            return [s for s in segments(capture.packets) if len(s.payload) > 1400]
+
+        # TCP's initial window is ten segments.
+        before = [eno(segment) for segment in wait_until(lambda: len(full()) >= 8 and full(), "8")]
+        path.middle.run("iptables", "-t", "mangle", "-D", "FORWARD", *block)
+        other, _address = listener.accept()
+        with other:
+            assert other.makefile("rb").read() == data
+    assert set(before) == {b""}
+    assert max(len(packet) for packet in capture.packets) == 1500
+
+
+def test_syn_cookies_do_not_stand_in_the_way(pair: Network, site: Path) -> None:
+    """The kernel keeps no state for the SYN; the daemon does."""
+    pair.server.sysctl("net.ipv4.tcp_syncookies", "2")
+    pair.web(site)
+    ours, theirs = pair.both()
+    for _ in range(3):
+        assert pair.curl("/page.html").encode() == PAGE
+    mine = [line["session"] for line in ours.wait_for("enabled", count=3)]
+    assert mine == [line["session"] for line in theirs.wait_for("enabled", count=3)]
+
+
+def test_few_ports_used_over_and_over(pair: Network) -> None:
+    """Stale entries of connection tracking and TIME_WAIT lead no connection astray."""
+    pair.client.sysctl("net.ipv4.ip_local_port_range", "50000 50015")
+    pair.client.sysctl("net.ipv4.tcp_tw_reuse", "1")
+    ours, theirs = pair.both()
+    with pair.listen() as listener:
+        for number in range(60):
+            with pair.connect() as one:
+                one.sendall(b"%d" % number)
+                other, _address = listener.accept()
+                with other:
+                    assert other.recv(10) == b"%d" % number
+                    if number % 2:
+                        other.shutdown(socket.SHUT_WR)
+                        assert one.recv(1) == b""
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert len(ours.wait_for("enabled", count=60)) == 60
+    assert len(theirs.wait_for("enabled", count=60)) == 60
+    assert not ours.events("fallback", "failed", "aborted")
