@@ -1,0 +1,112 @@
+"""The event loop, on real descriptors."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from tcpcrypt.runtime.loop import ERRORS, READ, WRITE, Loop
+
+
+@pytest.fixture
+def loop():
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def ends():
+    one, other = socket.socketpair()
+    with one, other:
+        yield one, other
+
+
+def test_reading_and_writing(loop, ends) -> None:
+    one, other = ends
+    seen: list[int] = []
+    loop.watch(one.fileno(), READ, seen.append)
+    loop.step(0)
+    assert seen == []
+    other.send(b"x")
+    loop.step(0)
+    assert seen == [READ]
+    loop.watch(one.fileno(), READ | WRITE, seen.append)
+    loop.step(0)
+    assert seen[-1] == READ | WRITE
+    loop.watch(one.fileno(), 0, seen.append)
+    loop.step(0)
+    assert len(seen) == 2
+    loop.watch(one.fileno(), WRITE, seen.append)
+    loop.step(0)
+    assert seen[-1] == WRITE
+    loop.forget(one.fileno())
+    loop.forget(one.fileno())
+    loop.step(0)
+    assert len(seen) == 3
+
+
+def test_an_error_counts_as_both(loop, ends) -> None:
+    one, other = ends
+    seen: list[int] = []
+    loop.watch(one.fileno(), ERRORS, seen.append)
+    loop.step(0)
+    assert seen == []
+    other.close()
+    loop.step(0)
+    assert seen
+    assert seen[0] & READ
+    assert seen[0] & WRITE
+
+
+def test_a_descriptor_forgotten_in_its_turn_is_not_called(loop) -> None:
+    readers, writers = zip(*(os.pipe() for _ in range(2)), strict=True)
+    called: list[int] = []
+
+    def first(_events: int) -> None:
+        called.append(0)
+        for reader in readers:
+            loop.forget(reader)
+
+    for reader in readers:
+        loop.watch(reader, READ, first)
+    for writer in writers:
+        os.write(writer, b"x")
+    loop.step(0)
+    assert called == [0]
+    for fd in (*readers, *writers):
+        os.close(fd)
+
+
+def test_timers_in_order_and_cancelled(loop) -> None:
+    called: list[str] = []
+    loop.call_later(0.02, lambda: called.append("late"))
+    loop.call_later(0.01, lambda: called.append("early"))
+    loop.call_later(0.0, lambda: called.append("never")).cancel()
+    end = time.monotonic() + 2
+    while len(called) < 2 and time.monotonic() < end:
+        loop.step()
+    assert called == ["early", "late"]
+    loop.step(0)
+
+
+def test_stop(loop) -> None:
+    loop.call_later(0.01, loop.stop)
+    loop.run()
+
+
+def test_a_failing_callback_is_handed_over(loop, ends) -> None:
+    one, other = ends
+
+    def fail(_events: int) -> None:
+        raise ValueError("no")
+
+    loop.watch(one.fileno(), READ, fail)
+    other.send(b"x")
+    with pytest.raises(ValueError, match="no"):
+        loop.step(0)
+    seen: list[object] = []
+    loop.failed = lambda fd, error: seen.append((fd, str(error)))
+    loop.step(0)
+    assert seen == [(one.fileno(), "no")]
