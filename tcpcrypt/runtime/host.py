@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tcpcrypt.core.negotiation import Negotiation, Opener
-from tcpcrypt.core.policy import Policy
+from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.connection import AcceptedByPeer, Connection, OpenedByApplication
@@ -59,7 +59,7 @@ class Host:
         _raise_descriptor_limit()
         ports, mode = self.settings.ports, self.settings.mode
         try:
-            self._backend = NfqueueBackend(self.loop)
+            self._backend = NfqueueBackend(self.loop, insist=mode is Mode.REQUIRE)
             self._steering = TransparentSteering(self.settings.families)
         except OSError as error:
             raise LocalError(f"cannot set up sockets: {error}") from error

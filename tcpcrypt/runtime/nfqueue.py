@@ -51,6 +51,11 @@ PENDING_SECONDS: Final = 130.0
 """Linux gives up on a SYN-ACK 63 s after the first; twice that."""
 ACK_OPTION_ROOM: Final = 4
 """Bytes of a header that `45 02` and its padding take."""
+SYNS_WITH_OPTION: Final = 3
+"""Paths that drop a SYN with an option they do not know exist.  RFC 8547 section
+4.6 lets the opener leave ENO out of a SYN that it repeats; Linux sends the fourth
+3 to 7 s after the first.  Mere loss hardly ever takes three.  Not done where
+encryption is required."""
 _MODULUS: Final = 1 << 32
 _PLAUSIBLE: Final = 1 << 20
 """How far from its start a stream can be while the handshake lasts; the initial
@@ -66,6 +71,7 @@ class _Opening:
     decided: Callable[[], None]
     sent_isn: int | None = None
     received_isn: int | None = None
+    syns: int = 0
     told: bool = False
 
 
@@ -85,8 +91,10 @@ class NfqueueBackend:
 
     name: Final = "nfqueue"
 
-    def __init__(self, loop: Loop, number: int = QUEUE_NUMBER) -> None:
+    def __init__(self, loop: Loop, *, insist: bool, number: int = QUEUE_NUMBER) -> None:
+        """`insist`: no SYN is ever repeated without the option."""
         self._loop = loop
+        self._insist = insist
         self._queue = PacketQueue(number, QUEUE_LENGTH)
         self._listeners: dict[int, NewNegotiation] = {}
         self._opening: dict[Tuple4, _Opening] = {}
@@ -209,9 +217,12 @@ class NfqueueBackend:
 
     def _open_out(self, opening: _Opening, segment: Segment) -> bytes | None:
         flags = segment.flags
+        give_up = False
         if flags.syn:
             opening.sent_isn = segment.seq
-        return _with_option(opening.negotiation, segment)
+            opening.syns += 1
+            give_up = opening.syns > SYNS_WITH_OPTION and not flags.ack and not self._insist
+        return _with_option(opening.negotiation, segment, give_up=give_up)
 
     def _open_in(self, opening: _Opening, segment: Segment) -> bytes | None:
         flags = segment.flags
@@ -284,9 +295,12 @@ def _near(number: int, start: int | None) -> bool:
     return start is not None and (number - start - 1) % _MODULUS < _PLAUSIBLE
 
 
-def _with_option(negotiation: Negotiation, segment: Segment) -> bytes | None:
+def _with_option(
+    negotiation: Negotiation, segment: Segment, *, give_up: bool = False
+) -> bytes | None:
     flags, options = segment.flags, segment.options
-    option = negotiation.option_to_send(flags.syn, flags.ack, room(options))
+    # Without room the negotiation has to leave the option out.
+    option = negotiation.option_to_send(flags.syn, flags.ack, 0 if give_up else room(options))
     if not option:
         return None
     region = insert_option(options, option)

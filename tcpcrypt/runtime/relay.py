@@ -83,6 +83,8 @@ class Relay:
         self._peer_ended = False
         self._outer_at_eof = False
         self._timer: Timer | None = None
+        # RFC 8548 section 3.9 allows these to find out that a peer is gone.
+        outer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._outer = Channel(
             loop,
             outer,
@@ -103,6 +105,8 @@ class Relay:
 
     def attach(self, inner: socket.socket) -> None:
         """Give the relay the application's connection, which is open."""
+        # Urgent data stay in their place in the stream.
+        inner.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._inner = Channel(
             self._loop,
             inner,

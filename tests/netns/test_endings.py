@@ -227,3 +227,13 @@ def test_a_port_used_again_at_once(pair: Network) -> None:
                     reset(one)
     assert len(ours.wait_for("enabled", count=30)) == 30
     assert len(theirs.wait_for("enabled", count=30)) == 30
+
+
+def test_an_urgent_byte_stays_in_the_stream(pair: Network) -> None:
+    pair.both()
+    with pair.conversation() as (one, other):
+        one.sendall(b"before")
+        one.send(b"!", socket.MSG_OOB)
+        one.sendall(b"after")
+        one.shutdown(socket.SHUT_WR)
+        assert read_all(other) == b"before!after"

@@ -98,6 +98,26 @@ def test_option_stripped_from_the_syn_exchange_gives_plain_tcp(
     assert all(eno(segment) is None for segment in late)
 
 
+@pytest.mark.parametrize("mode", ["opportunistic", "require"])
+def test_a_path_that_drops_syns_with_the_option(path: Network, site: Path, mode: str) -> None:
+    """RFC 8547 section 4.6: a SYN may be repeated without ENO, where policy allows."""
+    path.web(site)
+    ours = path.daemon(path.client, "--mode", mode)
+    path.meddle(*SYN, "--tcp-option", "69", "-j", "DROP")
+    with Capture(path.client_end) as capture:
+        if mode == "opportunistic":
+            assert path.curl("/page").encode() == PAGE
+            assert "retransmitted" in ours.wait_for("fallback")[0]["reason"]
+        else:
+            with pytest.raises(LocalError):
+                path.curl("/page", 4, "--max-time", "8")
+    syns = [eno(s) for s in segments(capture.packets) if s.flags.syn and not s.flags.ack]
+    assert len(syns) >= 4
+    assert syns[0]
+    assert syns[:3] == 3 * [syns[0]]
+    assert syns[3] == (None if mode == "opportunistic" else syns[0])
+
+
 def test_option_stripped_from_the_first_ack_aborts(path: Network) -> None:
     """The opener has enabled encryption, the other side has not (RFC 8547 section 9,
     "type 2" failure): no request in clear, and an error instead of an answer."""

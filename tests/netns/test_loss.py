@@ -52,7 +52,7 @@ def test_five_percent_loss_each_way_keeps_every_byte(
         # One segment a packet, so that a loss is one segment.
         end.host.run("ip", "link", "set", end.device, "gso_max_segs", "1")
     path.web(tmp_path)
-    ours, theirs = path.both()
+    ours, theirs = path.both("--mode", "require")
     path.meddle("-m", "statistic", "--mode", "random", "--probability", "0.05", "-j", "DROP")
     for number in range(3):
         output = tmp_path / f"got{number}"

@@ -38,9 +38,9 @@ def packet(identifier: int, hook: int, payload: bytes, mark: int | None = None) 
     return message(3 << 8, body + attribute(10, payload))
 
 
-def request(length: int, kind: int, flags: int, sequence: int, queue: str, rest: str) -> bytes:
+def request(length: int, kind: int, flags: int, sequence: int, body: str) -> bytes:
     """A header in host byte order, then what is given in hex."""
-    return struct.pack("=IHHII", length, kind, flags, sequence, 0) + bytes.fromhex(queue + rest)
+    return struct.pack("=IHHII", length, kind, flags, sequence, 0) + bytes.fromhex(body)
 
 
 def head(length: int, kind: int) -> str:
@@ -48,21 +48,23 @@ def head(length: int, kind: int) -> str:
 
 
 def test_requests_byte_for_byte() -> None:
-    assert bind_request(0x1234, 9) == request(28, 0x0302, 5, 9, "00001234", head(8, 1) + "01000000")
+    assert bind_request(0x1234, 9) == request(
+        28, 0x0302, 5, 9, "00001234" + head(8, 1) + "01000000"
+    )
     assert copy_request(1, 2, 0xFFFF) == request(
-        32, 0x0302, 5, 2, "00000001", head(9, 2) + "0000ffff" + "02000000"
+        32, 0x0302, 5, 2, "00000001" + head(9, 2) + "0000ffff" + "02000000"
     )
     assert length_request(1, 3, 4096) == request(
-        28, 0x0302, 5, 3, "00000001", head(8, 3) + "00001000"
+        28, 0x0302, 5, 3, "00000001" + head(8, 3) + "00001000"
     )
 
 
 def test_verdicts_byte_for_byte() -> None:
     one = QueuedPacket(1, 0xABCD, Hook.INPUT, 0, memoryview(b""))
     drop, accept = "00000000" + "0000abcd", "00000001" + "0000abcd"
-    assert verdict(one, Verdict.DROP) == request(32, 0x0301, 1, 0, "00000001", head(12, 2) + drop)
+    assert verdict(one, Verdict.DROP) == request(32, 0x0301, 1, 0, "00000001" + head(12, 2) + drop)
     assert verdict(one, Verdict.ACCEPT, b"\x45\x00\x01") == request(
-        40, 0x0301, 1, 0, "00000001", head(12, 2) + accept + head(7, 10) + "45000100"
+        40, 0x0301, 1, 0, "00000001" + head(12, 2) + accept + head(7, 10) + "45000100"
     )
 
 
