@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,7 @@ class Firewall:
     def __init__(self, families: Sequence[int] = (4, 6)) -> None:
         self._families = tuple(families)
         self._installed: dict[int, str] = {}
-        self._lock_directory: str | None = None
+        self._lock = -1
 
     def install(self, rules: Iterable[Rule]) -> None:
         """Put `rules` into the kernel, in place of what an earlier run left."""
@@ -131,9 +130,9 @@ class Firewall:
             command = self._installed.pop(family, None)
             if command is not None:
                 self._restore(command, _transaction((), self._left_behind(command)))
-        if self._lock_directory is not None:
-            shutil.rmtree(self._lock_directory, ignore_errors=True)
-            self._lock_directory = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _left_behind(self, command: str) -> dict[str, list[str]]:
         """By table: the commands that remove every chain of ours that exists."""
@@ -159,10 +158,10 @@ class Firewall:
         environment = dict(os.environ)
         if not os.access("/run", os.W_OK) and "XTABLES_LOCKFILE" not in environment:
             # Root in a user namespace may not write the system's lock file; its
-            # rules are its own, so that its own lock will do.
-            if self._lock_directory is None:
-                self._lock_directory = tempfile.mkdtemp(prefix="tcpcrypt-")
-            environment["XTABLES_LOCKFILE"] = str(Path(self._lock_directory) / "xtables.lock")
+            # rules are its own, so that a lock of its own will do, without a name.
+            if self._lock < 0:
+                self._lock = os.memfd_create("xtables.lock")
+            environment["XTABLES_LOCKFILE"] = f"/proc/{os.getpid()}/fd/{self._lock}"
         try:
             done = subprocess.run(
                 argv, input=text or "", capture_output=True, text=True, env=environment, check=False

@@ -196,7 +196,7 @@ class _Demo:
     def _serve(self, host: Host, port: int, site: Path) -> None:
         argv = (sys.executable, "-m", "http.server", str(port), "--protocol", "HTTP/1.1")
         with (self._directory / "web.log").open("a") as log:
-            host.start(*argv, "--directory", str(site), stdout=log, stderr=log)
+            host.start(*argv, "--directory", str(site), stdout=log, stderr=log, cwd="/")
         suffix = f":{port:04X}"
 
         def listening() -> bool:

@@ -32,6 +32,9 @@ class LabDaemon:
                 *(sys.executable, "-m", "tcpcrypt.cli.tcpcryptd"),
                 *("--log-file", str(self._log), *arguments),
                 stderr=errors,
+                # `-m` looks into the current directory first, and what is to run
+                # is what is installed.
+                cwd="/",
             )
         try:
             wait_until(lambda: self.events("started") or self.process.poll() is not None, "start")

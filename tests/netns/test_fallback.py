@@ -53,7 +53,7 @@ def test_a_plain_client_reaches_the_service_without_us(pair: Network, site: Path
 def test_require_refuses_a_peer_without_encryption(pair: Network, site: Path) -> None:
     pair.web(site)
     ours = pair.daemon(pair.client, "--mode", "require")
-    with Capture(pair.client_end) as capture, pytest.raises(LocalError, match="eset"):
+    with Capture(pair.client_end) as capture, pytest.raises(LocalError, match="curl"):
         pair.curl("/page")
     assert "SYN-ACK" in ours.wait_for("refused")[0]["reason"]
     assert free_of(capture.packets, REQUEST) == [REQUEST]
