@@ -192,6 +192,7 @@ class OpenedByApplication(Connection):
         self._negotiation: Negotiation | None = None
         self._connected = False
         self._peer = b""
+        self._resuming = False
 
     def start(self) -> None:
         context, inner = self._context, self._inner
@@ -217,8 +218,14 @@ class OpenedByApplication(Connection):
         outer.bind((self._client[0], 0, *self._client[2:]))
         remote = Tuple4.of_opener(outer, self._service)
         self._peer = peer_name(remote.remote, remote.remote_port)
+        self._resuming = self._peer not in context.resuming
+        if self._resuming:
+            context.resuming.add(self._peer)
         self._negotiation = Negotiation(
-            context.config, Opener.ACTIVE, resumption=context.resumption, peer=self._peer
+            context.config,
+            Opener.ACTIVE,
+            resumption=context.resumption if self._resuming else None,
+            peer=self._peer,
         )
         context.backend.connect(outer, self._service, self._negotiation, self._proceed)
         context.loop.watch(outer.fileno(), WRITE, self._on_outer)
@@ -243,6 +250,8 @@ class OpenedByApplication(Connection):
     def _proceed(self) -> None:
         """The connection is up and the outcome known, whichever came last."""
         negotiation = self._negotiation
+        if negotiation is not None and negotiation.finished:
+            self._let_others_resume()
         if (
             self._connected
             and self._relay is None
@@ -251,6 +260,15 @@ class OpenedByApplication(Connection):
             and negotiation.outcome is not None
         ):
             self._speak(negotiation, self._peer)
+
+    def _let_others_resume(self) -> None:
+        if self._resuming:
+            self._resuming = False
+            self._context.resuming.discard(self._peer)
+
+    def _drop(self) -> None:
+        self._let_others_resume()
+        super()._drop()
 
     def _want_inner(self) -> None:
         self._attach()

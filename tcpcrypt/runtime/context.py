@@ -54,6 +54,10 @@ class Context:
     resumption: ResumptionCache
     counters: Counters
     report: Report
+    resuming: set[bytes] = field(default_factory=set)
+    """Peers with which a handshake that may resume is under way.  Secrets form a
+    chain; were two handshakes to spend links of it at once, the one that comes
+    second to the peer could find its secret void.  The others start afresh."""
     numbers: int = 0
 
     def next_number(self) -> int:

@@ -86,9 +86,12 @@ class EnoBackend(Protocol):
         sock: socket.socket,
         address: SocketAddress,
         negotiation: Negotiation,
-        decided: Callable[[], None],
+        progress: Callable[[], None],
     ) -> None:
-        """Begin a nonblocking connect; `decided` is called when there is an outcome.
+        """Begin a nonblocking connect.
+
+        `progress` is called when the negotiation has its outcome, and again
+        when it is finished, unless that is the same moment.
 
         Raises `OSError` as `socket.connect` does, but not for EINPROGRESS.
         """

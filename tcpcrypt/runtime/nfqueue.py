@@ -68,7 +68,7 @@ class _Opening:
 
     sock: socket.socket
     negotiation: Negotiation
-    decided: Callable[[], None]
+    progress: Callable[[], None]
     sent_isn: int | None = None
     received_isn: int | None = None
     syns: int = 0
@@ -134,7 +134,7 @@ class NfqueueBackend:
         sock: socket.socket,
         address: SocketAddress,
         negotiation: Negotiation,
-        decided: Callable[[], None],
+        progress: Callable[[], None],
     ) -> None:
         number = sock.connect_ex(address)
         if number not in {0, errno.EINPROGRESS}:
@@ -142,7 +142,7 @@ class NfqueueBackend:
         # The port is known now, and the SYN waits in the queue until this
         # thread comes back to the loop.
         local = Tuple4.of_opener(sock, address)
-        self._opening[local] = _Opening(sock, negotiation, decided)
+        self._opening[local] = _Opening(sock, negotiation, progress)
         self._opening_by_fd[sock.fileno()] = local
 
     def accepted(self, sock: socket.socket) -> Negotiation | None:
@@ -206,14 +206,15 @@ class NfqueueBackend:
 
     def _follow(self, key: Tuple4, opening: _Opening) -> None:
         """Act on what the last segment changed."""
-        if opening.negotiation.finished:
+        negotiation = opening.negotiation
+        if negotiation.finished:
             self._opening.pop(key, None)
             self._opening_by_fd.pop(opening.sock.fileno(), None)
             with contextlib.suppress(OSError):
                 opening.sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE)
-        if opening.negotiation.outcome is not None and not opening.told:
+        if negotiation.finished or (negotiation.outcome is not None and not opening.told):
             opening.told = True
-            opening.decided()
+            opening.progress()
 
     def _open_out(self, opening: _Opening, segment: Segment) -> bytes | None:
         flags = segment.flags

@@ -113,23 +113,27 @@ def test_a_large_file_keeps_every_byte(pair: Network, site: Path) -> None:
 
 
 def test_fifty_connections_at_once(pair: Network, site: Path) -> None:
+    """Twice: at first all are fresh, then there is a secret that only one may resume."""
     (site / "some").write_bytes(random.Random(2).randbytes(100_000))
     pair.web(site)
     ours, theirs = pair.both()
     urls = [f"http://{pair.server_end.v4}/some?{i}" for i in range(50)]
     outputs = [word for i in range(50) for word in ("--output", str(site / f"got{i}"))]
-    pair.client.run(
-        *("curl", "--silent", "--show-error", "--fail", "--max-time", "60"),
-        *("--parallel", "--parallel-immediate", "--parallel-max", "50"),
-        *outputs,
-        *urls,
-    )
     want = (site / "some").read_bytes()
-    assert all((site / f"got{i}").read_bytes() == want for i in range(50))
-    mine = {line["session"] for line in ours.wait_for("enabled", count=50)}
-    assert mine == {line["session"] for line in theirs.wait_for("enabled", count=50)}
-    assert len(mine) == 50
-    assert not ours.events("aborted", "fallback", "failed")
+    for count in (50, 100):
+        pair.client.run(
+            *("curl", "--silent", "--show-error", "--fail", "--max-time", "60"),
+            *("--parallel", "--parallel-immediate", "--parallel-max", "50"),
+            *outputs,
+            *urls,
+        )
+        assert all((site / f"got{i}").read_bytes() == want for i in range(50))
+        mine = {line["session"] for line in ours.wait_for("enabled", count=count)}
+        assert mine == {line["session"] for line in theirs.wait_for("enabled", count=count)}
+        assert len(mine) == count
+    assert any(line["start"] == "resumed" for line in ours.events("enabled"))
+    for daemon in (ours, theirs):
+        assert not daemon.events("aborted", "fallback", "failed", "bug")
 
 
 def test_other_ports_are_left_alone(pair: Network) -> None:
