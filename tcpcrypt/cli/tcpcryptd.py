@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
@@ -37,7 +38,11 @@ _FAMILIES: Final[dict[str, tuple[int, ...]]] = {"4": (4,), "6": (6,), "46": (4, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until told to end.  Exit status 0; 1 if it could not start; 2 for usage."""
     arguments = _parser().parse_args(argv)
-    log = Log(arguments.log_file.open("a") if arguments.log_file else sys.stderr)
+    try:
+        log = Log(arguments.log_file.open("a") if arguments.log_file else sys.stderr)
+    except OSError as error:
+        print(f"tcpcryptd: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     settings = Settings(
         ports=tuple(arguments.port),
         mode=Mode(arguments.mode),
@@ -55,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, end)
     status = StatusFile(host, arguments.status) if arguments.status else None
     try:
-        host.start()
         if status is not None:
             status.start()
+        host.start()
         if not ended_by:
             host.run()
     except LocalError as error:
@@ -65,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     finally:
         host.close()
-        if status is not None:
+    if status is not None:
+        with contextlib.suppress(OSError):
             status.write()
     log.write("ended", {"by": ",".join(ended_by)})
     return 0

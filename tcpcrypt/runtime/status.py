@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 from pathlib import Path
 from typing import Final
 
+from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.host import Host
 
 __all__ = ["StatusFile"]
@@ -25,12 +27,24 @@ class StatusFile:
         self._last = ""
 
     def start(self) -> None:
-        """Write now, and whenever something changes."""
-        self.write()
-        self._host.loop.call_later(_PERIOD, self.start)
+        """Write now, and whenever something changes.
+
+        Raises `LocalError` if the file cannot be written; a failure later on
+        is left to pass, because connections matter more than their list.
+        """
+        try:
+            self.write()
+        except OSError as error:
+            raise LocalError(f"{self._path}: {error.strerror}") from error
+        self._host.loop.call_later(_PERIOD, self._again)
+
+    def _again(self) -> None:
+        with contextlib.suppress(OSError):
+            self.write()
+        self._host.loop.call_later(_PERIOD, self._again)
 
     def write(self) -> None:
-        """Write now, if there is something new."""
+        """Write now, if there is something new.  Raises `OSError`."""
         host = self._host
         text = json.dumps(
             {

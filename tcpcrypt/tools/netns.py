@@ -65,6 +65,7 @@ def become_root() -> None:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    subprocess.run(("ip", "link", "set", "lo", "up"), check=True)
 
 
 def wait_until(

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,4 +185,19 @@ def test_a_daemon_that_cannot_start_leaves_nothing(pair: Network) -> None:
             LabDaemon(pair.client, "--port", "80")
     finally:
         queue.close()
+    assert rules(pair.client) == ""
+
+
+def test_files_that_cannot_be_written_are_named(pair: Network) -> None:
+    with pytest.raises(LocalError, match=r"/nowhere/status: No such file"):
+        pair.daemon(pair.client, "--status", "/nowhere/status")
+    done = pair.client.run(
+        *(sys.executable, "-m", "tcpcrypt.cli.tcpcryptd", "--port", "80"),
+        *("--log-file", "/nowhere/log"),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "tcpcryptd: /nowhere/log: No such file or directory\n",
+    )
     assert rules(pair.client) == ""
