@@ -32,6 +32,9 @@ takes every rule out again.
 """
 
 
+_SECRETS_PER_PEER: Final = 64
+"""A browser opens dozens of connections at once, and many clients can share one
+address.  The secret that a SYN asks for must not be pushed out before its ACK."""
 _FAMILIES: Final[dict[str, tuple[int, ...]]] = {"4": (4,), "6": (6,), "46": (4, 6)}
 
 
@@ -46,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(
         ports=tuple(arguments.port),
         mode=Mode(arguments.mode),
-        config=Config(resume=not arguments.no_resume, cache=not arguments.no_resume),
+        config=Config(
+            resume=not arguments.no_resume,
+            cache=not arguments.no_resume,
+            cache_per_peer=_SECRETS_PER_PEER,
+        ),
         families=_FAMILIES[arguments.family or _families_here()],
     )
     host = Host(settings, log.write)
