@@ -51,7 +51,7 @@ class Loop:
         self._order = itertools.count()
         self.failed: Callable[[int, Exception], None] | None = None
         """Takes what a callback of a descriptor raised; None lets it through."""
-        self._running = False
+        self._stopped = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, READ, self._on_wake)
 
@@ -85,14 +85,13 @@ class Loop:
         return timer
 
     def run(self) -> None:
-        """Serve until `stop`."""
-        self._running = True
-        while self._running:
+        """Serve until `stop`, which may have come before."""
+        while not self._stopped:
             self.step()
 
     def stop(self) -> None:
         """Let `run` return after the callbacks of this turn; safe in a signal handler."""
-        self._running = False
+        self._stopped = True
         os.eventfd_write(self._wake, 1)
 
     def step(self, timeout: float | None = None) -> None:
