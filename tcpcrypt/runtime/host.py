@@ -8,6 +8,7 @@ to start.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import resource
 import socket
@@ -30,6 +31,11 @@ from tcpcrypt.runtime.steering import Steering, TransparentSteering, older_conne
 __all__ = ["Host"]
 
 _ACCEPTS_A_TURN: Final = 64
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_MMAP_THRESHOLD: Final = 8 << 20
+"""A relay's largest block is a read and what was left of the frame before it."""
+_TRIM_THRESHOLD: Final = 32 << 20
 _ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting when the process has run out of descriptors."""
 
@@ -57,6 +63,7 @@ class Host:
         """Take hold of the host.  Raises `LocalError` with what is missing."""
         self._lock = _only_one()
         _raise_descriptor_limit()
+        _keep_freed_memory()
         ports, mode = self.settings.ports, self.settings.mode
         try:
             self._backend = NfqueueBackend(self.loop, insist=mode is Mode.REQUIRE)
@@ -201,6 +208,19 @@ def _only_one() -> socket.socket:
         lock.close()
         raise LocalError("another tcpcryptd serves this network namespace") from error
     return lock
+
+
+def _keep_freed_memory() -> None:
+    """Let the allocator keep what relays free and take again for every read.
+
+    By default glibc gives blocks of this size back to the kernel at once, and
+    then every quarter of a megabyte costs its page faults again: measured, up
+    to three times the processor time on the receiving side.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
 
 
 def _raise_descriptor_limit() -> None:
