@@ -263,9 +263,12 @@ class Negotiation:
         self.outcome = Fallback(reason)
 
     def _forget(self) -> None:
-        """Wipe the secret of a resumption that did not come about; it is spent."""
+        """A resumption did not come about: an own offer is spent, a peer's is not."""
         if self._own is not None and self._own.ticket is not None:
             self._own.ticket.secret.wipe()
+        recognised = self._peer.choice.recognised if self._peer is not None else None
+        if recognised is not None and self._resumption is not None:
+            self._resumption.release(recognised)
 
     def _enable(self) -> None:
         own, peer = self._own, self._peer

@@ -141,6 +141,10 @@ class ResumptionCache:
         if found is None:
             return None
         handle, position = found
+        if self._promised.get(handle, 0.0) > self._clock():
+            # Another handshake is about to spend a secret of this chain, which
+            # voids the rest of the record; this one goes to a fresh exchange.
+            return None
         ticket = self._read(handle, position)
         if ticket is None:
             return None
@@ -163,6 +167,10 @@ class ResumptionCache:
         if ticket is not None:
             self._table.remove(recognised.handle)
         return ticket
+
+    def release(self, recognised: Recognised) -> None:
+        """Passive open: the handshake that asked for the secret did not spend it."""
+        self._promised.pop(recognised.handle, None)
 
     def drop(self, handle: int) -> bool:
         """Forget one record; True if it was there."""

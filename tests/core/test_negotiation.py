@@ -433,26 +433,67 @@ def test_48_3_5_a_syn_alone_moves_nothing_and_a_replay_cannot_resume() -> None:
     used(client, server)
     a = client.negotiation(Opener.ACTIVE)
     syn = a.option_to_send(syn=True, ack=False, room=40)
-    replayed = []
-    for _ in range(2):
-        b = server.negotiation(Opener.PASSIVE)
+    first, replay = server.negotiation(Opener.PASSIVE), server.negotiation(Opener.PASSIVE)
+    for b, answer in ((first, "451501a3"), (replay, "45040123")):
         b.segment_received(syn=True, ack=False, options=region(syn))
-        assert b.option_to_send(syn=True, ack=True, room=40)[3] == 0xA3
-        replayed.append(b)
-    for b in replayed:
+        assert b.option_to_send(syn=True, ack=True, room=40)[:4].hex() == answer
+        assert len(server.cache) == 1
+    for b in (replay, first):
         b.segment_received(syn=False, ack=True, options=region(b"\x45\x02"))
-    first, second = replayed
+    assert not outcome(replay).resuming
     assert outcome(first).ticket is not None
-    assert outcome(second).ticket is None, "ss[i] secures one connection only"
-    session = server.session(second)
+    late = server.negotiation(Opener.PASSIVE)
+    late.segment_received(syn=True, ack=False, options=region(syn))
+    assert late.option_to_send(syn=True, ack=True, room=40).hex() == "45040123"
+
+
+def test_48_3_5_a_secret_that_is_gone_when_the_ack_comes_ends_the_connection() -> None:
+    client, server = Host(X25519), Host(X25519)
+    used(client, server)
+    a, b = client.negotiation(Opener.ACTIVE), server.negotiation(Opener.PASSIVE)
+    seen = Seen()
+    seen.carry("A", a, b, syn=True, ack=False)
+    seen.carry("B", b, a, syn=True, ack=True)
+    server.cache.flush()
+    seen.carry("A", a, b, syn=False, ack=True)
+    assert outcome(b).ticket is None, "ss[i] secures one connection only"
+    session = server.session(b)
     (event,) = events(session)
     assert isinstance(event, Aborted)
     assert event.error.reason is PeerReason.RESUMPTION_REPLAYED
     assert not session.established
     assert session.bytes_to_send() == b""
-    third = server.negotiation(Opener.PASSIVE)
-    third.segment_received(syn=True, ack=False, options=region(syn))
-    assert third.option_to_send(syn=True, ack=True, room=40).hex() == "45040123"
+
+
+def test_48_3_5_parallel_opens_resume_once_and_make_fresh_exchanges_otherwise() -> None:
+    client, server = Host(X25519), Host(X25519)
+    used(client, server)
+    actives = [client.negotiation(Opener.ACTIVE) for _ in range(3)]
+    passives = [server.negotiation(Opener.PASSIVE) for _ in range(3)]
+    seen = Seen()
+    for a, b in zip(actives, passives, strict=True):
+        seen.carry("A", a, b, syn=True, ack=False)
+    for a, b in zip(actives, passives, strict=True):
+        seen.carry("B", b, a, syn=True, ack=True)
+    for a, b in zip(actives, passives, strict=True):
+        seen.carry("A", a, b, syn=False, ack=True)
+    assert [outcome(b).resuming for b in passives] == [True, False, False]
+    for a, b in zip(actives, passives, strict=True):
+        one, other = client.session(a), server.session(b)
+        exchange(one, other)
+        assert one.session_id == other.session_id
+
+
+def test_48_3_5_a_handshake_that_fell_back_gives_its_secret_free() -> None:
+    client, server = Host(X25519), Host(X25519)
+    used(client, server)
+    b = server.negotiation(Opener.PASSIVE)
+    a = client.negotiation(Opener.ACTIVE)
+    negotiate(a, b, strip={"ack"})
+    fallback(b)
+    a, b = client.negotiation(Opener.ACTIVE), server.negotiation(Opener.PASSIVE)
+    negotiate(a, b)
+    assert outcome(b).resuming
 
 
 def test_48_3_5_unknown_identifier_is_answered_by_a_fresh_exchange() -> None:

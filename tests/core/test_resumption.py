@@ -59,6 +59,8 @@ def test_a_listener_recognises_a_window_of_indices() -> None:
         assert found is not None
         assert found.position == position
         assert found.own_identifier == chain[position].resume_ids()[Role.B]
+        assert cache.recognise(0x23, identifiers[0]) is None, "one handshake at a time"
+        cache.release(found)
     found = cache.recognise(0x23, identifiers[1])
     assert found is not None
     ticket = cache.commit(found)
