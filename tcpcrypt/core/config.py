@@ -120,6 +120,8 @@ class Config:
             raise LocalError("no TEP is configured")
         if not self.aeads or any(aead not in AEADS for aead in self.aeads):
             raise LocalError("AEAD list is empty or names an unknown algorithm")
+        if self.require_application_aware and not self.application_aware:
+            raise LocalError("mandatory application-aware mode sets bit `a` itself")
         if not 0 <= self.resume_nonce_len <= RESUME_NONCE_MAX:
             raise LocalError("resumption nonce is 0 to 8 bytes long")
         if not 1 <= self.resumption_window <= RESUMPTION_WINDOW_MAX:

@@ -74,6 +74,10 @@ def _rows() -> dict[tuple[State, Input], tuple[Action, State]]:
         (s.SYN_SENT, i.SYN_ACK_BAD): (a.FALL_BACK, s.PLAIN),
         (s.SYN_SENT, i.SYN): (a.NOTHING, s.CROSSED),
         (s.SYN_SENT, i.SYN_BAD): (a.FALL_BACK, s.PLAIN),
+        # TCP takes no segment without SYN here (RFC 9293 section 3.10.7.3): a
+        # challenge ACK of an older connection, or a forgery, decides nothing.
+        (s.SYN_SENT, i.ACK): (a.NOTHING, s.SYN_SENT),
+        (s.SYN_SENT, i.ACK_BAD): (a.NOTHING, s.SYN_SENT),
         (s.ACK_DUE, i.SEND_ACK): (a.ENABLE_ACK_FORM, s.ENABLED),
         (s.ACK_DUE, i.SEND_SYN): (a.SYN_FORM, s.ACK_DUE),
         (s.ACK_DUE, i.SEND_SYN_ACK): (a.ENABLE_SYN_FORM, s.ENABLED),

@@ -155,6 +155,7 @@ class Negotiation:
                 resumption=self._resumption,
                 peer=self._peer_name,
                 random=self._random,
+                room=room,
             )
             self._own = next((own for own in candidates if len(own.raw) <= room), None)
             if self._own is None:
@@ -183,6 +184,8 @@ class Negotiation:
 
         RST segments are not shown.  Never raises for what a peer can send.
         """
+        if not syn and (not ack or self.state is State.SYN_SENT):
+            return  # nothing that TCP would take
         if not syn:
             self._peer_sent_non_syn = True
         if self.state in {State.ENABLED, State.PLAIN, State.ACK_DUE}:

@@ -16,7 +16,7 @@ from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.resumption import Recognised, ResumptionCache, Ticket
 from tcpcrypt.core.tep import Offer, tep_spec
 from tcpcrypt.errors import FallbackReason
-from tcpcrypt.registry import GLOBAL_A, GLOBAL_B
+from tcpcrypt.registry import GLOBAL_A, GLOBAL_B, RESUME_ID_LEN
 from tcpcrypt.wire.eno import Suboption, SynOption
 
 __all__ = ["Choice", "OfferedOption", "choose", "offer_options"]
@@ -137,6 +137,7 @@ def offer_options(
     resumption: ResumptionCache | None,
     peer: bytes,
     random: RandomBytes,
+    room: int,
 ) -> Iterator[OfferedOption]:
     """Own SYN-form options, best first, each smaller than the one before.
 
@@ -147,7 +148,17 @@ def offer_options(
     if passive and answering is not None:
         yield from _answers(config, answering, random)
     else:
+        if room < _resumption_len(config):
+            resumption = None  # an index is not to be spent in vain
         yield from _offers(config, resumption, peer, random)
+
+
+def _resumption_len(config: Config) -> int:
+    """Bytes of the smallest option that offers a resumption."""
+    offer = Offer(bytes(RESUME_ID_LEN), bytes(config.resume_nonce_len))
+    data = tep_spec(config, config.teps[0]).resumption_data(offer)
+    option = _option(config, [Suboption(config.teps[0], data)], passive=False)
+    return len(option.build(config.profile))
 
 
 def _answers(config: Config, choice: Choice, random: RandomBytes) -> Iterator[OfferedOption]:
@@ -173,7 +184,9 @@ def _offers(
     is in a simultaneous open with `active_b`.
     """
     fresh = [Suboption(tep, tep_spec(config, tep).fresh_data()) for tep in reversed(config.teps)]
-    ticket = resumption.offer(peer, config.teps) if resumption is not None else None
+    ticket = None
+    if resumption is not None:
+        ticket = resumption.offer(peer, config.teps, keep=config.cache)
     if ticket is not None:
         nonce = random(config.resume_nonce_len)
         spec = tep_spec(config, ticket.tep)

@@ -63,10 +63,17 @@ class Match:
         """Whether every condition holds."""
         return (
             (self.direction is None or self.direction is flow.direction)
-            and (not self.local or any(flow.local in network for network in self.local))
-            and (not self.remote or any(flow.remote in network for network in self.remote))
+            and (not self.local or _within(flow.local, self.local))
+            and (not self.remote or _within(flow.remote, self.remote))
             and (not self.ports or any(flow.service_port in ports for ports in self.ports))
         )
+
+
+def _within(address: Address, networks: tuple[Network, ...]) -> bool:
+    """An IPv4 address in IPv6 clothes is still that IPv4 address."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class KeyRing:
         self._aead = aead
         self._seals_ab = sealing_role is Role.A
         self._kept: dict[tuple[Direction, int], Secret] = {}
+        self._closed: set[Direction] = set()
         self._derive()
 
     def take(self, direction: Direction, generation: int) -> Secret:
@@ -54,6 +55,12 @@ class KeyRing:
             self._master = self._master.advance()
             self._derive()
         return self._kept.pop((direction, generation))
+
+    def close(self, direction: Direction) -> None:
+        """No key of this direction will be taken any more."""
+        self._closed.add(direction)
+        for kept in [kept for kept in self._kept if kept[0] is direction]:
+            self._kept.pop(kept).wipe()
 
     def wipe(self) -> None:
         """Forget everything that was not taken."""
@@ -65,9 +72,11 @@ class KeyRing:
     def _derive(self) -> None:
         keys = self._master.traffic_keys(self._aead)
         sending, receiving = (keys.ab, keys.ba) if self._seals_ab else (keys.ba, keys.ab)
-        generation = self._master.generation
-        self._kept[Direction.SENDING, generation] = sending
-        self._kept[Direction.RECEIVING, generation] = receiving
+        for direction, key in ((Direction.SENDING, sending), (Direction.RECEIVING, receiving)):
+            if direction in self._closed:
+                key.wipe()
+            else:
+                self._kept[direction, self._master.generation] = key
 
 
 class RecordSender:
@@ -131,6 +140,8 @@ class RecordSender:
             if not view:
                 break
         self.finished = fin
+        if fin:
+            self._ring.close(Direction.SENDING)
 
     def _seal_some(self, view: memoryview, fin: bool, urgent: int) -> int:
         """Seal a piece of `view` with one frame size; returns how much."""
@@ -154,6 +165,11 @@ class RecordSender:
         self._key_frames += frames
         self._out.append(memoryview(out).toreadonly())
         return consumed
+
+    @property
+    def pending(self) -> bool:
+        """Whether `take` has something."""
+        return bool(self._out)
 
     def take(self) -> memoryview | bytes:
         """The next wire bytes, or b"" if there are none."""
@@ -199,6 +215,7 @@ class RecordReceiver:
         self._offset = offset
         self._other_offset: int | None = other_offset if other_offset != offset else None
         self._buffer = bytearray()
+        self._scratch = bytearray()
         self._application_offset = 0
         self.generation = 0
         self.finished = False
@@ -228,7 +245,9 @@ class RecordReceiver:
             raise PeerError(PeerReason.DATA_AFTER_FINP)
         if not self._has_frame():
             return None
-        out = bytearray(len(buffer))
+        if len(self._scratch) < len(buffer):
+            self._scratch = bytearray(len(buffer))
+        out = self._scratch
         opened = self._open(out, accept_rekey=False)
         rekeyed = False
         if opened[0] == 0 and opened[3] == _fast.STOP_REKEY:
@@ -247,14 +266,27 @@ class RecordReceiver:
         self._other_offset = None
         self._application_offset += written
         self.finished = stop == _fast.STOP_FIN
+        if self.finished:
+            self._ring.close(Direction.RECEIVING)
         urgent_index = self._application_offset - last + urgent if urgent >= 0 else None
         return Received(
-            memoryview(out)[:written].toreadonly(),
+            self._given(written),
             urgent_index,
             last if urgent >= 0 else 0,
             rekeyed,
             self.finished,
         )
+
+    def _given(self, written: int) -> memoryview:
+        """What was opened, in memory of about its own size.
+
+        A step may open one byte of a large buffer; many such steps must cost
+        neither a buffer each, nor keep one alive each.
+        """
+        if 2 * written < len(self._scratch):
+            return memoryview(bytes(memoryview(self._scratch)[:written]))
+        out, self._scratch = self._scratch, bytearray()
+        return memoryview(out)[:written].toreadonly()
 
     def _has_frame(self) -> bool:
         """Whether a whole frame is there; a peer that drips bytes costs no more."""
@@ -285,3 +317,4 @@ class RecordReceiver:
         """Forget the key and what was not opened."""
         self._opener.wipe()
         self._buffer.clear()
+        self._scratch = bytearray()

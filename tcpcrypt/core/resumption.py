@@ -104,12 +104,13 @@ class ResumptionCache:
         with secret.take() as ss:
             return self._table.insert(peer, identifiers, ss.view(), meta)
 
-    def offer(self, peer: bytes, teps: tuple[int, ...]) -> Ticket | None:
+    def offer(self, peer: bytes, teps: tuple[int, ...], *, keep: bool = True) -> Ticket | None:
         """Active open: spend the lowest unused index with `peer`, if there is one.
 
         RFC 8548 section 3.5: the lowest i not yet used, successfully or not.
         None also while a SYN of the peer waits to resume the same session: its
-        handshake and this one would spend the same secret.
+        handshake and this one would spend the same secret.  `keep` False: the
+        next index is not kept, so that this is the chain's last use.
         """
         handle = self._table.newest(peer)
         if handle is None or self._promised.get(handle, 0.0) > self._clock():
@@ -118,14 +119,16 @@ class ResumptionCache:
         if ticket is None or ticket.tep not in teps:
             return None
         self._table.remove(handle)
-        successor = self.store(
-            peer,
-            tep=ticket.tep,
-            aead=ticket.aead,
-            original_role=ticket.original_role,
-            secret=ticket.secret.peek_next(),
-            peer_identity=ticket.peer_identity,
-        )
+        successor = None
+        if keep:
+            successor = self.store(
+                peer,
+                tep=ticket.tep,
+                aead=ticket.aead,
+                original_role=ticket.original_role,
+                secret=ticket.secret.peek_next(),
+                peer_identity=ticket.peer_identity,
+            )
         return Ticket(
             ticket.tep,
             ticket.aead,

@@ -70,7 +70,7 @@ class Session:
         self.config = config
         self.negotiated = negotiated
         self.state = SessionState.EXCHANGING
-        self._resumption = resumption if config.cache else None
+        self._resumption = resumption
         self._peer_name = peer
         self._sent_before = sent_before
         self._received_before = received_before
@@ -168,7 +168,11 @@ class Session:
 
     def receive_reset(self) -> None:
         """A TCP RST came.  It is not authenticated, and never looks like an end."""
-        self._input(SessionInput.TCP_RESET, ResetError(PeerReason.RESET))
+        unsent = self._sender is not None and self._sender.pending
+        # A connection whose streams are both over does not mind, unless bytes of
+        # its own have not even left.
+        happened = SessionInput.FAULT if unsent else SessionInput.TCP_RESET
+        self._input(happened, ResetError(PeerReason.RESET))
 
     def handle_timeout(self) -> None:
         """Abort if the deadline has passed before the keys were there."""
@@ -273,6 +277,7 @@ class Session:
             self._exchange.abandon()
         self._unsent.clear()
         self._init_out = b""
+        self.state = SessionState.ABORTED
 
     # --- inside --------------------------------------------------------------------
 
@@ -354,7 +359,8 @@ class Session:
         negotiated, exchange = self.negotiated, self._exchange
         aead = aead_parameters(aead_id)
         session_id, master, following = secret.use(negotiated.tep_byte, sn)
-        if self._resumption is not None and self.resumption_handle is None:
+        keep = self.config.cache and self.resumption_handle is None
+        if self._resumption is not None and keep:
             self.resumption_handle = self._resumption.store(
                 self._peer_name,
                 tep=negotiated.tep,
@@ -421,10 +427,14 @@ class Session:
         Excused once FINp is sealed, because no frame may come behind it.
         """
         sender = self._sender
-        if sender is None or sender.finished or receiver.generation <= sender.generation:
+        if sender is None or sender.finished:
             return
-        self._advance(sender)
-        self._seal(sender)
+        if receiver.generation > sender.generation:
+            self._advance(sender)
+            self._seal(sender)
+        elif sender.announcing and receiver.generation == sender.generation - 1:
+            # The answer that a further key of this host had to wait for.
+            self._seal(sender)
 
     def _input(self, happened: SessionInput, error: PeerError | None) -> None:
         verdict, following = TABLE.get(

@@ -329,10 +329,22 @@ def test_segments_out_of_place() -> None:
         n.option_to_send(syn=True, ack=True, room=40)
     n.segment_received(syn=False, ack=True, options=region(b"\x45\x02"))
     assert fallback(n).reason is FallbackReason.OUT_OF_ORDER
+
+
+def test_a_segment_that_tcp_would_not_take_decides_nothing() -> None:
+    """RFC 9293 section 3.10.7.3: a challenge ACK in SYN-SENT; segments without ACK."""
     n = active()
     n.option_to_send(syn=True, ack=False, room=40)
-    n.segment_received(syn=False, ack=True, options=b"")
-    assert fallback(n).reason is FallbackReason.NO_ENO_IN_FIRST_ACK
+    for option in (b"", b"\x45\x02"):
+        n.segment_received(syn=False, ack=True, options=region(option))
+    n.segment_received(syn=True, ack=True, options=bytes.fromhex("45040123"))
+    assert n.option_to_send(syn=False, ack=True, room=40).hex() == "4502"
+    assert not n.finished
+    b = passive()
+    b.segment_received(syn=True, ack=False, options=region(bytes.fromhex("450323")))
+    b.option_to_send(syn=True, ack=True, room=40)
+    b.segment_received(syn=False, ack=False, options=region(b"\x45\x02"))
+    assert b.outcome is None
 
 
 def test_encryption_needs_both_options() -> None:
@@ -518,6 +530,10 @@ def test_48_3_5_no_resumption_where_configuration_forbids_it() -> None:
     assert not outcome(a).resuming
     a = Negotiation(never, Opener.ACTIVE, resumption=client.cache, peer=client.peer)
     assert a.option_to_send(syn=True, ack=False, room=40).hex() == "450323"
+    last = Config(teps=(0x23,), cache=False)
+    a = Negotiation(last, Opener.ACTIVE, resumption=client.cache, peer=client.peer)
+    assert a.option_to_send(syn=True, ack=False, room=40)[2] == 0xA3
+    assert len(client.cache) == 0, "the chain's last use"
     unkept = Host(Config(teps=(0x23,), cache=False))
     used(unkept, server)
     assert len(unkept.cache) == 0

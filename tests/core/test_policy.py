@@ -19,6 +19,11 @@ def test_first_match_wins() -> None:
     assert select(policies, IN).mode is Mode.OPPORTUNISTIC
 
 
+def test_an_ipv4_address_in_ipv6_clothes_is_covered() -> None:
+    flow = Flow(FlowDirection.OUTGOING, ip_address("::1"), 1, ip_address("::ffff:10.0.0.1"), 80)
+    assert Match(remote=(ip_network("10.0.0.0/8"),)).covers(flow)
+
+
 def test_nothing_is_touched_unless_named() -> None:
     assert select((), OUT) is NOTHING_NAMED
     assert not NOTHING_NAMED.configure(Config()).enabled

@@ -88,3 +88,14 @@ def test_nothing_follows_finp() -> None:
     sender.seal(b"end", fin=True)
     with pytest.raises(LocalError):
         sender.seal(b"more")
+
+
+def test_48_3_8_every_generation_is_announced_by_a_frame_of_its_own() -> None:
+    sender = RecordSender(Config(), ring(Role.A), AES, offset=0)
+    sender.advance_key()
+    sender.advance_key()
+    sender.seal(b"data")
+    frames = [bytes(sender.take()), bytes(sender.take())]
+    assert [frame[0] for frame in frames] == [1, 1]
+    assert len(frames[0]) == 20
+    assert not sender.pending

@@ -173,8 +173,9 @@ def test_48_3_7_half_close_both_ways() -> None:
     exchange(one, other)
     assert events(one) == [DataReceived(b"still here"), StreamEnded()]
     one.receive_eof()
-    one.receive_reset()
     assert one.state is other.state is SessionState.CLOSED
+    one.receive_reset()
+    assert one.error is None
     assert events(one) == []
 
 
@@ -230,6 +231,17 @@ def test_48_8_reset_is_told_from_an_end() -> None:
     one.receive_reset()
     assert isinstance(aborted(one), ResetError)
     other.finish()
+    other.receive_reset()
+    assert isinstance(aborted(other), ResetError)
+
+
+def test_48_8_reset_before_the_last_bytes_left_is_an_error() -> None:
+    one, other = open_pair()
+    one.finish()
+    exchange(one, other)
+    other.send_data(b"never leaves")
+    other.finish()
+    assert other.state is SessionState.CLOSED
     other.receive_reset()
     assert isinstance(aborted(other), ResetError)
 
@@ -332,6 +344,36 @@ def test_replayed_reordered_and_reflected_frames_fail() -> None:
         assert isinstance(aborted(other), IntegrityError)
     one.receive_data(first)
     assert isinstance(aborted(one), IntegrityError), "own frames are not the peer's"
+
+
+@pytest.mark.parametrize("kind", ["urgent", "rekey"])
+def test_many_tiny_frames_in_one_read_cost_no_more_than_their_size(kind: str) -> None:
+    import tracemalloc
+
+    one, other = open_pair()
+    for _ in range(2000):
+        if kind == "rekey":
+            one.rekey()
+        one.send_data(b"u", urgent=0 if kind == "urgent" else -1)
+    wire = drain(one)
+    tracemalloc.start()
+    other.receive_data(wire)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert data_of(events(other)) == b"u" * 2000
+    assert held < peak < 100 * len(wire)
+
+
+def test_keys_of_a_finished_direction_are_not_kept() -> None:
+    one, other = open_pair()
+    one.finish()
+    exchange(one, other)
+    for _ in range(50):
+        other.rekey()
+        other.send_data(b"x")
+        exchange(one, other)
+    assert one._ring is not None
+    assert len(one._ring._kept) <= 1
 
 
 def test_dripping_large_frames_costs_no_more_than_the_frame() -> None:
@@ -440,6 +482,15 @@ def test_48_3_8_no_empty_initiation_while_the_answer_is_due() -> None:
     one.send_data(b"data of generation 2")
     exchange(one, other)
     assert data_of(events(other)) == b"data of generation 2"
+
+
+def test_a_second_rekey_follows_as_soon_as_the_first_is_answered() -> None:
+    one, other = open_pair()
+    one.rekey()
+    one.rekey()
+    exchange(one, other)
+    assert Rekeyed(Direction.RECEIVING, 2) in events(other)
+    assert one.keep_alive()
 
 
 def test_48_3_8_owed_answers_behind_a_pending_announcement() -> None:
@@ -609,6 +660,9 @@ def test_wiping_leaves_nothing_usable() -> None:
     assert drain(one) == b""
     with pytest.raises(RuntimeError):
         one.send_data(b"x")
+    other.send_data(b"too late")
+    one.receive_data(drain(other))
+    assert one.next_event() is None
     fresh, _ = connect(Host(), Host())
     fresh.wipe()
     assert drain(fresh) == b""

@@ -156,6 +156,7 @@ def test_configuration_is_checked() -> None:
         {"aeads": ()},
         {"aeads": (0x99,)},
         {"resume_nonce_len": 9},
+        {"require_application_aware": True},
         {"resumption_window": 0},
         {"rekey_after_bytes": 0},
         {"frame_data": 0},
@@ -171,3 +172,21 @@ def test_plain_tep_keeps_the_ignored_tail_out_of_the_message() -> None:
     one, _ = connect(Host(Config(teps=(0x23,))), Host())
     message = drain(one)
     assert Init1.parse(message, 32, RFC8548).tail == b""
+
+
+def test_a_longer_resumption_that_does_not_fit_becomes_a_fresh_offer() -> None:
+    from tcpcrypt.core.negotiation import Opener
+    from tcpcrypt.crypto.schedule import SessionSecret
+
+    client = host(b"k" * 32, teps=(0x23, 0x20))
+    client.cache.store(
+        client.peer,
+        tep=0x20,
+        aead=1,
+        original_role=Role.A,
+        secret=SessionSecret(Secret(bytes(32)), 1),
+    )
+    n = client.negotiation(Opener.ACTIVE)
+    # Enough for a resumption of TEP 0x23, not for the two magic bytes of 0x20.
+    option = n.option_to_send(syn=True, ack=False, room=16)
+    assert option.hex() == "45078" + "1a0540123"
