@@ -50,7 +50,7 @@ class Verdict(enum.Enum):
 
 _S, _I, _V = SessionState, SessionInput, Verdict
 
-TABLE: Final = {
+TABLE: Final[dict[tuple[SessionState, SessionInput], tuple[Verdict, SessionState]]] = {
     (_S.EXCHANGING, _I.KEYS): (_V.GO_ON, _S.OPEN),
     (_S.OPEN, _I.FINISH): (_V.GO_ON, _S.FINISHED),
     (_S.OPEN, _I.PEER_FINISH): (_V.END, _S.PEER_FINISHED),
