@@ -230,6 +230,8 @@ class NfqueueBackend:
         if flags.ack and not _near(segment.ack, opening.sent_isn):
             return None
         if flags.syn:
+            if flags.ack and not _near(segment.ack, opening.sent_isn, within=1):
+                return None  # TCP answers it with a reset: this host sent only its SYN
             opening.received_isn = segment.seq
         elif not flags.ack or not _near(segment.seq, opening.received_isn):
             return None
@@ -291,9 +293,9 @@ class _UnknownError(Exception):
     """Internal: no handshake is known that the segment could belong to."""
 
 
-def _near(number: int, start: int | None) -> bool:
+def _near(number: int, start: int | None, within: int = _PLAUSIBLE) -> bool:
     """Whether a sequence number is one of the first of a stream that begins at `start`."""
-    return start is not None and (number - start - 1) % _MODULUS < _PLAUSIBLE
+    return start is not None and (number - start - 1) % _MODULUS < within
 
 
 def _with_option(
