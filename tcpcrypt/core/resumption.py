@@ -13,11 +13,12 @@ first half of resume[i] and original B the second, whoever opens now.
 
 from __future__ import annotations
 
+import itertools
 import struct
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tcpcrypt import _fast
@@ -33,8 +34,8 @@ _PROMISE_LIFETIME: Final = 30.0
 """Seconds for which a recognised secret is not offered by this host as well."""
 _PROMISES_MAX: Final = 1024
 
-_META = struct.Struct("!BHBQ")
-"""TEP, AEAD, role in the original session, index; the peer's identity follows."""
+_META = struct.Struct("!BHBQQ")
+"""TEP, AEAD, role in the original session, index, chain; the peer's identity follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,10 @@ class Ticket:
     original_role: Role
     secret: SessionSecret
     peer_identity: bytes | None
-    successor: int | None
-    """Handle of the record that ss[i+1] is cached under, if it is already."""
+    chain: int
+    """Number of the chain of secrets; what comes of them keeps it."""
+    successor_kept: bool
+    """Whether ss[i+1] is in the cache already."""
 
     @property
     def own_identifier(self) -> bytes:
@@ -82,6 +85,10 @@ class ResumptionCache:
         self._promised: OrderedDict[int, float] = OrderedDict()
         """Records that a SYN asked for, and until when its handshake may take."""
         self._clock = clock
+        self._next_chain = itertools.count(1)
+        self._chains: OrderedDict[int, int] = OrderedDict()
+        """The record in which each chain goes on."""
+        self._chains_max = config.cache_capacity
 
     def __len__(self) -> int:
         return len(self._table)
@@ -95,14 +102,25 @@ class ResumptionCache:
         original_role: Role,
         secret: SessionSecret,
         peer_identity: bytes | None = None,
+        chain: int | None = None,
     ) -> int:
-        """Keep ss[i], consuming it; returns the handle for `drop`."""
+        """Keep ss[i], consuming it; returns the number of its chain, for `drop`.
+
+        `chain` is that of the session it comes of; None begins a new one.
+        """
+        if chain is None:
+            chain = next(self._next_chain)
         identifiers = tuple(
             _key(tep, step.resume_ids()[original_role.peer]) for step in _walk(secret, self._window)
         )
-        meta = _META.pack(tep, aead, original_role, secret.index) + (peer_identity or b"")
+        meta = _META.pack(tep, aead, original_role, secret.index, chain)
         with secret.take() as ss:
-            return self._table.insert(peer, identifiers, ss.view(), meta)
+            handle = self._table.insert(peer, identifiers, ss.view(), meta + (peer_identity or b""))
+        self._chains[chain] = handle
+        self._chains.move_to_end(chain)
+        if len(self._chains) > self._chains_max:
+            self._chains.popitem(last=False)
+        return chain
 
     def offer(self, peer: bytes, teps: tuple[int, ...], *, keep: bool = True) -> Ticket | None:
         """Active open: spend the lowest unused index with `peer`, if there is one.
@@ -119,24 +137,17 @@ class ResumptionCache:
         if ticket is None or ticket.tep not in teps:
             return None
         self._table.remove(handle)
-        successor = None
         if keep:
-            successor = self.store(
+            self.store(
                 peer,
                 tep=ticket.tep,
                 aead=ticket.aead,
                 original_role=ticket.original_role,
                 secret=ticket.secret.peek_next(),
                 peer_identity=ticket.peer_identity,
+                chain=ticket.chain,
             )
-        return Ticket(
-            ticket.tep,
-            ticket.aead,
-            ticket.original_role,
-            ticket.secret,
-            ticket.peer_identity,
-            successor,
-        )
+        return replace(ticket, successor_kept=keep)
 
     def recognise(self, tep: int, identifier: bytes) -> Recognised | None:
         """Passive open: the cached secret that `identifier` names; it stays cached."""
@@ -175,9 +186,10 @@ class ResumptionCache:
         """Passive open: the handshake that asked for the secret did not spend it."""
         self._promised.pop(recognised.handle, None)
 
-    def drop(self, handle: int) -> bool:
-        """Forget one record; True if it was there."""
-        return self._table.remove(handle)
+    def drop(self, chain: int) -> bool:
+        """Forget what is left of a chain; True if there was something."""
+        handle = self._chains.pop(chain, None)
+        return handle is not None and self._table.remove(handle)
 
     def flush(self, peer: bytes | None = None) -> int:
         """Forget the secrets of one peer, or all; returns how many."""
@@ -191,14 +203,14 @@ class ResumptionCache:
         ss = Secret(buffer)
         buffer[:] = bytes(K_LEN)
         _peer, _identifiers, meta = record
-        tep, aead, role, index = _META.unpack_from(meta)
+        tep, aead, role, index, chain = _META.unpack_from(meta)
         secret = SessionSecret(ss, index)
         for _ in range(position):
             following = secret.peek_next()
             secret.wipe()
             secret = following
         identity = meta[_META.size :] or None
-        return Ticket(tep, aead, Role(role), secret, identity, None)
+        return Ticket(tep, aead, Role(role), secret, identity, chain, False)
 
 
 def _key(tep: int, identifier: bytes) -> bytes:

@@ -87,8 +87,9 @@ class Session:
         self._clock = clock
         self.deadline = clock() + config.handshake_timeout
         """When `handle_timeout` is due, while `established` is False."""
-        self.resumption_handle: int | None = None
-        """Cache record of the next session with this peer (`flush_resumption`)."""
+        self._chain: int | None = None
+        """What this session may be resumed by, in the cache (`flush_resumption`)."""
+        self._successor_kept = False
         if negotiated.resuming:
             self._resume()
         else:
@@ -240,11 +241,12 @@ class Session:
         return True
 
     def flush_resumption(self) -> bool:
-        """Forget what this session could be resumed with (section 3.5)."""
-        handle, self.resumption_handle = self.resumption_handle, None
-        if handle is None or self._resumption is None:
-            return False
-        return self._resumption.drop(handle)
+        """Forget the secret that comes of this session, however far it went (section 3.5).
+
+        True if there was one.
+        """
+        chain, self._chain = self._chain, None
+        return chain is not None and self._resumption is not None and self._resumption.drop(chain)
 
     # --- what came of it -----------------------------------------------------------
 
@@ -337,7 +339,7 @@ class Session:
         if ticket is None:
             self._abort(SessionInput.FAULT, PeerError(PeerReason.RESUMPTION_REPLAYED))
             return
-        self.resumption_handle = ticket.successor
+        self._chain, self._successor_kept = ticket.chain, ticket.successor_kept
         self._start(
             ticket.secret,
             self.negotiated.nonce_a + self.negotiated.nonce_b,
@@ -359,15 +361,16 @@ class Session:
         negotiated, exchange = self.negotiated, self._exchange
         aead = aead_parameters(aead_id)
         session_id, master, following = secret.use(negotiated.tep_byte, sn)
-        keep = self.config.cache and self.resumption_handle is None
+        keep = self.config.cache and not self._successor_kept
         if self._resumption is not None and keep:
-            self.resumption_handle = self._resumption.store(
+            self._chain = self._resumption.store(
                 self._peer_name,
                 tep=negotiated.tep,
                 aead=aead_id,
                 original_role=original_role,
                 secret=following,
                 peer_identity=peer_identity,
+                chain=self._chain,
             )
         following.wipe()
         ring = self._ring = KeyRing(master, aead, original_role)

@@ -30,7 +30,7 @@ def test_identifiers_are_the_halves_of_resume() -> None:
         assert ticket.peer_identifier == halves[role.peer]
         assert (ticket.tep, ticket.aead, ticket.original_role) == (0x23, 2, role)
         assert ticket.secret.index == 1
-        assert ticket.successor is not None
+        assert ticket.successor_kept
 
 
 def test_opening_takes_the_lowest_unused_index_and_never_again() -> None:
@@ -115,6 +115,13 @@ def test_a_promise_to_a_syn_ends_with_time_and_promises_are_bounded(
     for fill in range(2):
         assert cache.recognise(0x23, secret(fill).resume_ids()[Role.B]) is not None
     assert len(cache._promised) == 1
+
+
+def test_chains_are_bounded_with_the_cache() -> None:
+    cache = ResumptionCache(Config(cache_capacity=2))
+    chains = [stored(cache, fill, peer=bytes([fill])) for fill in range(4)]
+    assert len(cache._chains) == 2
+    assert [cache.drop(chain) for chain in chains] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("moment", ["newest", "lookup"])

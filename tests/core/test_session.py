@@ -649,6 +649,17 @@ def test_flush_resumption_of_an_established_connection() -> None:
     one, other = connect(client, server)
     assert one.resumed
     assert one.flush_resumption(), "the successor was cached when the SYN left"
+    client, server = Host(), Host()
+    # What became of the session is forgotten too, whoever opened meanwhile.
+    for turn in range(4):
+        first, second = connect(client, server)
+        exchange(first, second)
+        for i in range(turn):
+            hosts = (client, server) if i % 2 else (server, client)
+            exchange(*connect(*hosts))
+        assert first.flush_resumption()
+        assert second.flush_resumption()
+        assert len(client.cache) == len(server.cache) == 0
     unkept, _ = open_pair(Host(Config(cache=False)), Host())
     assert not unkept.flush_resumption()
 

@@ -183,7 +183,7 @@ def test_session_after_a_resumption(vector: dict[str, Any], role: Role) -> None:
         tep_byte=vector["tep"] | 0x80,
         eno_transcript=bytes.fromhex(resumed["eno_opener"] + resumed["eno_passive"]),
         resuming=True,
-        ticket=Ticket(vector["tep"], vector["aead"], role, secret, None, None),
+        ticket=Ticket(vector["tep"], vector["aead"], role, secret, None, 0, True),
         nonce_a=bytes.fromhex(resumed["nonce_a"]),
         nonce_b=bytes.fromhex(resumed["nonce_b"]),
         peer_application_aware=False,
