@@ -51,7 +51,7 @@ class Channel:
         self._readable = readable
         self._drained = drained
         self._failed = failed
-        self._out: deque[tuple[memoryview, int]] = deque()
+        self._out: deque[tuple[memoryview, bool]] = deque()
         self._reading = False
         self._ending = False
         sock.setblocking(False)
@@ -78,11 +78,10 @@ class Channel:
         view = memoryview(data).cast("B")
         if self.closed or not view:
             return
-        flags = socket.MSG_MORE if last else 0
         if not self._out:
-            view = self._send(view, flags)
+            view = self._send(view, last)
         if view:
-            self._out.append((memoryview(bytes(view)) if borrowed else view, flags))
+            self._out.append((memoryview(bytes(view)) if borrowed else view, last))
             self.pending += len(view)
             self._watch()
 
@@ -134,23 +133,26 @@ class Channel:
 
     def _flush(self) -> None:
         while self._out and not self.closed:
-            view, flags = self._out[0]
-            rest = self._send(view, flags)
+            view, last = self._out[0]
+            rest = self._send(view, last)
             if self.closed:
                 return
             self.pending -= len(view) - len(rest)
             if rest:
-                self._out[0] = (rest, flags)
+                self._out[0] = (rest, last)
                 return
             self._out.popleft()
         self._watch()
         self._end_if_drained()
         self._drained()
 
-    def _send(self, view: memoryview, flags: int) -> memoryview:
+    def _send(self, view: memoryview, last: bool) -> memoryview:
         """What the kernel did not take."""
         try:
-            return view[self.sock.send(view, flags) :]
+            if last:
+                # MSG_MORE would not do: the next ACK that arrives pushes the segment out.
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+            return view[self.sock.send(view) :]
         except BlockingIOError:
             return view
         except OSError as error:
