@@ -42,6 +42,10 @@ class Flow:
     local_port: int
     remote: Address
     remote_port: int
+    uid: int | None = None
+    """Owner of the socket that opened it on this host; None: not known."""
+    cgroup: str | None = None
+    """Control group of that socket, as a path below the root of cgroup v2."""
 
     @property
     def service_port(self) -> int:
@@ -58,6 +62,11 @@ class Match:
     remote: tuple[Network, ...] = ()
     ports: tuple[range, ...] = ()
     """Service ports."""
+    uids: tuple[range, ...] = ()
+    """Users of this host, for connections that they open."""
+    cgroups: tuple[str, ...] = ()
+    """Control groups (paths below the root of cgroup v2, their descendants
+    included), for connections that their processes open."""
 
     def covers(self, flow: Flow) -> bool:
         """Whether every condition holds."""
@@ -66,6 +75,8 @@ class Match:
             and (not self.local or _within(flow.local, self.local))
             and (not self.remote or _within(flow.remote, self.remote))
             and (not self.ports or any(flow.service_port in ports for ports in self.ports))
+            and (not self.uids or any(flow.uid in uids for uids in self.uids))
+            and (not self.cgroups or any(_below(flow.cgroup, path) for path in self.cgroups))
         )
 
 
@@ -74,6 +85,13 @@ def _within(address: Address, networks: tuple[Network, ...]) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return any(address in network for network in networks)
+
+
+def _below(path: str | None, ancestor: str) -> bool:
+    if path is None:
+        return False
+    path, ancestor = path.strip("/"), ancestor.strip("/")
+    return not ancestor or path == ancestor or path.startswith(ancestor + "/")
 
 
 @dataclass(frozen=True, slots=True)

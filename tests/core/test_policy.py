@@ -1,5 +1,6 @@
 """Policies: first match wins, and nothing is touched unless named."""
 
+import dataclasses
 from ipaddress import ip_address, ip_network
 
 from tcpcrypt.core.config import Config
@@ -49,3 +50,15 @@ def test_each_condition_can_refuse() -> None:
 def test_policy_configures_a_connection() -> None:
     assert Policy(Mode.REQUIRE).configure(Config()).require_encryption
     assert not Policy(Mode.OPPORTUNISTIC).configure(Config()).require_encryption
+
+
+def test_the_owner_of_the_socket() -> None:
+    of_postgres = dataclasses.replace(OUT, uid=112, cgroup="system.slice/postgresql.service")
+    assert Match(uids=(range(100, 120),)).covers(of_postgres)
+    assert not Match(uids=(range(1000, 60000),)).covers(of_postgres)
+    assert not Match(uids=(range(0, 60000),)).covers(OUT), "nobody knows whose it is"
+    for above in ("/", "system.slice", "/system.slice/postgresql.service/"):
+        assert Match(cgroups=(above,)).covers(of_postgres)
+    for other in ("system", "system.slice/postgresql", "user.slice"):
+        assert not Match(cgroups=(other,)).covers(of_postgres)
+    assert not Match(cgroups=("/",)).covers(OUT)
