@@ -1,0 +1,85 @@
+"""The seam between serving connections and what only CAP_NET_ADMIN may do for them.
+
+A connection needs three things of the privileged: a socket to a peer that
+carries our mark, a socket to a service that speaks in its client's name, and
+the change of the mark when a handshake is over.  They are kept apart here so
+that the process that faces the network need not have the capability.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final, Protocol
+
+from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, MARK_INNER, MARK_MASK
+
+__all__ = ["DirectPrivileges", "Privileges", "be_transparent", "tcp_socket"]
+
+_SOL_IP: Final = 0
+_SOL_IPV6: Final = 41
+_IP_TRANSPARENT: Final = 19
+_IPV6_TRANSPARENT: Final = 75
+
+
+class Privileges(Protocol):
+    """What connections need; `family` is 4 or 6, `mark` the bits that are not ours.
+
+    All raise `OSError`.
+    """
+
+    def opener(self, family: int, mark: int = 0) -> socket.socket:
+        """A new nonblocking socket for a connection to a peer, its handshake under way."""
+
+    def service(self, family: int) -> socket.socket:
+        """A new nonblocking socket for a connection to a service, in the name of its client."""
+
+    def finish(self, sock: socket.socket, mark: int = 0) -> None:
+        """The handshake of a connection to a peer is over: leave its packets alone."""
+
+
+class DirectPrivileges:
+    """See `Privileges`; for a process that has the capability."""
+
+    def opener(self, family: int, mark: int = 0) -> socket.socket:
+        sock = tcp_socket(family)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE | _foreign(mark))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def service(self, family: int) -> socket.socket:
+        sock = tcp_socket(family)
+        try:
+            be_transparent(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_INNER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def finish(self, sock: socket.socket, mark: int = 0) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE | _foreign(mark))
+
+
+def tcp_socket(family: int) -> socket.socket:
+    """A new nonblocking TCP socket of IPv4 or of IPv6 alone."""
+    sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+    sock.setblocking(False)
+    if family == 6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def be_transparent(sock: socket.socket) -> None:
+    """Let `sock` use addresses that this host does not have (CAP_NET_ADMIN)."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(_SOL_IP, _IP_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(_SOL_IPV6, _IPV6_TRANSPARENT, 1)
+
+
+def _foreign(mark: int) -> int:
+    return mark & 0xFFFFFFFF & ~MARK_MASK
