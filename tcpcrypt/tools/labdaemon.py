@@ -47,13 +47,15 @@ class LabDaemon:
         """What the daemon wrote to stderr."""
         return self._errors.read_text().strip()
 
+    def log_text(self) -> str:
+        """The log as it stands; empty before its first line."""
+        return self._log.read_text() if self._log.exists() else ""
+
     def events(self, *names: str) -> list[LogLine]:
         """The log lines with one of these events, or all, as field -> text."""
-        if not self._log.exists():
-            return []
         lines = [
             dict(word.partition("=")[::2] for word in shlex.split(line))
-            for line in self._log.read_text().splitlines()
+            for line in self.log_text().splitlines()
         ]
         return [line for line in lines if not names or line["event"] in names]
 

@@ -1,0 +1,194 @@
+"""Connections a second through two daemons, beside the same without them.
+
+    python bench/connections.py [--quick] [--json]
+
+Two hosts in network namespaces, a generator and a service written in C
+(`connection_load.c`), one daemon on each host; everything shares the processors
+of this machine.  Each connection is opened, carries 16 bytes there and back,
+and is closed.  Plain, fresh and resumed take turns, and the median round counts.
+
+"CPU us" is processor time of the daemons for each connection, after
+/proc/PID/stat; `load` is that of generator and service together, which is what
+plain TCP costs as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tcpcrypt.tools.labdaemon import LabDaemon
+from tcpcrypt.tools.netns import Host, Lab, become_root
+
+PORT = "80"
+KINDS = ("plain", "fresh", "resumed")
+CONCURRENCIES = (1, 8, 64)
+WARM_UP = 0.5
+"""Seconds: caches of secrets fill, sockets' memory is set up."""
+
+
+@dataclass
+class Site:
+    """Two hosts; with daemons unless `kind` is plain."""
+
+    kind: str
+    client: Host
+    server: Host
+    address: str
+    service: subprocess.Popen[str]
+    daemons: tuple[LabDaemon, ...]
+
+    def cpu(self) -> list[float]:
+        """Seconds of processor time so far: the opening daemon, the accepting one, the service."""
+        processes = [daemon.process.pid for daemon in self.daemons] + [self.service.pid]
+        return [cpu_of(pid) for pid in processes]
+
+    def started(self, how: str) -> int:
+        """Connections that the opening daemon has begun so, "fresh" or "resumed"."""
+        lines = self.daemons[0].log_text().splitlines()
+        return sum(1 for line in lines if f"start={how}" in line and "event=enabled" in line)
+
+
+def cpu_of(pid: int) -> float:
+    """Processor time of a process and all that descend from it, in seconds."""
+    children: dict[int, list[int]] = {}
+    ticks: dict[int, int] = {}
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            fields = (directory / "stat").read_text().rpartition(")")[2].split()
+            ticks[int(directory.name)] = sum(map(int, fields[11:13]))
+            children.setdefault(int(fields[1]), []).append(int(directory.name))
+    total, waiting = 0, [pid]
+    while waiting:
+        one = waiting.pop()
+        total += ticks.get(one, 0)
+        waiting += children.get(one, [])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def compiled(directory: Path) -> str:
+    """connection_load.c as a program."""
+    compiler = shutil.which("cc") or sys.exit("a C compiler is needed for the generator")
+    program = directory / "connection_load"
+    source = Path(__file__).with_name("connection_load.c")
+    flags = ("-O2", "-Wall", "-Wextra", "-Werror")
+    subprocess.run([compiler, *flags, "-o", program, source], check=True)
+    return str(program)
+
+
+@contextlib.contextmanager
+def sites(kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, dict[str, Site]]]:
+    """The generator, and a pair of hosts for each kind; all of it at once."""
+    with tempfile.TemporaryDirectory(prefix="tcpcrypt-bench-") as directory, Lab() as lab:
+        os.chmod(directory, 0o755)
+        program = compiled(Path(directory))
+        yield program, {kind: _site(lab, program, kind) for kind in kinds}
+
+
+def _site(lab: Lab, program: str, kind: str) -> Site:
+    client, server = lab.host(f"client-{kind}"), lab.host(f"server-{kind}")
+    _end, far = lab.join(client, server)
+    for host in (client, server):
+        # One address on either side: ports in TIME_WAIT must not run out.
+        host.sysctl("net.ipv4.ip_local_port_range", "32768 65000")
+        host.sysctl("net.ipv4.tcp_tw_reuse", "1")
+        host.sysctl("net.core.somaxconn", "65535")
+    arguments = ("--port", PORT, *(("--no-resume",) if kind == "fresh" else ()))
+    daemons: tuple[LabDaemon, ...] = ()
+    if kind != "plain":
+        daemons = (LabDaemon(client, *arguments), LabDaemon(server, *arguments))
+    service = server.start(program, "serve", far.v4, PORT, stdout=subprocess.PIPE, text=True)
+    assert service.stdout is not None
+    assert service.stdout.readline() == "ready\n"
+    return Site(kind, client, server, far.v4, service, daemons)
+
+
+def run(program: str, site: Site, concurrency: int, seconds: float) -> dict[str, Any]:
+    """One round; what the generator says, and what it cost."""
+    before, resumed, fresh = site.cpu(), 0, 0
+    if site.daemons:
+        resumed, fresh = site.started("resumed"), site.started("fresh")
+    words = (program, "open", site.address, PORT, str(concurrency), str(seconds))
+    said: dict[str, Any] = json.loads(site.client.run(*words, timeout=seconds + 30).stdout)
+    *daemons, service = (b - a for a, b in zip(before, site.cpu(), strict=True))
+    count = max(said["ok"], 1)
+    said["per_s"] = said["ok"] / said["seconds"]
+    said["load_us"] = (said["cpu_s"] + service) / count * 1e6
+    said["cpu_us"] = [spent / count * 1e6 for spent in daemons]
+    if site.daemons:
+        resumed, fresh = site.started("resumed") - resumed, site.started("fresh") - fresh
+        said["resumed_share"] = resumed / max(resumed + fresh, 1)
+    return said
+
+
+def measure(rounds: int, seconds: float) -> dict[str, Any]:
+    """Medians for each kind and concurrency."""
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    with sites() as (program, all_sites):
+        for site in all_sites.values():
+            run(program, site, max(CONCURRENCIES), WARM_UP)
+        for _ in range(rounds):
+            for concurrency in CONCURRENCIES:
+                for kind, site in all_sites.items():
+                    said = run(program, site, concurrency, seconds)
+                    found.setdefault(kind, {}).setdefault(concurrency, []).append(said)
+    return {
+        kind: {str(concurrency): _median(said) for concurrency, said in by_concurrency.items()}
+        for kind, by_concurrency in found.items()
+    }
+
+
+def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    # The round in the middle, whole: its figures belong together.
+    ranked = sorted(rounds, key=lambda said: float(said["per_s"]))
+    middle = dict(ranked[len(ranked) // 2])
+    middle["per_s"] = statistics.median(said["per_s"] for said in rounds)
+    middle["failed"] = sum(said["failed"] for said in rounds)
+    return middle
+
+
+def show(figures: dict[str, Any]) -> None:
+    print(f"{'':10}{'at once':>8}{'conn/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'failed':>8}"
+          f"{'resumed':>9}{'CPU us: opener':>16}{'acceptor':>10}{'load':>6}")  # fmt: skip
+    for kind, by_concurrency in figures.items():
+        for concurrency, said in by_concurrency.items():
+            one, other = said["cpu_us"] or (0, 0)
+            share = said.get("resumed_share")
+            print(f"{kind:10}{concurrency:>8}{said['per_s']:>9,.0f}{said['p50_ms']:>9.2f}"
+                  f"{said['p99_ms']:>9.2f}{said['failed']:>8}"
+                  f"{'' if share is None else f'{share:.0%}':>9}"
+                  f"{one:>16.0f}{other:>10.0f}{said['load_us']:>6.0f}")  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="one round; some 15 seconds")
+    parser.add_argument("--rounds", type=int, help="rounds (default: 5, or 1 with --quick)")
+    parser.add_argument("--seconds", type=float, default=None, help="of each measurement")
+    arguments = parser.parse_args()
+    become_root()
+    rounds = arguments.rounds or (1 if arguments.quick else 5)
+    figures = measure(rounds, arguments.seconds or (1.0 if arguments.quick else 2.0))
+    if arguments.json:
+        print(json.dumps(figures))
+    else:
+        show(figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
