@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import Mode
+from tcpcrypt.core.policy import Match, Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Settings
-from tcpcrypt.runtime.eno_backend import PortRange
 from tcpcrypt.runtime.host import Host
+from tcpcrypt.runtime.installation import Installation
+from tcpcrypt.runtime.privileges import DirectPrivileges
 from tcpcrypt.runtime.status import StatusFile
 
 __all__ = ["main"]
@@ -47,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tcpcryptd: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     settings = Settings(
-        ports=tuple(arguments.port),
-        mode=Mode(arguments.mode),
+        policies=(Policy(Mode(arguments.mode), Match(ports=tuple(arguments.port))),),
         config=Config(
             resume=not arguments.no_resume,
             cache=not arguments.no_resume,
@@ -56,7 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         families=_FAMILIES[arguments.family or _families_here()],
     )
-    host = Host(settings, log.write)
+    installation = Installation(settings)
+    try:
+        installation.open()
+    except LocalError as error:
+        print(f"tcpcryptd: {error}", file=sys.stderr)
+        return 1
+    host = Host(
+        settings,
+        log.write,
+        steering=installation.steering,
+        queue=installation.queue,
+        privileges=DirectPrivileges(),
+    )
     ended_by = []
 
     def end(number: int, _frame: object) -> None:
@@ -70,6 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status is not None:
             status.start()
         host.start()
+        installation.install()
+        log.write(
+            "started",
+            {
+                "ports": ",".join(_ports_text(ports) for ports in arguments.port),
+                "mode": arguments.mode,
+                "older_connections": len(installation.older),
+            },
+        )
         if not ended_by:
             host.run()
     except LocalError as error:
@@ -77,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     finally:
         host.close()
+        installation.remove()
+        installation.close()
     if status is not None:
         with contextlib.suppress(OSError):
             status.write()
@@ -152,13 +175,17 @@ def _families_here() -> str:
     return "46" if Path("/proc/net/if_inet6").exists() else "4"
 
 
-def _ports(text: str) -> PortRange:
+def _ports_text(ports: range) -> str:
+    return str(ports.start) if len(ports) == 1 else f"{ports.start}:{ports.stop - 1}"
+
+
+def _ports(text: str) -> range:
     first, _, last = text.partition("-")
     try:
-        ports = PortRange(int(first), int(last or first))
+        ports = range(int(first), int(last or first) + 1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no port") from None
-    if not 1 <= ports.first <= ports.last <= 65535:
+    if not ports or not 1 <= ports.start < ports.stop <= 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is no port or range of ports")
     return ports
 

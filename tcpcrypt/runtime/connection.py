@@ -1,34 +1,31 @@
 """A connection of an application, from its arrival at the daemon to its end.
 
-Two kinds: one that an application here opened, where the peer has to be
-reached first, and one that a peer opened, where the service is connected to
-only after the key exchange has shown that somebody is there.
+Two kinds: `outgoing`, which an application here opened, and `incoming`, which
+a peer opened.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 import struct
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
+from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Established
-from tcpcrypt.core.negotiation import Fallback, Negotiation, Opener
+from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation
+from tcpcrypt.core.policy import Policy
 from tcpcrypt.core.session import Session
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Context
-from tcpcrypt.runtime.eno_backend import SocketAddress, Tuple4
-from tcpcrypt.runtime.loop import ERRORS, WRITE
+from tcpcrypt.runtime.eno_backend import SocketAddress
 from tcpcrypt.runtime.relay import Ending, Relay
-from tcpcrypt.runtime.steering import NotSteeredError
 
-__all__ = ["AcceptedByPeer", "Connection", "OpenedByApplication", "peer_name"]
+__all__ = ["Connection", "address_text", "close_with_reset", "peer_name"]
 
-_IP_BIND_ADDRESS_NO_PORT: Final = 24
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 Gone = Callable[["Connection"], None]
@@ -47,7 +44,11 @@ class Connection(ABC):
     def __init__(self, context: Context, gone: Gone) -> None:
         self.number = context.next_number()
         self.state = "connecting"
+        self.since = time.time()
         self.established: Established | None = None
+        self.policy: Policy | None = None
+        self._config: Config | None = None
+        self._transcript = b""
         self._context = context
         self._gone = gone
         self._relay: Relay | None = None
@@ -69,8 +70,8 @@ class Connection(ABC):
         facts: dict[str, object] = {
             "id": self.number,
             "direction": self.direction,
-            "client": _text(self._client),
-            "service": _text(self._service),
+            "client": address_text(self._client),
+            "service": address_text(self._service),
         }
         if self.established is not None:
             facts |= {
@@ -87,6 +88,25 @@ class Connection(ABC):
         relay = self._relay
         return {"sent": relay.sent, "received": relay.received} if relay is not None else {}
 
+    def entry(self) -> dict[str, object]:
+        """All there is to tell of it, for a list of connections; no secrets."""
+        policies = self._context.policies
+        facts = {
+            **self.describe(),
+            "state": self.state,
+            "policy": policies.index(self.policy) + 1 if self.policy in policies else None,
+            "since": round(self.since, 3),
+            **self.traffic(),
+        }
+        if self.established is not None and self._relay is not None:
+            facts |= {"transcript": self._transcript.hex(), "rekeys": self._relay.rekeys}
+        return facts
+
+    @property
+    def ends(self) -> tuple[SocketAddress, SocketAddress]:
+        """Host and port of the client and of the service, as the application here sees them."""
+        return self._client[:2], self._service[:2]
+
     def owns(self, fd: int) -> bool:
         """Whether `fd` is one of its sockets."""
         mine = [sock.fileno() for sock in (self._inner, self._outer) if sock is not None]
@@ -99,23 +119,27 @@ class Connection(ABC):
         else:
             self._give_up("stopped", "daemon ends")
 
-    def _speak(self, negotiation: Negotiation, peer: bytes) -> None:
-        """The connection to the peer is up and negotiated: relay, or refuse."""
+    def _obey(self, policy: Policy) -> Config:
+        self.policy = policy
+        self._config = policy.configure(self._context.config)
+        return self._config
+
+    def _speak(self, negotiation: Negotiation, peer: bytes) -> bool:
+        """The connection to the peer is up and negotiated: relay, or refuse (False)."""
         context, outcome, outer = self._context, negotiation.outcome, self._outer
-        if outcome is None or outer is None:
+        if outcome is None or outer is None or self._config is None:
             raise LocalError("negotiation is not over")
         session = None
         if isinstance(outcome, Fallback):
-            if context.config.require_encryption:
+            if self._config.require_encryption:
                 context.counters.refused += 1
                 self._give_up("refused", outcome.reason.value)
-                return
+                return False
             self.state = "plain"
             context.counters.fallback += 1
             context.report("fallback", {**self.describe(), "reason": outcome.reason.value})
         else:
-            self.state = "exchanging"
-            session = Session(context.config, outcome, resumption=context.resumption, peer=peer)
+            session = self._session(self._config, outcome, peer)
         context.loop.forget(outer.fileno())
         self._outer = None
         self._relay = Relay(
@@ -127,6 +151,12 @@ class Connection(ABC):
             releasing=context.backend.release,
         )
         self._relay.start()
+        return True
+
+    def _session(self, config: Config, negotiated: Negotiated, peer: bytes) -> Session:
+        self.state = "exchanging"
+        self._transcript = negotiated.eno_transcript
+        return Session(config, negotiated, resumption=self._context.resumption, peer=peer)
 
     def _on_ready(self, established: Established | None) -> None:
         if established is not None:
@@ -159,6 +189,8 @@ class Connection(ABC):
 
     def _give_up(self, event: str, reason: str) -> None:
         """End a connection of which one side at most is up."""
+        if event == "failed":
+            self._context.counters.failed += 1
         self._context.report(event, {**self.describe(), "reason": reason})
         if self._relay is not None:
             self._relay.reset()
@@ -172,160 +204,20 @@ class Connection(ABC):
         for sock in (self._inner, self._outer):
             if sock is not None:
                 self._context.loop.forget(sock.fileno())
-                _reset(sock)
+                close_with_reset(sock)
         self._inner = self._outer = None
         self._gone(self)
 
 
-class OpenedByApplication(Connection):
-    """An application of this host wants to reach a service elsewhere.
-
-    Its connection is accepted before the peer has answered; where the peer
-    refuses or cannot be reached the application sees a reset.
-    """
-
-    direction = "outgoing"
-
-    def __init__(self, context: Context, gone: Gone, inner: socket.socket) -> None:
-        super().__init__(context, gone)
-        self._inner = inner
-        self._negotiation: Negotiation | None = None
-        self._connected = False
-        self._peer = b""
-        self._resuming = False
-
-    def start(self) -> None:
-        context, inner = self._context, self._inner
-        if inner is None:
-            return
-        try:
-            self._client = inner.getpeername()
-            self._service = context.steering.meant_by_application(inner)
-            inner.setblocking(False)
-            self._connect(inner.family)
-        except (OSError, NotSteeredError) as error:
-            self._give_up("failed", str(error))
-            return
-        context.loop.watch(inner.fileno(), ERRORS, self._on_inner_error)
-
-    def _connect(self, family: int) -> None:
-        context = self._context
-        outer = self._outer = socket.socket(family)
-        outer.setblocking(False)
-        context.backend.adopt_opener(outer)
-        outer.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-        # The peer sees the address that the application chose.
-        outer.bind((self._client[0], 0, *self._client[2:]))
-        remote = Tuple4.of_opener(outer, self._service)
-        self._peer = peer_name(remote.remote, remote.remote_port)
-        self._resuming = self._peer not in context.resuming
-        if self._resuming:
-            context.resuming.add(self._peer)
-        self._negotiation = Negotiation(
-            context.config,
-            Opener.ACTIVE,
-            resumption=context.resumption if self._resuming else None,
-            peer=self._peer,
-        )
-        context.backend.connect(outer, self._service, self._negotiation, self._proceed)
-        context.loop.watch(outer.fileno(), WRITE, self._on_outer)
-
-    def _on_outer(self, _events: int) -> None:
-        if self._outer is None:
-            return
-        number = self._outer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            self._give_up("failed", os.strerror(number))
-            return
-        self._connected = True
-        self._context.loop.watch(self._outer.fileno(), ERRORS, self._on_outer)
-        self._proceed()
-
-    def _on_inner_error(self, _events: int) -> None:
-        if self._relay is None:
-            self._give_up("failed", "application gave up")
-        else:
-            self._relay.reset(Ending.RESET_BY_APPLICATION)
-
-    def _proceed(self) -> None:
-        """The connection is up and the outcome known, whichever came last."""
-        negotiation = self._negotiation
-        if negotiation is not None and negotiation.finished:
-            self._let_others_resume()
-        if (
-            self._connected
-            and self._relay is None
-            and self._outer is not None
-            and negotiation is not None
-            and negotiation.outcome is not None
-        ):
-            self._speak(negotiation, self._peer)
-
-    def _let_others_resume(self) -> None:
-        if self._resuming:
-            self._resuming = False
-            self._context.resuming.discard(self._peer)
-
-    def _drop(self) -> None:
-        self._let_others_resume()
-        super()._drop()
-
-    def _want_inner(self) -> None:
-        self._attach()
-
-
-class AcceptedByPeer(Connection):
-    """A peer wants to reach a service of this host, and its SYN had ENO."""
-
-    direction = "incoming"
-
-    def __init__(self, context: Context, gone: Gone, outer: socket.socket) -> None:
-        super().__init__(context, gone)
-        self._outer = outer
-
-    def start(self) -> None:
-        context, outer = self._context, self._outer
-        if outer is None:
-            return
-        try:
-            connection = Tuple4.of_socket(outer)
-            self._client = outer.getpeername()
-            self._service = context.steering.meant_by_peer(outer)
-            negotiation = context.backend.accepted(outer)
-        except (OSError, NotSteeredError) as error:
-            self._give_up("failed", str(error))
-            return
-        if negotiation is None:
-            self._give_up("failed", "handshake is not known")
-            return
-        self._speak(negotiation, connection.remote)
-
-    def _want_inner(self) -> None:
-        try:
-            inner = self._inner = self._context.steering.service_socket(self._client, self._service)
-        except OSError as error:
-            self._give_up("failed", f"service: {error.strerror}")
-            return
-        self._context.loop.watch(inner.fileno(), WRITE, self._on_inner)
-
-    def _on_inner(self, _events: int) -> None:
-        inner = self._inner
-        if inner is None:
-            return
-        number = inner.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            self._give_up("failed", f"service: {errno.errorcode.get(number, number)}")
-        else:
-            self._attach()
-
-
-def _reset(sock: socket.socket) -> None:
+def close_with_reset(sock: socket.socket) -> None:
+    """Close with RST."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     sock.close()
 
 
-def _text(address: SocketAddress) -> str:
+def address_text(address: SocketAddress) -> str:
+    """`10.0.0.1:80`, `[2001:db8::1]:80`; `-` if it is not known."""
     if not address:
         return "-"
     host, port = address[:2]

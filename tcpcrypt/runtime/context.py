@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import Mode
+from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
-from tcpcrypt.runtime.eno_backend import EnoBackend, PortRange
+from tcpcrypt.runtime.eno_backend import EnoBackend, SocketAddress, Tuple4
 from tcpcrypt.runtime.loop import Loop
+from tcpcrypt.runtime.path_memory import PathMemory
+from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.steering import Steering
 
 __all__ = ["Context", "Counters", "Report", "Settings"]
@@ -22,11 +25,12 @@ Report = Callable[[str, dict[str, object]], None]
 class Settings:
     """What a host is to do."""
 
-    ports: tuple[PortRange, ...]
-    """Service ports, both of services here and of services that applications here use."""
-    mode: Mode = Mode.OPPORTUNISTIC
+    policies: tuple[Policy, ...]
+    """In order; the first that matches a connection decides."""
     config: Config = field(default_factory=Config)
     families: tuple[int, ...] = (4, 6)
+    path_memory: float = 600.0
+    """Seconds for which a peer or path without TCP-ENO is left alone; 0: never."""
 
 
 @dataclass(slots=True)
@@ -36,8 +40,13 @@ class Counters:
     fresh: int = 0
     resumed: int = 0
     fallback: int = 0
+    """Plain, through the daemon."""
+    direct: int = 0
+    """Plain, left alone because the peer or path is known not to encrypt."""
     refused: int = 0
     aborted: int = 0
+    failed: int = 0
+    """Never came about: the peer refused, could not be reached, or gave up."""
     closed: int = 0
 
 
@@ -45,13 +54,15 @@ class Counters:
 class Context:
     """Handed to every connection."""
 
-    settings: Settings
     config: Config
-    """Of `settings`, with the demands of its mode."""
+    """Of the host, without the demands of a policy."""
+    policies: tuple[Policy, ...]
     loop: Loop
     backend: EnoBackend
     steering: Steering
+    privileges: Privileges
     resumption: ResumptionCache
+    paths: PathMemory
     counters: Counters
     report: Report
     resuming: set[bytes] = field(default_factory=set)
@@ -59,6 +70,13 @@ class Context:
     chain; were two handshakes to spend links of it at once, the one that comes
     second to the peer could find its secret void.  The others start afresh."""
     numbers: int = 0
+
+    def policy_of_service(self, connection: Tuple4, service: SocketAddress) -> Policy:
+        """The policy for a connection that a peer opened to a service here."""
+        remote = ipaddress.ip_address(connection.remote)
+        local = ipaddress.ip_address(connection.local)
+        flow = Flow(FlowDirection.INCOMING, local, service[1], remote, connection.remote_port)
+        return select(self.policies, flow)
 
     def next_number(self) -> int:
         """A number for a connection, counted from 1."""

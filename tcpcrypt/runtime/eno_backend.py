@@ -9,31 +9,16 @@ the few packets of a handshake (`tcpcrypt.runtime.nfqueue`), or in the kernel.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tcpcrypt.core.negotiation import Negotiation
-from tcpcrypt.runtime.rules import Rule
 
-__all__ = ["EnoBackend", "NewNegotiation", "PortRange", "SocketAddress", "Tuple4"]
+__all__ = ["EnoBackend", "NewNegotiation", "SocketAddress", "Tuple4"]
 
 SocketAddress = tuple[Any, ...]
 """As Python's sockets have it: `(host, port)` or `(host, port, flow, scope)`."""
-
-
-@dataclass(frozen=True, slots=True)
-class PortRange:
-    """TCP ports `first` to `last`, both included."""
-
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first}:{self.last}"
-
-    def __contains__(self, port: int) -> bool:
-        return self.first <= port <= self.last
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +38,17 @@ class Tuple4:
     @classmethod
     def of_opener(cls, sock: socket.socket, remote: SocketAddress) -> Tuple4:
         """The connection that `sock` is opening to `remote`."""
-        local = sock.getsockname()
-        return cls(_packed(sock, local), local[1], _packed(sock, remote), remote[1])
+        return cls.between(sock.family, sock.getsockname(), remote)
+
+    @classmethod
+    def between(cls, family: int, local: SocketAddress, remote: SocketAddress) -> Tuple4:
+        """The connection between these; `family` is that of the sockets."""
+        return cls(_packed(family, local), local[1], _packed(family, remote), remote[1])
 
 
-def _packed(sock: socket.socket, address: SocketAddress) -> bytes:
+def _packed(family: int, address: SocketAddress) -> bytes:
     # The zone of a link-local address is not part of it.
-    return socket.inet_pton(sock.family, address[0].partition("%")[0])
+    return socket.inet_pton(family, address[0].partition("%")[0])
 
 
 NewNegotiation = Callable[[Tuple4], Negotiation]
@@ -72,14 +61,14 @@ class EnoBackend(Protocol):
     @property
     def name(self) -> str: ...
 
-    def rules(self, ports: Sequence[PortRange]) -> list[Rule]:
-        """What the firewall has to do, once the listeners are adopted."""
-
     def adopt_listener(self, listener: socket.socket, new: NewNegotiation) -> None:
         """Negotiate on connections that `listener`, bound and not listening yet, accepts."""
 
-    def adopt_opener(self, sock: socket.socket) -> None:
-        """Prepare `sock`, which is to open a connection, before it is bound."""
+    def opener(self, family: int, mark: int) -> socket.socket:
+        """A new nonblocking socket, prepared for `connect`; IPv4 or IPv6.
+
+        `mark` are bits of SO_MARK that are not ours.  Raises `OSError`.
+        """
 
     def connect(
         self,
@@ -87,11 +76,15 @@ class EnoBackend(Protocol):
         address: SocketAddress,
         negotiation: Negotiation,
         progress: Callable[[], None],
+        *,
+        mark: int = 0,
+        insist: bool = False,
     ) -> None:
         """Begin a nonblocking connect.
 
         `progress` is called when the negotiation has its outcome, and again
-        when it is finished, unless that is the same moment.
+        when it is finished, unless that is the same moment.  `insist`: no SYN
+        is ever repeated without the option.
 
         Raises `OSError` as `socket.connect` does, but not for EINPROGRESS.
         """
@@ -104,6 +97,3 @@ class EnoBackend(Protocol):
 
     def release(self, sock: socket.socket) -> None:
         """Forget `sock`, which is about to be closed.  Idempotent."""
-
-    def close(self) -> None:
-        """Give everything back."""

@@ -1,32 +1,43 @@
-"""The daemon's work on one host, free of command lines and signals.
+"""The daemon's work on one host, free of command lines, signals and privileges.
 
-A `Host` owns the loop, an ENO backend, a steering, the rules that serve both,
-and the connections.  There is one in a network namespace; a second refuses
-to start.
+A `Host` owns the loop and the connections, and serves what an `Installation`
+brings it: it may be in another process than that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
+import ipaddress
+import os
 import resource
 import socket
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from tcpcrypt import __version__
 from tcpcrypt.core.negotiation import Negotiation, Opener
 from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.connection import AcceptedByPeer, Connection, OpenedByApplication
+from tcpcrypt.runtime.connection import Connection, close_with_reset, peer_name
 from tcpcrypt.runtime.context import Context, Counters, Report, Settings
-from tcpcrypt.runtime.eno_backend import EnoBackend, Tuple4
+from tcpcrypt.runtime.eno_backend import Tuple4
+from tcpcrypt.runtime.incoming import AcceptedByPeer
 from tcpcrypt.runtime.loop import READ, Loop
-from tcpcrypt.runtime.nfqueue import NfqueueBackend
-from tcpcrypt.runtime.rules import Firewall, Routing
-from tcpcrypt.runtime.steering import Steering, TransparentSteering, older_connections
+from tcpcrypt.runtime.netlink import QueuedPacket
+from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER, NfqueueBackend
+from tcpcrypt.runtime.outgoing import OpenedByApplication
+from tcpcrypt.runtime.path_memory import PathMemory
+from tcpcrypt.runtime.privileges import Privileges
+from tcpcrypt.runtime.queue import PacketQueue
+from tcpcrypt.runtime.ruleset import hold_queue
+from tcpcrypt.runtime.steering import NotSteeredError, Steering
+from tcpcrypt.runtime.synhold import HeldSyn, SynHold
 
 __all__ = ["Host"]
 
@@ -41,45 +52,53 @@ _ACCEPT_PAUSE: Final = 0.1
 
 
 class Host:
-    """Encrypts the connections of this host.  `start`, `run`, and in any case `close`."""
+    """Encrypts the connections of this host.  `start`, `run`, and in any case `close`.
 
-    def __init__(self, settings: Settings, report: Report) -> None:
+    `steering` and `queue` are those of an open installation, or stand for it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        report: Report,
+        *,
+        steering: Steering,
+        queue: PacketQueue,
+        privileges: Privileges,
+    ) -> None:
         self.settings = settings
         self.counters = Counters()
         self.loop = Loop()
         self.connections: set[Connection] = set()
-        self.resumption = ResumptionCache(settings.config)
+        self.started = time.time()
         self._report = report
-        self._config = Policy(settings.mode).configure(settings.config)
-        self._context: Context | None = None
-        self._lock: socket.socket | None = None
-        self._backend: EnoBackend | None = None
-        self._steering: Steering | None = None
-        self._routing = Routing(settings.families)
-        self._firewall = Firewall(settings.families)
-        self._installed = False
-
-    def start(self) -> None:
-        """Take hold of the host.  Raises `LocalError` with what is missing."""
-        self._lock = _only_one()
-        _raise_descriptor_limit()
-        _keep_freed_memory()
-        ports, mode = self.settings.ports, self.settings.mode
-        try:
-            self._backend = NfqueueBackend(self.loop, insist=mode is Mode.REQUIRE)
-            self._steering = TransparentSteering(self.settings.families)
-        except OSError as error:
-            raise LocalError(f"cannot set up sockets: {error}") from error
+        self._steering = steering
+        self._queue = queue
+        self._hold = SynHold(queue, self._application_opens)
+        self._backend = NfqueueBackend(queue, privileges)
+        self._waiting: dict[Tuple4, OpenedByApplication] = {}
+        self._generation = 0
+        self._held_by: dict[int, Policy] = {}
         self._context = Context(
-            settings=self.settings,
-            config=self._config,
+            config=settings.config,
+            policies=settings.policies,
             loop=self.loop,
             backend=self._backend,
-            steering=self._steering,
-            resumption=self.resumption,
+            steering=steering,
+            privileges=privileges,
+            resumption=ResumptionCache(settings.config),
+            paths=PathMemory(settings.path_memory),
             counters=self.counters,
-            report=self._report,
+            report=report,
         )
+        self._closed = False
+
+    def start(self) -> None:
+        """Be ready for connections; the rules may be installed then."""
+        _raise_descriptor_limit()
+        _keep_freed_memory()
+        self.loop.failed = self._on_bug
+        self._take_queues()
         for listener in self._steering.peer_listeners:
             self._backend.adopt_listener(listener, self._negotiate_passively)
         self._steering.listen()
@@ -87,21 +106,8 @@ class Host:
             self._accept_from(listener, self._application_came)
         for listener in self._steering.peer_listeners:
             self._accept_from(listener, self._peer_came)
-        self.loop.failed = self._on_bug
-        older = older_connections(ports)
-        rules = [*self._backend.rules(ports), *self._steering.rules(ports, mode, older)]
-        self._installed = True
-        self._routing.install()
-        self._firewall.install(rules)
-        self._report(
-            "started",
-            {
-                "ports": ",".join(map(str, ports)),
-                "mode": mode.value,
-                "backend": self._backend.name,
-                "steering": self._steering.name,
-                "older_connections": len(older),
-            },
+        self.loop.watch(
+            self._queue.fileno(), READ, lambda _events: self._queue.receive(self._on_packet)
         )
 
     def run(self) -> None:
@@ -112,36 +118,42 @@ class Host:
         """Let `run` return; safe in a signal handler."""
         self.loop.stop()
 
-    def close(self) -> None:
-        """Reset the connections, then take out every rule.  Idempotent.
+    def reload(self, settings: Settings) -> None:
+        """Serve by other policies from now on; open connections go on as they are."""
+        self.settings = settings
+        self._generation += 1
+        self._context.policies = settings.policies
+        self._context.config = settings.config
+        self._take_queues()
 
-        In that order: an application must see a reset, and its next segments
-        must not leave in clear.
+    def _take_queues(self) -> None:
+        # Those of the generation before stay: a SYN may still be in one of them.
+        for index, policy in enumerate(self.settings.policies):
+            self._held_by[hold_queue(self._generation, index)] = policy
+
+    def retire(self) -> None:
+        """Take no more connections, but go on with those that there are."""
+        self.loop.forget(self._queue.fileno())
+        for listener in self._listeners():
+            self.loop.forget(listener.fileno())
+
+    def close(self) -> None:
+        """Reset the connections and forget all secrets.  Idempotent.
+
+        To come before the rules are taken out: an application must see a
+        reset, and its next segments must not leave in clear.
         """
+        if self._closed:
+            return
+        self._closed = True
         for connection in tuple(self.connections):
             connection.reset()
-        if self._installed:
-            self._installed = False
-            try:
-                self._firewall.remove()
-            finally:
-                self._routing.remove()
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
-        if self._steering is not None:
-            for listener in (
-                *self._steering.application_listeners,
-                *self._steering.peer_listeners,
-            ):
-                self.loop.forget(listener.fileno())
-            self._steering.close()
-            self._steering = None
-        self.resumption.flush()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-            self.loop.close()
+        self.retire()
+        self._context.resumption.flush()
+        self.loop.close()
+
+    def _listeners(self) -> Sequence[socket.socket]:
+        return (*self._steering.application_listeners, *self._steering.peer_listeners)
 
     def _on_bug(self, fd: int, error: Exception) -> None:
         """One connection is not to take the others down with it."""
@@ -178,13 +190,59 @@ class Host:
 
         watch()
 
+    def _on_packet(self, packet: QueuedPacket) -> None:
+        if packet.queue == QUEUE_NUMBER:
+            self._backend.take(packet)
+        else:
+            self._hold.take(packet)
+
+    def _application_opens(self, held: HeldSyn) -> None:
+        """The SYN of an application waits for a decision."""
+        context, policy, to = self._context, self._held_by.get(held.queue), held.connection
+        if policy is None or policy.mode is Mode.NEVER:
+            held.drop()
+            held.forget()
+        elif policy.mode is Mode.OPPORTUNISTIC and context.paths.is_plain(
+            to.remote, to.remote_port
+        ):
+            self.counters.direct += 1
+            held.leave_alone()
+            held.forget()
+        else:
+            connection = OpenedByApplication(context, self._gone, held, policy)
+            self._waiting[to] = connection
+            try:
+                self._begin(connection)
+            except BaseException:
+                connection.reset()  # a mistake of ours; the application must not wait for ever
+                raise
+
     def _application_came(self, inner: socket.socket) -> None:
-        if self._context is not None:
-            self._begin(OpenedByApplication(self._context, self.connections.discard, inner))
+        """A connection of an application has come to the listener."""
+        try:
+            service = self._steering.meant_by_application(inner)
+            client = inner.getpeername()
+            key = Tuple4.between(inner.family, client, service)
+        except (OSError, NotSteeredError):
+            close_with_reset(inner)
+            return
+        connection = self._waiting.pop(key, None)
+        if connection is None:
+            # Whoever opened it has been told already that it failed.
+            close_with_reset(inner)
+        else:
+            connection.came(inner)
+
+    def _gone(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if (
+            isinstance(connection, OpenedByApplication)
+            and self._waiting.get(connection.connection) is connection
+        ):
+            del self._waiting[connection.connection]
 
     def _peer_came(self, outer: socket.socket) -> None:
-        if self._context is not None:
-            self._begin(AcceptedByPeer(self._context, self.connections.discard, outer))
+        self._begin(AcceptedByPeer(self._context, self._gone, outer))
 
     def _begin(self, connection: Connection) -> None:
         self.connections.add(connection)
@@ -192,22 +250,75 @@ class Host:
 
     def _negotiate_passively(self, connection: Tuple4) -> Negotiation:
         return Negotiation(
-            self._config,
+            self._context.config,
             Opener.PASSIVE,
-            resumption=self.resumption,
+            resumption=self._context.resumption,
             peer=connection.remote,
         )
 
+    # --- what there is to tell ---------------------------------------------------
 
-def _only_one() -> socket.socket:
-    """An abstract socket name is taken once in a network namespace, and never left behind."""
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        lock.bind("\0tcpcryptd")
-    except OSError as error:
-        lock.close()
-        raise LocalError("another tcpcryptd serves this network namespace") from error
-    return lock
+    def status(self) -> dict[str, object]:
+        """The facts of the whole host."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started": round(self.started, 3),
+            "backend": self._backend.name,
+            "steering": self._steering.name,
+            "policies": len(self.settings.policies),
+            "counters": dataclasses.asdict(self.counters),
+            "connections": len(self.connections),
+            "queue": {
+                "overruns": self._queue.overruns,
+                "evicted": self._backend.evicted,
+                "held": len(self._hold),
+                "held_overflowed": self._hold.overflowed,
+            },
+        }
+
+    def sessions(self) -> list[dict[str, object]]:
+        """One entry a live connection, oldest first."""
+        return [c.entry() for c in sorted(self.connections, key=lambda c: c.number)]
+
+    def peers(self) -> list[dict[str, object]]:
+        """One entry a service of another host that applications here used lately."""
+        found = []
+        for address, port, known in self._context.paths:
+            left = self._context.paths.seconds_left(known)
+            found.append(
+                {
+                    "peer": str(ipaddress.ip_address(address)),
+                    "port": port,
+                    "last": known.last,
+                    "reason": known.reason,
+                    "until": None if left is None else round(time.time() + left, 3),
+                    "connections": known.connections,
+                }
+            )
+        return found
+
+    def find(self, local: tuple[str, int], remote: tuple[str, int]) -> dict[str, object] | None:
+        """The connection of the application's socket with these addresses, on either side."""
+        for connection in self.connections:
+            if connection.ends in {(local, remote), (remote, local)}:
+                return connection.entry()
+        return None
+
+    def flush(self, peer: str | None) -> int:
+        """Forget secrets for resumption, and what is known of paths; how many entries.
+
+        `peer` is an address; None means all of them.  Raises `LocalError` if it is none.
+        """
+        resumption, paths = self._context.resumption, self._context.paths
+        if peer is None:
+            return resumption.flush() + paths.forget()
+        try:
+            address = ipaddress.ip_address(peer).packed
+        except ValueError:
+            raise LocalError(f"{peer!r} is no address") from None
+        names = [address, *(peer_name(a, port) for a, port, _ in paths if a == address)]
+        return sum(resumption.flush(name) for name in names) + paths.forget(address)
 
 
 def _keep_freed_memory() -> None:

@@ -120,9 +120,13 @@ def length_request(queue: int, sequence: int, packets: int) -> bytes:
     return _message(_MESSAGE_CONFIG, queue, _attribute(_CONFIG_LENGTH, length), sequence, ack=True)
 
 
-def verdict(packet: QueuedPacket, what: Verdict, payload: bytes | None = None) -> bytes:
-    """Decide on `packet`, and put `payload` in its place if one is given."""
+def verdict(
+    packet: QueuedPacket, what: Verdict, payload: bytes | None = None, mark: int | None = None
+) -> bytes:
+    """Decide on `packet`; put `payload` in its place and `mark` on it if they are given."""
     attributes = _attribute(_ATTR_VERDICT, struct.pack("!II", what, packet.identifier))
+    if mark is not None:
+        attributes += _attribute(_ATTR_MARK, struct.pack("!I", mark))
     if payload is not None:
         attributes += _attribute(_ATTR_PAYLOAD, payload)
     return _message(_MESSAGE_VERDICT, packet.queue, attributes, 0, ack=False)

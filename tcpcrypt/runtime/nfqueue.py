@@ -24,22 +24,24 @@ import errno
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from tcpcrypt.core.negotiation import Fallback, Negotiation
+from tcpcrypt.core.policy import FlowDirection, Mode, Policy
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.registry import TCP_OPTION_FAST_OPEN
-from tcpcrypt.runtime.eno_backend import NewNegotiation, PortRange, SocketAddress, Tuple4
-from tcpcrypt.runtime.loop import READ, Loop
+from tcpcrypt.runtime.eno_backend import NewNegotiation, SocketAddress, Tuple4
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
+from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, Rule, marked
+from tcpcrypt.runtime.ruleset import selectors
 from tcpcrypt.wire.segment import Segment
 from tcpcrypt.wire.tcpopt import insert_option, mss, remove_option, replace_mss, room
 
-__all__ = ["NfqueueBackend"]
+__all__ = ["QUEUE_LENGTH", "QUEUE_NUMBER", "NfqueueBackend", "divert_rules"]
 
 QUEUE_NUMBER: Final = 29795
 QUEUE_LENGTH: Final = 4096
@@ -69,6 +71,9 @@ class _Opening:
     sock: socket.socket
     negotiation: Negotiation
     progress: Callable[[], None]
+    mark: int
+    insist: bool
+    """No SYN is ever repeated without the option."""
     sent_isn: int | None = None
     received_isn: int | None = None
     syns: int = 0
@@ -86,16 +91,40 @@ class _Accepting:
     since: float = field(default_factory=time.monotonic)
 
 
+def divert_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) -> list[Rule]:
+    """What diverts handshakes; `listeners` are the ports for peers, by family."""
+    divert = ("-j", "NFQUEUE", "--queue-num", str(QUEUE_NUMBER))
+    with_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
+    rules = [
+        Rule("mangle", "POSTROUTING", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
+    ]
+    for policy in policies:
+        if policy.mode is Mode.NEVER or policy.match.direction is FlowDirection.INCOMING:
+            continue
+        for family, where in selectors(policy.match, outgoing=True, answers=True):
+            words = ("!", "-i", "lo", "-p", "tcp", *where, *with_socket)
+            rule = Rule("mangle", "INPUT", (*words, *marked(MARK_HANDSHAKE), *divert), (family,))
+            rules.append(rule)
+    for family, port in listeners.items():
+        to = ("-p", "tcp", "--dport", str(port))
+        done = (*to, *with_socket, *marked(MARK_DONE), "-j", "RETURN")
+        rules.append(Rule("mangle", "INPUT", done, (family,)))
+        rules.append(Rule("mangle", "INPUT", (*to, *divert), (family,)))
+    return rules
+
+
 class NfqueueBackend:
-    """See `tcpcrypt.runtime.eno_backend.EnoBackend`."""
+    """See `tcpcrypt.runtime.eno_backend.EnoBackend`.
+
+    `queue` is shared with others; whoever receives from it gives the packets
+    of QUEUE_NUMBER to `take`.
+    """
 
     name: Final = "nfqueue"
 
-    def __init__(self, loop: Loop, *, insist: bool, number: int = QUEUE_NUMBER) -> None:
-        """`insist`: no SYN is ever repeated without the option."""
-        self._loop = loop
-        self._insist = insist
-        self._queue = PacketQueue(number, QUEUE_LENGTH)
+    def __init__(self, queue: PacketQueue, privileges: Privileges) -> None:
+        self._queue = queue
+        self._privileges = privileges
         self._listeners: dict[int, NewNegotiation] = {}
         self._opening: dict[Tuple4, _Opening] = {}
         self._opening_by_fd: dict[int, Tuple4] = {}
@@ -103,31 +132,12 @@ class NfqueueBackend:
         self._answered: dict[Tuple4, _Accepting] = {}
         self.evicted = 0
         """Passive handshakes given up for want of room."""
-        loop.watch(self._queue.fileno(), READ, self._on_packets)
-
-    def rules(self, ports: Sequence[PortRange]) -> list[Rule]:
-        divert = ("-j", "NFQUEUE", "--queue-num", str(self._queue.number))
-        with_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
-        rules = [
-            Rule("mangle", "POSTROUTING", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
-        ]
-        for port in ports:
-            words = ("!", "-i", "lo", "-p", "tcp", "--sport", str(port), *with_socket)
-            rules.append(Rule("mangle", "INPUT", (*words, *marked(MARK_HANDSHAKE), *divert)))
-        for listener in self._listeners:
-            to = ("-p", "tcp", "--dport", str(listener))
-            done = (*to, *with_socket, *marked(MARK_DONE), "-j", "RETURN")
-            rules.append(Rule("mangle", "INPUT", done))
-            rules.append(Rule("mangle", "INPUT", (*to, *divert)))
-        return rules
 
     def adopt_listener(self, listener: socket.socket, new: NewNegotiation) -> None:
-        # Requests and accepted sockets inherit the mark.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE)
         self._listeners[listener.getsockname()[1]] = new
 
-    def adopt_opener(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE)
+    def opener(self, family: int, mark: int) -> socket.socket:
+        return self._privileges.opener(family, mark)
 
     def connect(
         self,
@@ -135,6 +145,9 @@ class NfqueueBackend:
         address: SocketAddress,
         negotiation: Negotiation,
         progress: Callable[[], None],
+        *,
+        mark: int = 0,
+        insist: bool = False,
     ) -> None:
         number = sock.connect_ex(address)
         if number not in {0, errno.EINPROGRESS}:
@@ -142,7 +155,7 @@ class NfqueueBackend:
         # The port is known now, and the SYN waits in the queue until this
         # thread comes back to the loop.
         local = Tuple4.of_opener(sock, address)
-        self._opening[local] = _Opening(sock, negotiation, progress)
+        self._opening[local] = _Opening(sock, negotiation, progress, mark, insist)
         self._opening_by_fd[sock.fileno()] = local
 
     def accepted(self, sock: socket.socket) -> Negotiation | None:
@@ -150,7 +163,7 @@ class NfqueueBackend:
         if entry is None:
             return None
         self._accepting.pop((entry.connection, entry.received_isn), None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE)
+        self._privileges.finish(sock)
         return entry.negotiation if entry.negotiation.finished else None
 
     def release(self, sock: socket.socket) -> None:
@@ -158,16 +171,10 @@ class NfqueueBackend:
         if key is not None:
             self._opening.pop(key, None)
 
-    def close(self) -> None:
-        self._loop.forget(self._queue.fileno())
-        self._queue.close()
-
     # --- packets -----------------------------------------------------------------
 
-    def _on_packets(self, _events: int) -> None:
-        self._queue.receive(self._decide)
-
-    def _decide(self, packet: QueuedPacket) -> None:
+    def take(self, packet: QueuedPacket) -> None:
+        """Decide on a packet of QUEUE_NUMBER."""
         changed: bytes | None = None
         try:
             segment = Segment.parse(packet.payload)
@@ -211,7 +218,7 @@ class NfqueueBackend:
             self._opening.pop(key, None)
             self._opening_by_fd.pop(opening.sock.fileno(), None)
             with contextlib.suppress(OSError):
-                opening.sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE)
+                self._privileges.finish(opening.sock, opening.mark)
         if negotiation.finished or (negotiation.outcome is not None and not opening.told):
             opening.told = True
             opening.progress()
@@ -222,7 +229,7 @@ class NfqueueBackend:
         if flags.syn:
             opening.sent_isn = segment.seq
             opening.syns += 1
-            give_up = opening.syns > SYNS_WITH_OPTION and not flags.ack and not self._insist
+            give_up = opening.syns > SYNS_WITH_OPTION and not flags.ack and not opening.insist
         return _with_option(opening.negotiation, segment, give_up=give_up)
 
     def _open_in(self, opening: _Opening, segment: Segment) -> bytes | None:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from tcpcrypt.errors import LocalError
@@ -29,40 +29,55 @@ _PACKETS_A_TURN: Final = 64
 
 
 class PacketQueue:
-    """One queue, bound to this process; nonblocking.
+    """Netfilter queues that share one nonblocking socket.
 
-    Raises `LocalError` if the queue is taken, the kernel lacks
-    nfnetlink_queue, or CAP_NET_ADMIN is missing.
+    `open` takes the queues.  A process without CAP_NET_ADMIN is given another
+    socket, over which somebody forwards the same datagrams in both directions.
     """
 
-    def __init__(self, number: int, length: int) -> None:
-        self.number = number
+    def __init__(self, sock: socket.socket) -> None:
         self.overruns = 0
         """Times that the kernel had more packets than the socket could hold."""
+        self._socket = sock
         self._buffer = bytearray(_DATAGRAM_MAX)
+
+    @classmethod
+    def open(cls, lengths: Mapping[int, int]) -> PacketQueue:
+        """Take the queues with these numbers; as many packets may wait in each.
+
+        All at once, for afterwards packets come between the kernel's answers.
+        Raises `LocalError` if a queue is taken, the kernel lacks
+        nfnetlink_queue, or CAP_NET_ADMIN is missing.
+        """
         try:
-            self._socket = socket.socket(
+            sock = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
             )
         except OSError as error:
             raise LocalError(f"no netfilter netlink socket: {error.strerror}") from error
+        queue = cls(sock)
         try:
-            self._socket.bind((0, 0))
-            self._socket.settimeout(5)
-            self._enlarge()
-            for sequence, request in enumerate(
-                (
-                    netlink.bind_request(number, 1),
-                    netlink.copy_request(number, 2),
-                    netlink.length_request(number, 3, length),
-                ),
-                start=1,
-            ):
-                self._request(request, sequence)
-            self._socket.setblocking(False)
+            sock.bind((0, 0))
+            sock.settimeout(5)
+            queue._enlarge()
+            for number, length in lengths.items():
+                queue._bind(number, length)
+            sock.setblocking(False)
         except BaseException:
-            self._socket.close()
+            sock.close()
             raise
+        return queue
+
+    def _bind(self, number: int, length: int) -> None:
+        for sequence, request in enumerate(
+            (
+                netlink.bind_request(number, 1),
+                netlink.copy_request(number, 2),
+                netlink.length_request(number, 3, length),
+            ),
+            start=1,
+        ):
+            self._request(number, request, sequence)
 
     def _enlarge(self) -> None:
         # The forced form needs CAP_NET_ADMIN over the machine; in a user
@@ -72,7 +87,7 @@ class PacketQueue:
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
-    def _request(self, request: bytes, sequence: int) -> None:
+    def _request(self, number: int, request: bytes, sequence: int) -> None:
         self._socket.send(request)
         with memoryview(self._buffer) as view:
             while True:
@@ -81,7 +96,7 @@ class PacketQueue:
                     if isinstance(message, Answer) and message.sequence == sequence:
                         if message.error:
                             raise LocalError(
-                                f"netfilter queue {self.number}: {os.strerror(message.error)}"
+                                f"netfilter queue {number}: {os.strerror(message.error)}"
                             )
                         return
 
@@ -105,12 +120,18 @@ class PacketQueue:
                     if isinstance(message, QueuedPacket):
                         decide(message)
 
-    def verdict(self, packet: QueuedPacket, what: Verdict, payload: bytes | None = None) -> None:
-        """Let `packet` go, changed to `payload` if that is given, or drop it."""
+    def verdict(
+        self,
+        packet: QueuedPacket,
+        what: Verdict,
+        payload: bytes | None = None,
+        mark: int | None = None,
+    ) -> None:
+        """Let `packet` go, with another content and mark if they are given, or drop it."""
         # Netlink hands a verdict over within the call; ENOBUFS there reports a
         # lost packet of the other direction, and is counted when receiving.
         with contextlib.suppress(BlockingIOError):
-            self._socket.send(netlink.verdict(packet, what, payload))
+            self._socket.send(netlink.verdict(packet, what, payload, mark))
 
     def close(self) -> None:
         self._socket.close()

@@ -23,7 +23,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from tcpcrypt.core.events import Aborted, DataReceived, Established, StreamEnded
+from tcpcrypt.core.events import Aborted, DataReceived, Established, Rekeyed, StreamEnded
 from tcpcrypt.core.session import Session
 from tcpcrypt.errors import PeerReason
 from tcpcrypt.runtime.channel import Channel
@@ -72,6 +72,8 @@ class Relay:
         """Application bytes that went to the peer."""
         self.received = 0
         """Application bytes that came from the peer."""
+        self.rekeys = 0
+        """Key changes of both directions (RFC 8548 section 3.8)."""
         self._loop = loop
         self._ready = ready
         self._ended = ended
@@ -225,6 +227,8 @@ class Relay:
                     self._timer.cancel()
                 self._flush_session()
                 self._ready(event)
+            elif isinstance(event, Rekeyed):
+                self.rekeys += 1
             elif isinstance(event, StreamEnded):
                 self._peer_ended = True
                 self._end_inner()

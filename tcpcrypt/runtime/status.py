@@ -49,13 +49,8 @@ class StatusFile:
         text = json.dumps(
             {
                 "pid": os.getpid(),
-                "ports": [str(port) for port in host.settings.ports],
-                "mode": host.settings.mode.value,
                 "counters": dataclasses.asdict(host.counters),
-                "connections": [
-                    {**connection.describe(), "state": connection.state, **connection.traffic()}
-                    for connection in sorted(host.connections, key=lambda c: c.number)
-                ],
+                "connections": host.sessions(),
             },
             indent=2,
         )

@@ -129,17 +129,24 @@ def test_closing_while_the_other_side_still_sends(pair: Network, who: str) -> No
             sending.sendall(bytes(100_000_000))
 
 
-def test_a_refused_service_is_a_reset(pair: Network) -> None:
-    _ours, theirs = pair.both()
-    with pair.connect() as one, pytest.raises(ConnectionResetError):
-        one.recv(1)
-    assert "ECONNREFUSED" in theirs.wait_for("failed")[0]["reason"]
-
-
-def test_an_unreachable_peer_is_a_reset(pair: Network) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("daemons", ["client", "both"])
+def test_a_refused_connection_is_refused(pair: Network, daemons: str, family: int) -> None:
+    """The SYN is held until the peer has answered: connect() itself fails."""
     ours = pair.daemon(pair.client)
-    with pair.connect() as one, pytest.raises((ConnectionResetError, BrokenPipeError)):
-        one.recv(1)
+    if daemons == "both":
+        pair.daemon(pair.server)
+    with pytest.raises(ConnectionRefusedError):
+        pair.connect(family)
+    assert "refused" in ours.wait_for("failed")[0]["reason"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_unreachable_peer_is_unreachable(pair: Network, family: int) -> None:
+    ours = pair.daemon(pair.client)
+    pair.server.run("ip", "address", "flush", "dev", pair.server_end.device)
+    with pytest.raises(OSError, match="No route to host"):
+        pair.connect(family)
     assert ours.wait_for("failed")
 
 

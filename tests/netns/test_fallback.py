@@ -169,6 +169,7 @@ def test_a_syn_with_data_and_eno_loses_the_data(pair: Network) -> None:
         bytes.fromhex("020405b445032300")
     )
     with (
+        pair.listen(),
         Capture(pair.client_end) as capture,
         pair.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
     ):

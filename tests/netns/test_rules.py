@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from netns.network import Network
+from netns.observed import eno, segments
 
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER
@@ -138,7 +139,10 @@ def test_a_steered_packet_never_leaves_when_routing_fails(pair: Network) -> None
         pytest.raises(TimeoutError),
     ):
         pair.connect(timeout=0.5)
-    assert not [packet for packet in capture.packets if packet[9:10] == b"\x06"]
+    # What the daemon itself says to the peer has ENO; the application's SYN has not.
+    syns = [s for s in segments(capture.packets) if s.flags.syn and not s.flags.ack]
+    assert syns
+    assert all(eno(syn) is not None for syn in syns)
 
 
 def test_lost_connection_tracking_leaks_nothing(pair: Network) -> None:
@@ -179,7 +183,7 @@ def test_the_status_file(pair: Network, tmp_path: Path) -> None:
 def test_a_daemon_that_cannot_start_leaves_nothing(pair: Network) -> None:
     """Its netfilter queue is taken: it says so, and no rule stays."""
     with pair.client.entered():
-        queue = PacketQueue(QUEUE_NUMBER, 10)
+        queue = PacketQueue.open({QUEUE_NUMBER: 10})
     try:
         with pytest.raises(LocalError, match="netfilter queue"):
             LabDaemon(pair.client, "--port", "80")

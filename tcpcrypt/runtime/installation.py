@@ -1,0 +1,180 @@
+"""What the daemon has put into the kernel of its host: sockets, queues, routes, rules.
+
+All of it needs CAP_NET_ADMIN, and none of it looks at a byte that a peer sent.
+`open` takes hold of the host, `install` lets connections come, `remove` lets
+them go; there is one installation in a network namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from tcpcrypt.core.policy import Policy
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.context import Settings
+from tcpcrypt.runtime.firewall import Firewall
+from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH, QUEUE_NUMBER, divert_rules
+from tcpcrypt.runtime.older import OlderConnection, older_connections
+from tcpcrypt.runtime.queue import PacketQueue
+from tcpcrypt.runtime.routing import Routing
+from tcpcrypt.runtime.rules import MARK_HANDSHAKE, Rule
+from tcpcrypt.runtime.ruleset import (
+    HOLD_SLOTS,
+    accepting_rules,
+    guard_rules,
+    hold_queue,
+    opening_rules,
+)
+from tcpcrypt.runtime.steering import TransparentSteering
+
+__all__ = ["QUEUE_NUMBERS", "Installation", "remove_everything", "rules_for"]
+
+QUEUE_NUMBERS: Final = frozenset(
+    {QUEUE_NUMBER, *(hold_queue(g, slot) for g in (0, 1) for slot in range(HOLD_SLOTS))}
+)
+"""All netfilter queues that the daemon takes."""
+
+
+class Installation:
+    """Raises `LocalError` with what is missing; `remove` and `close` in any case."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.generation = 0
+        """Counts the sets of policies."""
+        self.older: list[OlderConnection] = []
+        """What was there before, and is left alone."""
+        self._lock: socket.socket | None = None
+        self._queue: PacketQueue | None = None
+        self._steering: TransparentSteering | None = None
+        self._routing = Routing(settings.families)
+        self._firewall = Firewall(settings.families)
+        self._installed = False
+
+    @property
+    def queue(self) -> PacketQueue:
+        """Where packets wait; open."""
+        if self._queue is None:
+            raise LocalError("the installation is not open")
+        return self._queue
+
+    @property
+    def steering(self) -> TransparentSteering:
+        """The listeners; open."""
+        if self._steering is None:
+            raise LocalError("the installation is not open")
+        return self._steering
+
+    def open(self) -> None:
+        """Take the lock, the queues and the listeners' ports; nothing comes yet."""
+        self._lock = _only_one()
+        try:
+            self._queue = PacketQueue.open(dict.fromkeys(sorted(QUEUE_NUMBERS), QUEUE_LENGTH))
+            self._steering = TransparentSteering(self.settings.families)
+            for listener in self._steering.peer_listeners:
+                # Requests and accepted sockets inherit the mark.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE)
+        except OSError as error:
+            self.close()
+            raise LocalError(f"cannot set up sockets: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def install(self) -> None:
+        """Let connections come; the listeners and the queues have to be served by now."""
+        self._installed = True
+        self.older = older_connections(self.settings.policies)
+        self._routing.install()
+        self._firewall.install(self.rules())
+
+    def update(self, policies: Sequence[Policy]) -> None:
+        """Put other policies in force; for connections that are open nothing changes.
+
+        `Host.reload` comes first, for it has to know the next queues.
+        """
+        before, self.settings = self.settings, replace(self.settings, policies=tuple(policies))
+        self.generation += 1
+        # What was left alone goes on to be; what only now is named is older than that.
+        self.older = [
+            *self.older,
+            *older_connections(self.settings.policies, before.policies),
+        ]
+        self._firewall.install(self.rules())
+
+    def rules(self) -> list[Rule]:
+        """All rules, as they stand while the daemon serves."""
+        return rules_for(self.settings.policies, self.generation, self.older, self.steering)
+
+    def missing(self) -> int:
+        """How many rules are not as they were installed: somebody has changed them."""
+        return self._firewall.missing() if self._installed else 0
+
+    def restore(self) -> None:
+        """Put all rules in again."""
+        self._routing.repair()
+        self._firewall.install(self.rules())
+
+    def remove(self, *, guard: bool = False) -> None:
+        """Take the rules out; `guard`: but for those that refuse what `require` names.
+
+        Nobody may serve connections any more: an application must have seen a
+        reset before its next segments can leave.  Idempotent.
+        """
+        if self._installed:
+            self._installed = False
+            try:
+                self._firewall.remove(guard_rules(self.settings.policies) if guard else ())
+            finally:
+                self._routing.remove()
+
+    def close(self) -> None:
+        """Give sockets, queues and lock back.  Idempotent."""
+        for part in (self._queue, self._steering, self._lock):
+            if part is not None:
+                part.close()
+        self._queue = self._steering = self._lock = None
+
+
+def rules_for(
+    policies: Sequence[Policy],
+    generation: int,
+    older: Iterable[OlderConnection],
+    steering: TransparentSteering,
+) -> list[Rule]:
+    """All rules for `policies`, as they stand while the daemon serves."""
+    listeners = steering.peer_ports()
+    return [
+        *guard_rules(policies, listeners),
+        *opening_rules(policies, generation, older),
+        *divert_rules(policies, listeners),
+        *steering.rules(),
+        *accepting_rules(policies, listeners),
+    ]
+
+
+def remove_everything(families: Sequence[int] = (4, 6)) -> int:
+    """Take out whatever a daemon that is gone has left, its guard too; how many rules.
+
+    Raises `LocalError` if a daemon is running, whose rules these are.
+    """
+    with _only_one():
+        count = Firewall(families).remove()
+        return count + Routing(families).remove()
+
+
+def _only_one() -> socket.socket:
+    """An abstract socket name is taken once in a network namespace, and never left behind."""
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.bind("\0tcpcryptd")
+    except OSError as error:
+        lock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise LocalError(f"cannot take the lock: {error.strerror}") from error
+        raise LocalError("another tcpcryptd serves this network namespace") from error
+    return lock

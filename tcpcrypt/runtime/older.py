@@ -1,0 +1,73 @@
+"""Connections that were there before the rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from tcpcrypt.core.policy import Flow, FlowDirection, Mode, Policy
+
+__all__ = ["OlderConnection", "older_connections"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OlderConnection:
+    """A connection of this host whose packets the rules would take for an application's."""
+
+    local: ipaddress.IPv4Address | ipaddress.IPv6Address
+    local_port: int
+    remote: ipaddress.IPv4Address | ipaddress.IPv6Address
+    remote_port: int
+
+
+def older_connections(
+    policies: Sequence[Policy],
+    before: Sequence[Policy] = (),
+    directory: Path = Path("/proc/net"),
+) -> list[OlderConnection]:
+    """Those that `policies` name and `before`, which were in force until now, did not.
+
+    From /proc/net/tcp and tcp6.  Connections that came from elsewhere are among
+    them where a policy names what looks like their client's port.
+    """
+    found = []
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (directory / name).read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue  # no IPv6 in this kernel
+        for line in lines:
+            _number, local, remote, state = line.split()[:4]
+            if state == "0A":  # listening
+                continue
+            connection = OlderConnection(*_parse_endpoint(local), *_parse_endpoint(remote))
+            if connection.remote.is_loopback or connection.local == connection.remote:
+                continue
+            flow = Flow(FlowDirection.OUTGOING, *dataclasses.astuple(connection))
+            if _named(policies, flow) and not _named(before, flow):
+                found.append(connection)
+    return found
+
+
+def _named(policies: Sequence[Policy], flow: Flow) -> bool:
+    """Whether a policy could want the flow; its owner is not asked for."""
+    for policy in policies:
+        anybody = dataclasses.replace(policy.match, uids=(), cgroups=())
+        if anybody.covers(flow) and (policy.mode is not Mode.NEVER or anybody == policy.match):
+            return policy.mode is not Mode.NEVER
+    return False
+
+
+def _parse_endpoint(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    """`0100007F:0050`: words in host byte order, then the port."""
+    words, port = text.split(":")
+    packed = b"".join(
+        struct.pack("=I", int(words[at : at + 8], 16)) for at in range(0, len(words), 8)
+    )
+    if len(packed) == 4:
+        return ipaddress.IPv4Address(packed), int(port, 16)
+    address = ipaddress.IPv6Address(packed)
+    return address.ipv4_mapped or address, int(port, 16)

@@ -1,0 +1,188 @@
+"""A connection that an application of this host opens to a service elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final
+
+from tcpcrypt.core.negotiation import Fallback, Negotiation, Opener
+from tcpcrypt.core.policy import Mode, Policy
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.connection import (
+    Connection,
+    Gone,
+    address_text,
+    close_with_reset,
+    peer_name,
+)
+from tcpcrypt.runtime.context import Context
+from tcpcrypt.runtime.eno_backend import Tuple4
+from tcpcrypt.runtime.loop import ERRORS, WRITE, Timer
+from tcpcrypt.runtime.relay import Ending
+from tcpcrypt.runtime.synhold import HeldSyn
+
+__all__ = ["OpenedByApplication"]
+
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
+_IPV6_TCLASS: Final = 67
+_INNER_PATIENCE: Final = 20.0
+"""Seconds for the application to take up the connection that it asked for."""
+_REFUSALS: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
+
+
+class OpenedByApplication(Connection):
+    """An application of this host wants to reach a service elsewhere.
+
+    Its SYN is held until the peer has answered and the negotiation is over;
+    then it comes to the daemon's listener (`came`), or is refused.
+    """
+
+    direction = "outgoing"
+
+    def __init__(self, context: Context, gone: Gone, held: HeldSyn, policy: Policy) -> None:
+        super().__init__(context, gone)
+        self._held = held
+        self._client, self._service = held.client, held.service
+        self._negotiation: Negotiation | None = None
+        self._connected = False
+        self._peer = peer_name(held.connection.remote, held.connection.remote_port)
+        self._resuming = False
+        self._data_can_pass = False
+        self._patience: Timer | None = None
+        self._obey(policy)
+
+    @property
+    def connection(self) -> Tuple4:
+        """The application's."""
+        return self._held.connection
+
+    def start(self) -> None:
+        try:
+            self._connect()
+        except OSError as error:
+            self._fail(error.errno or 0)
+
+    def _connect(self) -> None:
+        context, held, config = self._context, self._held, self._config
+        if config is None:
+            raise LocalError("no policy")
+        outer = self._outer = context.backend.opener(held.family, held.mark)
+        if held.dscp:
+            level, option = (
+                (socket.IPPROTO_IP, socket.IP_TOS)
+                if held.family == 4
+                else (socket.IPPROTO_IPV6, _IPV6_TCLASS)
+            )
+            outer.setsockopt(level, option, held.dscp)
+        outer.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        # The peer sees the address that the application chose.
+        outer.bind((self._client[0], 0, *self._client[2:]))
+        self._resuming = self._peer not in context.resuming
+        if self._resuming:
+            context.resuming.add(self._peer)
+        self._negotiation = Negotiation(
+            config,
+            Opener.ACTIVE,
+            resumption=context.resumption if self._resuming else None,
+            peer=self._peer,
+        )
+        context.backend.connect(
+            outer,
+            self._service,
+            self._negotiation,
+            self._proceed,
+            mark=held.mark,
+            insist=config.require_encryption,
+        )
+        context.loop.watch(outer.fileno(), WRITE, self._on_outer)
+
+    def came(self, inner: socket.socket) -> None:
+        """The application's connection has reached the daemon."""
+        if self._inner is not None or self._patience is None:
+            close_with_reset(inner)
+            return
+        self._patience.cancel()
+        self._held.forget()
+        inner.setblocking(False)
+        self._inner = inner
+        if self._data_can_pass:
+            self._attach()
+        else:
+            self._context.loop.watch(inner.fileno(), ERRORS, self._on_inner_error)
+
+    def _on_outer(self, _events: int) -> None:
+        if self._outer is None:
+            return
+        number = self._outer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._fail(number)
+            return
+        self._connected = True
+        self._context.loop.watch(self._outer.fileno(), ERRORS, self._on_outer)
+        self._proceed()
+
+    def _fail(self, number: int) -> None:
+        """Let the application's kernel report what ours was told of the peer."""
+        if number == errno.ETIMEDOUT:
+            self._held.drop()
+        elif number not in _REFUSALS:
+            self._held.unreachable()
+        self._give_up("failed", os.strerror(number))
+
+    def _on_inner_error(self, _events: int) -> None:
+        if self._relay is None:
+            self._give_up("failed", "application gave up")
+        else:
+            self._relay.reset(Ending.RESET_BY_APPLICATION)
+
+    def _proceed(self) -> None:
+        """The connection is up and the outcome known, whichever came last."""
+        negotiation = self._negotiation
+        if negotiation is not None and negotiation.finished:
+            self._let_others_resume()
+        if (
+            self._connected
+            and self._relay is None
+            and self._outer is not None
+            and negotiation is not None
+            and negotiation.outcome is not None
+        ):
+            self._remember(negotiation)
+            if self._speak(negotiation, self._peer) and self._relay is not None:
+                self._patience = self._context.loop.call_later(_INNER_PATIENCE, self._not_wanted)
+                self._held.steer()
+
+    def _remember(self, negotiation: Negotiation) -> None:
+        outcome, remote = negotiation.outcome, self._held.connection
+        if isinstance(outcome, Fallback):
+            last, reason = "plain", outcome.reason.value
+            if self.policy is not None and self.policy.mode is Mode.REQUIRE:
+                last = "refused"
+        else:
+            last, reason = "encrypted", ""
+        if self._context.paths.note(remote.remote, remote.remote_port, last, reason):
+            facts: dict[str, object] = {"service": address_text(self._service), "reason": reason}
+            self._context.report("remembered", facts)
+
+    def _not_wanted(self) -> None:
+        self._give_up("failed", "application gave up")
+
+    def _let_others_resume(self) -> None:
+        if self._resuming:
+            self._resuming = False
+            self._context.resuming.discard(self._peer)
+
+    def _drop(self) -> None:
+        self._let_others_resume()
+        if self._patience is not None:
+            self._patience.cancel()
+        if not self._held.decided:
+            self._held.refuse()
+        self._held.forget()
+        super()._drop()
+
+    def _want_inner(self) -> None:
+        self._data_can_pass = True
+        self._attach()

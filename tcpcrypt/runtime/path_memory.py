@@ -1,0 +1,83 @@
+"""What is remembered for a while of peers: whether they, and the path to them, encrypt.
+
+A peer that answered without ENO, or a path that swallows option 69, is left
+alone for a time where policy is opportunistic, so that its connections neither
+wait nor go through the daemon.  RFC 8547 section 4.6 lets an active opener
+leave the option out.  Whoever can strip an option once can so keep a peer
+plain for that time, which he could do to each connection anyway; `require`
+never asks this memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tcpcrypt.core.config import Clock
+
+__all__ = ["PathMemory", "Remembered"]
+
+_CAPACITY: Final = 8192
+
+
+@dataclass(slots=True)
+class Remembered:
+    """One service of a peer."""
+
+    last: str
+    """How its latest connection ended up: encrypted, plain or refused."""
+    reason: str
+    plain_until: float | None
+    """Until then (by the clock) connections are left alone; None: they are not."""
+    connections: int
+
+
+class PathMemory:
+    """Bounded; the service seen longest ago is forgotten first."""
+
+    def __init__(self, seconds: float, *, clock: Clock = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._peers: OrderedDict[tuple[bytes, int], Remembered] = OrderedDict()
+
+    def is_plain(self, address: bytes, port: int) -> bool:
+        """Whether a connection to this service is to be left alone; counts it if so."""
+        known = self._peers.get((address, port))
+        if known is None or known.plain_until is None or known.plain_until <= self._clock():
+            return False
+        known.connections += 1
+        return True
+
+    def note(self, address: bytes, port: int, last: str, reason: str = "") -> bool:
+        """A connection to this service ended up as `last`; whether it is now left alone."""
+        plain = last == "plain" and self._seconds > 0
+        before = self._peers.pop((address, port), None)
+        self._peers[address, port] = Remembered(
+            last,
+            reason,
+            self._clock() + self._seconds if plain else None,
+            1 + (before.connections if before is not None else 0),
+        )
+        if len(self._peers) > _CAPACITY:
+            self._peers.popitem(last=False)
+        return plain
+
+    def forget(self, address: bytes | None = None) -> int:
+        """Forget a peer, or all; how many services that were."""
+        gone = [key for key in self._peers if address is None or key[0] == address]
+        for key in gone:
+            del self._peers[key]
+        return len(gone)
+
+    def __iter__(self) -> Iterator[tuple[bytes, int, Remembered]]:
+        for (address, port), known in self._peers.items():
+            yield address, port, known
+
+    def seconds_left(self, known: Remembered) -> float | None:
+        """How long the service is still left alone; None: it is not."""
+        if known.plain_until is None:
+            return None
+        return max(0.0, known.plain_until - self._clock())

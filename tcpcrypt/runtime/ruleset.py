@@ -1,0 +1,309 @@
+"""From policies to firewall rules: which connections come to the daemon, and which may not pass.
+
+The kernel walks the policies in their order, as `tcpcrypt.core.policy.select`
+does, and the first that matches decides.
+
+*What an application opens* (mangle OUTPUT).  Its SYN is held in a netfilter
+queue until the daemon has decided what becomes of it; which queue says which
+policy matched, for only the kernel knows the owner of a socket for certain.
+The verdict gives the SYN a mark: steered to the daemon, to leave as it is, or
+to be refused.  The first two are kept as connection marks, and what follows
+goes the same way.  Where the connection mark is lost (somebody flushed the
+table) what follows is steered by the policy's addresses and ports, so that at
+worst a plain connection is reset, and never an encrypted one continued in
+clear.
+
+*What a peer opens* (nat PREROUTING).  A SYN with option 69, to a port on which
+somebody listens, goes to the daemon's listener.  All others go on untouched,
+and where nobody listens the kernel refuses as ever.
+
+*The guard* (filter).  A SYN that a policy names and that nobody decided on
+does not leave; one that `require` names is refused, on both sides.  The part
+of it that serves `require` can outlive the daemon.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
+from tcpcrypt.errors import LocalError
+from tcpcrypt.registry import TCP_OPTION_ENO
+from tcpcrypt.runtime.older import OlderConnection
+from tcpcrypt.runtime.rules import (
+    MARK_ACCEPTED,
+    MARK_DIRECT,
+    MARK_DONE,
+    MARK_HANDSHAKE,
+    MARK_INNER,
+    MARK_MASK,
+    MARK_REFUSED,
+    MARK_STEERED,
+    MARK_UNREACHABLE,
+    Rule,
+    go_to,
+    marked,
+    set_mark,
+)
+
+__all__ = [
+    "HOLD_SLOTS",
+    "accepting_rules",
+    "guard_rules",
+    "hold_queue",
+    "opening_rules",
+    "selectors",
+]
+
+HOLD_SLOTS: Final = 64
+"""Policies at most: each has a queue, and two sets of them take turns."""
+_HOLD_QUEUES: Final = 29824
+_PORTS_A_RULE: Final = 15
+"""What `-m multiport` takes; a range counts twice."""
+_STEER: Final = "STEER"
+_DIRECT: Final = "DIRECT"
+_MASK: Final = f"{MARK_MASK:#x}"
+_FAMILIES: Final = (4, 6)
+_TCP: Final = ("-p", "tcp")
+
+Words = tuple[str, ...]
+
+
+def hold_queue(generation: int, index: int) -> int:
+    """The queue in which SYNs wait that the policy at `index` matched.
+
+    `generation` counts the sets of policies; a SYN of the set before may
+    still be waiting when the next comes.
+    """
+    if not 0 <= index < HOLD_SLOTS:
+        raise LocalError(f"more than {HOLD_SLOTS} policies")
+    return _HOLD_QUEUES + generation % 2 * HOLD_SLOTS + index
+
+
+def opening_rules(
+    policies: Sequence[Policy], generation: int, older: Iterable[OlderConnection]
+) -> list[Rule]:
+    """Hold and steer what applications of this host open."""
+    concerned = list(_for(policies, FlowDirection.OUTGOING))
+    rules = [Rule("mangle", "OUTPUT", ("-o", "lo", "-j", "RETURN"))]
+    # Our own sockets.  MARK_ACCEPTED is not among them: they talk over `lo`, and
+    # what leaves with their mark is a reset of the application's kernel that
+    # reflects it (`fwmark_reflect`), which has to come to us.
+    for own in (MARK_HANDSHAKE, MARK_DONE, MARK_INNER):
+        rules.append(Rule("mangle", "OUTPUT", (*marked(own), "-j", "RETURN")))
+    rules.append(Rule("mangle", "OUTPUT", (*_TCP, *marked(MARK_ACCEPTED), *go_to(_STEER))))
+    zoned = ("-d", "fe80::/10", "-j", "RETURN")
+    if not _requires(policies):
+        # A link-local address without its zone, which is lost on `lo`, means nothing.
+        rules.append(Rule("mangle", "OUTPUT", zoned, (6,)))
+    for mark, target in ((MARK_STEERED, go_to(_STEER)), (MARK_DIRECT, ("-j", "RETURN"))):
+        follows = (*_TCP, "!", "--syn", "-m", "connmark", "--mark", f"{mark:#x}/{_MASK}")
+        rules.append(Rule("mangle", "OUTPUT", (*follows, *target)))
+    for old in older:
+        of_old = (
+            *(*_TCP, "!", "--syn", "-s", str(old.local), "--sport", str(old.local_port)),
+            *("-d", str(old.remote), "--dport", str(old.remote_port), "-j", "RETURN"),
+        )
+        rules.append(Rule("mangle", "OUTPUT", of_old, (old.local.version,)))
+    for index, policy in concerned:
+        rules += _opening_rules_of(policy, hold_queue(generation, index))
+    rules += [
+        Rule("mangle", _STEER, set_mark(MARK_STEERED)),
+        Rule("mangle", _DIRECT, _connection_mark(MARK_DIRECT)),
+        Rule("mangle", _DIRECT, set_mark(MARK_DIRECT)),
+    ]
+    # The answers of services here are not what an application opens, whatever the
+    # port of their client.
+    came = ("!", "-i", "lo", *_TCP, "--syn", "-m", "conntrack", "--ctstate", "NEW")
+    rules.append(Rule("mangle", "INPUT", (*came, *_connection_mark(MARK_DIRECT))))
+    stray = ("!", "-o", "lo", *marked(MARK_STEERED), "-j", "DROP")
+    rules.append(Rule("mangle", "POSTROUTING", stray))
+    save = ("-j", "CONNMARK", "--save-mark", "--nfmask", _MASK, "--ctmask", _MASK)
+    for mark in (MARK_STEERED, MARK_DIRECT):
+        rules.append(Rule("mangle", "POSTROUTING", (*_TCP, "--syn", *marked(mark), *save)))
+    rules.append(Rule("mangle", "POSTROUTING", (*marked(MARK_DIRECT), *set_mark(0))))
+    return rules
+
+
+def _opening_rules_of(policy: Policy, queue: int) -> list[Rule]:
+    rules = []
+    owned = tuple(_owners(policy.match))
+    for family, where in selectors(policy.match, outgoing=True):
+        to = (*_TCP, *where)
+        if policy.mode is not Mode.NEVER:
+            # Owners are known of SYNs alone: a socket that its process has closed has none.
+            for owner in owned:
+                hold = (*to, "--syn", *owner, "-j", "NFQUEUE", "--queue-num", str(queue))
+                rules.append(Rule("mangle", "OUTPUT", hold, (family,)))
+            rules.append(Rule("mangle", "OUTPUT", (*to, "!", "--syn", *go_to(_STEER)), (family,)))
+        elif owned == ((),):
+            rules.append(Rule("mangle", "OUTPUT", (*to, "-j", "RETURN"), (family,)))
+        else:
+            for owner in owned:
+                leave = (*to, "--syn", *owner, *go_to(_DIRECT))
+                rules.append(Rule("mangle", "OUTPUT", leave, (family,)))
+    return rules
+
+
+def accepting_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) -> list[Rule]:
+    """Bring what peers open with ENO to the listener (its port, by family)."""
+    untracked = ("-o", "lo", *_TCP, *marked(MARK_INNER), "-j", "CT", "--notrack")
+    rules = [Rule("raw", "OUTPUT", untracked)]
+    for family, port in listeners.items():
+        # Before DNAT: whoever names the listener's port was not steered.
+        direct = ("!", "-i", "lo", *_TCP, "--dport", str(port), "-j", "DROP")
+        rules.append(Rule("mangle", "PREROUTING", direct, (family,)))
+    for _index, policy in _for(policies, FlowDirection.INCOMING):
+        if policy.match.uids or policy.match.cgroups:
+            continue  # nobody here opened it
+        for family, where in selectors(policy.match, outgoing=False):
+            if family not in listeners:
+                continue
+            # From a link-local address the service could be reached over its
+            # own link alone, not over `lo`.
+            zoned = ("!", "-s", "fe80::/10") if family == 6 and "-s" not in where else ()
+            from_outside = ("!", "-i", "lo", *_TCP, *where)
+            if policy.mode is Mode.NEVER:
+                words: Words = (*from_outside, "-j", "RETURN")
+            else:
+                words = (
+                    *(*from_outside, *zoned, "--syn", "--tcp-option", str(TCP_OPTION_ENO)),
+                    *("-m", "addrtype", "--dst-type", "LOCAL", "-m", "socket", "--nowildcard"),
+                    *("-j", "DNAT", "--to-destination", f":{listeners[family]}"),
+                )
+            rules.append(Rule("nat", "PREROUTING", words, (family,)))
+    return rules
+
+
+def guard_rules(
+    policies: Sequence[Policy], listeners: Mapping[int, int] | None = None
+) -> list[Rule]:
+    """What may not pass.  `listeners` None: the part that outlives the daemon.
+
+    That is empty where no policy requires encryption.
+    """
+    serving = listeners is not None
+    if not serving and not _requires(policies):
+        return []
+    reset: Words = ("-j", "REJECT", "--reject-with", "tcp-reset")
+    rules = [Rule("filter", "OUTPUT", ("-o", "lo", "-j", "RETURN"))]
+    if serving:
+        rules.append(Rule("filter", "OUTPUT", (*_TCP, *marked(MARK_REFUSED), *reset)))
+        for family, name in ((4, "icmp-host-unreachable"), (6, "icmp6-addr-unreachable")):
+            unreachable = (*marked(MARK_UNREACHABLE), "-j", "REJECT", "--reject-with", name)
+            rules.append(Rule("filter", "OUTPUT", unreachable, (family,)))
+    decided = ("-m", "mark", "!", "--mark", f"0x0/{_MASK}", "-j", "RETURN")
+    rules.append(Rule("filter", "OUTPUT", decided))
+    if not _requires(policies):
+        rules.append(Rule("filter", "OUTPUT", ("-d", "fe80::/10", "-j", "RETURN"), (6,)))
+    for _index, policy in _for(policies, FlowDirection.OUTGOING):
+        target: Words = ("-j", "RETURN")
+        if policy.mode is Mode.REQUIRE:
+            target = reset
+        elif policy.mode is Mode.OPPORTUNISTIC and serving:
+            target = ("-j", "DROP")
+        for family, where in selectors(policy.match, outgoing=True):
+            for owner in _owners(policy.match):
+                words = ("!", "-o", "lo", *_TCP, *where, "--syn", *owner, *target)
+                rules.append(Rule("filter", "OUTPUT", words, (family,)))
+    if _requires(policies):
+        rules += _guard_of_services(policies, listeners or {}, reset)
+    return rules
+
+
+def _guard_of_services(
+    policies: Sequence[Policy], listeners: Mapping[int, int], reset: Words
+) -> list[Rule]:
+    rules = []
+    for family, port in listeners.items():
+        # What DNAT took has the listener's port by now.
+        taken = (*_TCP, "--dport", str(port), "-j", "RETURN")
+        rules.append(Rule("filter", "INPUT", taken, (family,)))
+    for _index, policy in _for(policies, FlowDirection.INCOMING):
+        if policy.match.uids or policy.match.cgroups:
+            continue
+        target = reset if policy.mode is Mode.REQUIRE else ("-j", "RETURN")
+        for family, where in selectors(policy.match, outgoing=False):
+            words = ("!", "-i", "lo", *_TCP, "--syn", *where, *target)
+            rules.append(Rule("filter", "INPUT", words, (family,)))
+    return rules
+
+
+def selectors(
+    match: Match, *, outgoing: bool, answers: bool = False
+) -> Iterator[tuple[int, Words]]:
+    """The conditions on addresses and ports, as many as it takes to say "or".
+
+    `answers`: for packets in the other direction than the SYN.
+    """
+    from_here = outgoing is not answers
+    local, remote = ("-s", "-d") if from_here else ("-d", "-s")
+    for family in _FAMILIES:
+        for here in _networks(match.local, family):
+            for there in _networks(match.remote, family):
+                for ports in _ports(match.ports, "--sport" if answers else "--dport"):
+                    where = (*_with(local, here), *_with(remote, there), *ports)
+                    yield family, where
+
+
+def _connection_mark(mark: int) -> Words:
+    return ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{_MASK}")
+
+
+def _networks(
+    networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network], family: int
+) -> Iterator[str]:
+    """Those of the family; one empty text if any address will do."""
+    if not networks:
+        yield ""
+    yield from (str(network) for network in networks if network.version == family)
+
+
+def _with(option: str, network: str) -> Words:
+    return (option, network) if network else ()
+
+
+def _ports(ports: Sequence[range], option: str) -> Iterator[Words]:
+    if not ports:
+        yield ()
+        return
+    texts = [f"{p.start}:{p.stop - 1}" if len(p) > 1 else str(p.start) for p in ports]
+    if len(texts) == 1:
+        yield (option, texts[0])
+        return
+    several: list[str] = []
+    taken = 0
+    for text in texts:
+        size = 2 if ":" in text else 1
+        if taken + size > _PORTS_A_RULE:
+            yield ("-m", "multiport", option + "s", ",".join(several))
+            several, taken = [], 0
+        several.append(text)
+        taken += size
+    yield ("-m", "multiport", option + "s", ",".join(several))
+
+
+def _owners(match: Match) -> Iterator[Words]:
+    """The conditions on the owner of a socket; one that always holds if there is none."""
+    users: list[Words] = [
+        ("-m", "owner", "--uid-owner", f"{u.start}-{u.stop - 1}") for u in match.uids
+    ] or [()]
+    groups: list[Words] = [
+        ("-m", "cgroup", "--path", path.strip("/") or "/") for path in match.cgroups
+    ] or [()]
+    for user in users:
+        for group in groups:
+            yield (*user, *group)
+
+
+def _for(policies: Sequence[Policy], direction: FlowDirection) -> Iterator[tuple[int, Policy]]:
+    """The policies that can match connections of `direction`, with their places."""
+    for index, policy in enumerate(policies):
+        if policy.match.direction in {None, direction}:
+            yield index, policy
+
+
+def _requires(policies: Sequence[Policy]) -> bool:
+    return any(policy.mode is Mode.REQUIRE for policy in policies)

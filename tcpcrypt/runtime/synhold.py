@@ -1,0 +1,163 @@
+"""SYNs of applications that wait until the connection to the peer is decided.
+
+So the application learns from its own `connect()` what became of it: that the
+peer refused, or cannot be reached, and not from a reset afterwards.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from tcpcrypt.errors import PeerError
+from tcpcrypt.runtime.eno_backend import SocketAddress, Tuple4
+from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
+from tcpcrypt.runtime.queue import PacketQueue
+from tcpcrypt.runtime.rules import (
+    MARK_DIRECT,
+    MARK_MASK,
+    MARK_REFUSED,
+    MARK_STEERED,
+    MARK_UNREACHABLE,
+)
+from tcpcrypt.wire.segment import Segment
+
+__all__ = ["HELD_MAX", "HeldSyn", "SynHold"]
+
+HELD_MAX: Final = 16384
+"""Connections that may wait at once; the SYNs of others are dropped, and come again."""
+_DSCP: Final = 0xFC
+
+
+class HeldSyn:
+    """One connection that an application opens.  Decide once, then `forget`.
+
+    The SYN's repetitions, which come while the application has no answer, are
+    dropped before the decision and share it afterwards.
+    """
+
+    __slots__ = ("_decision", "_hold", "_packet", "connection", "dscp", "family", "mark", "queue")
+
+    def __init__(self, hold: SynHold, packet: QueuedPacket, segment: Segment) -> None:
+        self._hold = hold
+        # Its content stays where it was received, and that is used again.
+        self._packet: QueuedPacket | None = replace(packet, payload=memoryview(b""))
+        self._decision: int | None = None
+        self.connection = Tuple4(
+            segment.source.packed,
+            segment.source_port,
+            segment.destination.packed,
+            segment.destination_port,
+        )
+        self.queue = packet.queue
+        self.family = segment.source.version
+        self.mark = packet.mark & ~MARK_MASK
+        """The bits of the application's SO_MARK that are not ours."""
+        self.dscp = _traffic_class(packet.payload) & _DSCP
+
+    @property
+    def client(self) -> SocketAddress:
+        return self._address(self.connection.local, self.connection.local_port)
+
+    @property
+    def service(self) -> SocketAddress:
+        return self._address(self.connection.remote, self.connection.remote_port)
+
+    def _address(self, packed: bytes, port: int) -> SocketAddress:
+        if self.family == 4:
+            return socket.inet_ntop(socket.AF_INET, packed), port
+        return socket.inet_ntop(socket.AF_INET6, packed), port, 0, 0
+
+    @property
+    def decided(self) -> bool:
+        return self._decision is not None
+
+    def steer(self) -> None:
+        """Let it come to the daemon's listener."""
+        self._decide(MARK_STEERED)
+
+    def leave_alone(self) -> None:
+        """Let it, and all that follows, go to the peer as they are."""
+        self._decide(MARK_DIRECT)
+
+    def refuse(self) -> None:
+        """Have it answered with a reset."""
+        self._decide(MARK_REFUSED)
+
+    def unreachable(self) -> None:
+        """Have it answered with `host unreachable`."""
+        self._decide(MARK_UNREACHABLE)
+
+    def drop(self) -> None:
+        """Give no answer; the application goes on to wait."""
+        packet, self._packet = self._packet, None
+        if packet is not None:
+            self._hold.queue.verdict(packet, Verdict.DROP)
+
+    def forget(self) -> None:
+        """A later SYN of the same addresses is a new connection.  Idempotent."""
+        self.drop()
+        self._hold.forget(self)
+
+    def _decide(self, mark: int) -> None:
+        self._decision = mark
+        packet, self._packet = self._packet, None
+        if packet is not None:
+            self._pass(packet)
+
+    def repeated(self, packet: QueuedPacket) -> None:
+        """The application's kernel has sent the SYN again."""
+        if self._decision is None:
+            self._hold.queue.verdict(packet, Verdict.DROP)
+        else:
+            self._pass(packet)
+
+    def _pass(self, packet: QueuedPacket) -> None:
+        mark = packet.mark & ~MARK_MASK | (self._decision or 0)
+        self._hold.queue.verdict(packet, Verdict.ACCEPT, mark=mark)
+
+
+class SynHold:
+    """All held SYNs.  `came` takes each new one, which it must see decided in the end."""
+
+    def __init__(self, queue: PacketQueue, came: Callable[[HeldSyn], None]) -> None:
+        self.queue = queue
+        self.overflowed = 0
+        """SYNs dropped because too many were waiting."""
+        self._came = came
+        self._held: dict[Tuple4, HeldSyn] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def take(self, packet: QueuedPacket) -> None:
+        """A SYN from one of the hold queues."""
+        try:
+            segment = Segment.parse(packet.payload)
+        except PeerError:
+            # Not what the rules say that they send here.
+            self.queue.verdict(packet, Verdict.DROP)
+            return
+        held = HeldSyn(self, packet, segment)
+        known = self._held.get(held.connection)
+        if known is not None:
+            known.repeated(packet)
+        elif len(self._held) >= HELD_MAX:
+            self.overflowed += 1
+            self.queue.verdict(packet, Verdict.DROP)
+        else:
+            self._held[held.connection] = held
+            self._came(held)
+
+    def forget(self, held: HeldSyn) -> None:
+        """See `HeldSyn.forget`."""
+        if self._held.get(held.connection) is held:
+            del self._held[held.connection]
+
+
+def _traffic_class(packet: memoryview) -> int:
+    if packet[0] >> 4 == 4:
+        return packet[1]
+    return (packet[0] << 4 | packet[1] >> 4) & 0xFF
