@@ -1,0 +1,379 @@
+"""The privilege channel: what only root may do, done for a worker that may nothing.
+
+The parent holds one end (`Broker`), the worker the other, behind the seam of
+`tcpcrypt.runtime.privileges` (`BrokeredPrivileges`).  A worker that somebody
+has taken over gets from here new TCP sockets with our marks, other marks on
+such sockets, and nothing else: the parent checks every request and drops the
+worker that asks for anything besides.
+
+    worker -> parent   {"opener": [family, count, mark]}    sockets to peers
+                       {"service": [family, count]}         sockets to services
+                       {"finish": [mark, ...]} + sockets    their handshakes are over
+    parent -> worker   {"sockets": n} + n sockets           answers, in the order
+                       {"error": errno}                     of the requests
+
+All other verbs are words of the daemon's own, handed to whoever listens.
+Crossing a process costs some 50 microseconds, so sockets come in batches
+before they are needed, and finished ones go back once a turn of the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from tcpcrypt.daemon.words import DESCRIPTORS_MAX, NonsenseError, Word, Words, WordsEndedError
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.loop import READ, WRITE, Loop
+from tcpcrypt.runtime.privileges import Privileges
+from tcpcrypt.runtime.rules import MARK_HANDSHAKE, MARK_MASK
+
+__all__ = ["BATCH", "Broker", "BrokeredPrivileges"]
+
+BATCH: Final = 32
+"""Sockets asked for at once; a pool has between half of it and half as much again."""
+WORD_MAX: Final = 4096
+"""Bytes of a message from the worker; 64 marks of ten digits take less than a fifth."""
+_MESSAGES_A_TURN: Final = 32
+_OUTBOX_MAX: Final = 64
+"""Answers that wait for a worker which does not read; an honest one has few requests open."""
+_PATIENCE: Final = 10.0
+"""Seconds for which the worker waits for the parent, who may be changing rules."""
+_EVERY_MARK: Final = 0xFFFFFFFF
+
+Heard = Callable[[str, Any], None]
+"""Takes a verb that is none of the channel's, and its value."""
+
+
+class Broker:
+    """The parent's end.
+
+    `heard` takes words with one of the verbs in `expected`; `lost` is called
+    once, with the reason, when the worker is gone or has said nonsense.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        words: Words,
+        privileges: Privileges,
+        *,
+        expected: Collection[str] = (),
+        heard: Heard,
+        lost: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._words = words
+        self._privileges = privileges
+        self._expected = frozenset(expected)
+        self._heard = heard
+        self._lost = lost
+        self._outbox: deque[tuple[str, object, list[socket.socket]]] = deque()
+        self._open = True
+        loop.watch(words.fileno(), READ, self._on_ready)
+
+    def say(self, verb: str, value: object) -> None:
+        """Tell the worker.  Raises `LocalError` if it is too long for a message."""
+        self._send(verb, value, [])
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._open:
+            self._open = False
+            self._loop.forget(self._words.fileno())
+            self._words.close()
+            for _verb, _value, sockets in self._outbox:
+                _close(sockets)
+            self._outbox.clear()
+
+    def _on_ready(self, events: int) -> None:
+        try:
+            if events & WRITE:
+                self._flush()
+            for _ in range(_MESSAGES_A_TURN):
+                word = self._words.receive() if self._open else None
+                if word is None:
+                    return
+                try:
+                    self._answer(word)
+                finally:
+                    word.close()
+                if len(self._outbox) > _OUTBOX_MAX:
+                    raise NonsenseError("requests come, but nobody takes the answers")
+        except LocalError as error:
+            self.close()
+            self._lost(str(error))
+
+    def _answer(self, word: Word) -> None:
+        if word.verb == "finish":
+            self._finish(word)
+            return
+        if word.descriptors:
+            raise NonsenseError("descriptors came that nobody asked for")
+        if word.verb == "opener":
+            family, count, mark = _numbers(word.value, 3)
+            self._check(family, count, mark)
+            self._make(count, lambda: self._privileges.opener(family, mark))
+        elif word.verb == "service":
+            family, count = _numbers(word.value, 2)
+            self._check(family, count)
+            self._make(count, lambda: self._privileges.service(family))
+        elif word.verb in self._expected:
+            self._heard(word.verb, word.value)
+        else:
+            raise NonsenseError(f"unknown verb {word.verb[:20]!r}")
+
+    @staticmethod
+    def _check(family: int, count: int, mark: int = 0) -> None:
+        if family not in {4, 6} or not 1 <= count <= DESCRIPTORS_MAX:
+            raise NonsenseError("a request for sockets that there are not")
+        _check_mark(mark)
+
+    def _make(self, count: int, make: Callable[[], socket.socket]) -> None:
+        sockets: list[socket.socket] = []
+        try:
+            for _ in range(count):
+                sockets.append(make())
+        except OSError as error:
+            if not sockets:
+                self._send("error", error.errno or errno.EIO, [])
+                return
+        self._send("sockets", len(sockets), sockets)
+
+    def _finish(self, word: Word) -> None:
+        marks = _numbers(word.value, len(word.descriptors))
+        for mark, descriptor in zip(marks, word.descriptors, strict=True):
+            _check_mark(mark)
+            sock = _handshaking(os.dup(descriptor))
+            # A connection that was reset meanwhile still takes a mark.
+            with sock, contextlib.suppress(OSError):
+                self._privileges.finish(sock, mark)
+
+    def _send(self, verb: str, value: object, sockets: list[socket.socket]) -> None:
+        if not self._open:
+            _close(sockets)
+            return
+        self._outbox.append((verb, value, sockets))
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox:
+            verb, value, sockets = self._outbox[0]
+            try:
+                self._words.send(verb, value, [sock.fileno() for sock in sockets])
+            except BlockingIOError:
+                break
+            except WordsEndedError:
+                pass  # what it said before its end is to be read first
+            except LocalError:
+                self._drop_first()
+                raise
+            self._drop_first()
+        wanted = READ | WRITE if self._outbox else READ
+        self._loop.watch(self._words.fileno(), wanted, self._on_ready)
+
+    def _drop_first(self) -> None:
+        _verb, _value, sockets = self._outbox.popleft()
+        _close(sockets)
+
+
+class BrokeredPrivileges:
+    """The worker's end; see `tcpcrypt.runtime.privileges.Privileges`.
+
+    `heard` takes the parent's words.  A parent that is gone or silent ends the
+    process by `SystemExit`: without it nothing of use can be done.
+    """
+
+    def __init__(self, loop: Loop, words: Words, families: Collection[int], heard: Heard) -> None:
+        self._loop = loop
+        self._words = words
+        self._heard = heard
+        self._pools: dict[tuple[str, int], deque[socket.socket]] = {
+            (kind, family): deque() for kind in ("opener", "service") for family in families
+        }
+        self._asked: deque[tuple[str, int] | None] = deque()
+        """What the answers that are to come belong to; None: to somebody who waits."""
+        self._special: list[socket.socket | OSError] = []
+        self._problems: dict[tuple[str, int], int] = {}
+        self._finished: list[tuple[int, int]] = []
+        self._later: deque[Word] = deque()
+        loop.watch(words.fileno(), READ, self._on_ready)
+        for kind, family in self._pools:
+            self._ask(kind, family, BATCH)
+
+    def opener(self, family: int, mark: int = 0) -> socket.socket:
+        if mark:
+            return self._special_opener(family, mark)
+        return self._take("opener", family)
+
+    def service(self, family: int) -> socket.socket:
+        return self._take("service", family)
+
+    def finish(self, sock: socket.socket, mark: int = 0) -> None:
+        # A copy, because the caller may close its own before the turn is over,
+        # and what is left to send must go out all the same.
+        if not self._finished:
+            self._loop.call_later(0, self.flush)
+        self._finished.append((os.dup(sock.fileno()), mark & _EVERY_MARK & ~MARK_MASK))
+        if len(self._finished) >= DESCRIPTORS_MAX:
+            self.flush()
+
+    def say(self, verb: str, value: object) -> None:
+        """Tell the parent."""
+        self._send(verb, value)
+
+    def flush(self) -> None:
+        """Send away the sockets whose handshakes are over.  Idempotent."""
+        finished, self._finished = self._finished, []
+        if finished:
+            descriptors = [descriptor for descriptor, _mark in finished]
+            try:
+                self._send("finish", [mark for _descriptor, mark in finished], descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._words.fileno() >= 0:
+            self.flush()
+            self._loop.forget(self._words.fileno())
+            self._words.close()
+        for pool in self._pools.values():
+            _close(pool)
+            pool.clear()
+
+    def _take(self, kind: str, family: int) -> socket.socket:
+        pool = self._pools.get((kind, family))
+        if pool is None:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        if not pool:
+            self._problems.pop((kind, family), None)
+            if (kind, family) not in self._asked:
+                self._ask(kind, family, BATCH)
+            self._wait(lambda: bool(pool) or (kind, family) in self._problems)
+            if not pool:
+                number = self._problems.pop((kind, family))
+                raise OSError(number, os.strerror(number))
+        sock = pool.popleft()
+        if len(pool) < BATCH // 2 and (kind, family) not in self._asked:
+            self._ask(kind, family, BATCH)
+        return sock
+
+    def _special_opener(self, family: int, mark: int) -> socket.socket:
+        self._send("opener", [family, 1, mark & _EVERY_MARK & ~MARK_MASK])
+        self._asked.append(None)
+        self._wait(lambda: bool(self._special))
+        answer = self._special.pop()
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    def _ask(self, kind: str, family: int, count: int) -> None:
+        self._send(kind, [family, count, 0] if kind == "opener" else [family, count])
+        self._asked.append((kind, family))
+
+    def _send(self, verb: str, value: object, descriptors: Collection[int] = ()) -> None:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._words.send(verb, value, descriptors)
+            except BlockingIOError:
+                self._poll(select.POLLOUT, end)
+            except WordsEndedError as error:
+                raise SystemExit(1) from error
+            else:
+                return
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        end = time.monotonic() + _PATIENCE
+        while not done():
+            if not self._read():
+                self._poll(select.POLLIN, end)
+        if self._later:
+            self._loop.call_later(0, self._deliver)
+
+    def _poll(self, event: int, end: float) -> None:
+        poll = select.poll()
+        poll.register(self._words.fileno(), event)
+        if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+            raise SystemExit("tcpcryptd: the parent process does not answer")
+
+    def _on_ready(self, _events: int) -> None:
+        for _ in range(_MESSAGES_A_TURN):
+            if not self._read():
+                break
+        self._deliver()
+
+    def _deliver(self) -> None:
+        while self._later:
+            word = self._later.popleft()
+            self._heard(word.verb, word.value)
+
+    def _read(self) -> bool:
+        """Take one message; whether there was one."""
+        try:
+            word = self._words.receive()
+        except WordsEndedError as error:
+            raise SystemExit(1) from error
+        if word is None:
+            return False
+        sockets = [socket.socket(fileno=descriptor) for descriptor in word.descriptors]
+        for sock in sockets:
+            sock.setblocking(False)
+        if word.verb not in {"sockets", "error"}:
+            self._later.append(word)
+            return True
+        owner = self._asked.popleft()
+        if owner is not None and sockets:
+            self._pools[owner].extend(sockets)
+        elif owner is not None:
+            self._problems[owner] = word.value
+        else:
+            self._special += sockets or [OSError(word.value, os.strerror(word.value))]
+        return True
+
+
+def _numbers(value: Any, count: int) -> list[int]:
+    if (
+        not isinstance(value, list)
+        or len(value) != count
+        or not all(type(number) is int for number in value)
+    ):
+        raise NonsenseError("a request has other values than its verb takes")
+    return value
+
+
+def _check_mark(mark: int) -> None:
+    if not 0 <= mark <= _EVERY_MARK or mark & MARK_MASK:
+        raise NonsenseError("a mark has bits that are not the worker's to choose")
+
+
+def _handshaking(descriptor: int) -> socket.socket:
+    """`descriptor` as the socket that it has to be, a handshake under way."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise NonsenseError("a descriptor is no socket") from error
+    if (
+        sock.family not in {socket.AF_INET, socket.AF_INET6}
+        or sock.type != socket.SOCK_STREAM
+        or sock.proto != socket.IPPROTO_TCP
+        or sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) & MARK_MASK != MARK_HANDSHAKE
+    ):
+        sock.close()
+        raise NonsenseError("a socket is not one whose handshake is under way")
+    return sock
+
+
+def _close(sockets: Collection[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()

@@ -1,0 +1,212 @@
+"""Verdicts of the worker on queued packets, handed to the kernel by the parent.
+
+The kernel asks for CAP_NET_ADMIN when something is *sent* to nfnetlink, not
+when packets are read.  So the worker reads the queue's socket itself, which it
+inherited, and only its verdicts take the way through the parent, those of one
+turn of the loop in one datagram.  The parent lets pass verdicts on packets of
+our queues, built as we build them, and drops a worker that sends anything
+else.  (What a worker that somebody took over can do with a verdict is put
+another packet in the place of one that it holds.)
+
+When the worker does not read, the kernel's queue fills and packets are
+dropped; they never pass unseen.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Collection
+from typing import Final
+
+from tcpcrypt.daemon.words import NonsenseError, enlarge
+from tcpcrypt.runtime import netlink
+from tcpcrypt.runtime.loop import READ, Loop
+from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
+from tcpcrypt.runtime.queue import PacketQueue
+
+__all__ = ["DelegatedQueue", "VerdictRelay", "check_verdicts", "verdict_pair"]
+
+_DATAGRAM_MAX: Final = 1 << 17
+_BATCH_BYTES: Final = 1 << 15
+"""Verdicts collected at most; one more, with a packet of 64 KiB, fits the datagram."""
+_DATAGRAMS_A_TURN: Final = 64
+_SEND_BUFFER: Final = 4 << 20
+_PATIENCE: Final = 10_000
+"""Milliseconds for which the worker waits for the parent, who may be changing rules."""
+
+_HEADER: Final = struct.Struct("=IHHII")
+_GENERIC: Final = struct.Struct("!BBH")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_NFQNL_MSG_VERDICT: Final = 3 << 8 | 1
+_NLM_F_REQUEST: Final = 1
+_NFQA_VERDICT_HDR: Final = 2
+_NFQA_MARK: Final = 3
+_NFQA_PAYLOAD: Final = 10
+
+
+def verdict_pair() -> tuple[socket.socket, socket.socket]:
+    """The parent's and the worker's end of a channel for verdicts."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setblocking(False)
+        enlarge(end, _SEND_BUFFER)
+    return ends
+
+
+class VerdictRelay:
+    """The parent's end.  `queue` is the socket that is bound to the queues `numbers`.
+
+    `lost` is called once, with the reason, when the worker is gone or has sent
+    something that is no verdict.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        queue: int,
+        numbers: Collection[int],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._queue = socket.socket(fileno=os.dup(queue))
+        self._numbers = frozenset(numbers)
+        self._lost = lost
+        self._buffer = bytearray(_DATAGRAM_MAX)
+        loop.watch(sock.fileno(), READ, self._on_ready)
+
+    def _on_ready(self, _events: int) -> None:
+        try:
+            with memoryview(self._buffer) as view:
+                for _ in range(_DATAGRAMS_A_TURN):
+                    size = self._socket.recv_into(view)
+                    if size == 0:
+                        raise NonsenseError("the other process has ended")
+                    with view[:size] as datagram:
+                        check_verdicts(datagram, self._numbers)
+                        self._pass(datagram)
+        except BlockingIOError:
+            return
+        except (NonsenseError, ConnectionError) as error:
+            self.close()
+            self._lost(str(error))
+
+    def _pass(self, datagram: memoryview) -> None:
+        try:
+            self._queue.send(datagram)
+        except OSError as error:
+            # Netlink hands a datagram over within the call.  These report packets
+            # of the other direction, which are counted where they are read.
+            if error.errno not in {errno.ENOBUFS, errno.EAGAIN}:
+                raise
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._socket.fileno() >= 0:
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+            self._queue.close()
+
+
+class DelegatedQueue(PacketQueue):
+    """The worker's end: packets of the queue that `queue` is bound to, verdicts by `sock`."""
+
+    def __init__(self, loop: Loop, queue: int, sock: socket.socket) -> None:
+        super().__init__(socket.socket(fileno=os.dup(queue)))
+        self._loop = loop
+        self._relay = sock
+        self._verdicts = bytearray()
+
+    def verdict(
+        self,
+        packet: QueuedPacket,
+        what: Verdict,
+        payload: bytes | None = None,
+        mark: int | None = None,
+    ) -> None:
+        if not self._verdicts:
+            self._loop.call_later(0, self.flush)
+        self._verdicts += netlink.verdict(packet, what, payload, mark)
+        if len(self._verdicts) > _BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what there is.  No verdict may be lost: its packet would wait for ever.
+
+        Ends the process by `SystemExit` if the parent is gone or does not read.
+        """
+        while self._verdicts:
+            try:
+                self._relay.send(self._verdicts)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._relay.fileno(), select.POLLOUT)
+                if not poll.poll(_PATIENCE):
+                    raise SystemExit("tcpcryptd: the parent process does not read") from None
+            except ConnectionError as error:
+                raise SystemExit(1) from error
+            else:
+                self._verdicts.clear()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._relay.fileno() >= 0:
+            self.flush()
+            self._relay.close()
+        super().close()
+
+
+def check_verdicts(datagram: memoryview, numbers: Collection[int]) -> None:
+    """Raise `NonsenseError` unless `datagram` is verdicts on packets of the queues `numbers`.
+
+    That is: DROP or ACCEPT, perhaps with a mark and a packet, each once and in
+    this order; and every byte belongs to one of them.
+    """
+    at = 0
+    end = len(datagram)
+    while at < end:
+        if end - at < _HEADER.size + _GENERIC.size:
+            raise NonsenseError("a verdict is shorter than its headers")
+        length, kind, flags, _sequence, _port = _HEADER.unpack_from(datagram, at)
+        if not _HEADER.size + _GENERIC.size <= length <= end - at or length % 4:
+            raise NonsenseError("a verdict has a wrong length")
+        if kind != _NFQNL_MSG_VERDICT or flags != _NLM_F_REQUEST:
+            raise NonsenseError("a message to the kernel is no verdict")
+        family, version, number = _GENERIC.unpack_from(datagram, at + _HEADER.size)
+        if family or version or number not in numbers:
+            raise NonsenseError("a verdict is not on a packet of ours")
+        _check_attributes(datagram, at + _HEADER.size + _GENERIC.size, at + length)
+        at += length
+
+
+def _check_attributes(datagram: memoryview, at: int, end: int) -> None:
+    before = 0
+    while at < end:
+        if end - at < _ATTRIBUTE.size:
+            raise NonsenseError("a verdict's attribute is shorter than its header")
+        length, kind = _ATTRIBUTE.unpack_from(datagram, at)
+        padded = length + -length % 4
+        if length < _ATTRIBUTE.size or padded > end - at:
+            raise NonsenseError("a verdict's attribute has a wrong length")
+        if kind <= before:
+            raise NonsenseError("a verdict's attributes are not in order")
+        if kind == _NFQA_VERDICT_HDR:
+            what = datagram[at + 4 : at + 8]
+            if length != 12 or bytes(what) not in _VERDICTS:
+                raise NonsenseError("a verdict is neither to drop nor to accept")
+        elif kind != _NFQA_PAYLOAD and (kind != _NFQA_MARK or length != 8):
+            raise NonsenseError("a verdict has an attribute that ours do not have")
+        if before == 0 and kind != _NFQA_VERDICT_HDR:
+            raise NonsenseError("a verdict does not say what it is")
+        before = kind
+        at += padded
+    if before == 0:
+        raise NonsenseError("a verdict does not say what it is")
+
+
+_VERDICTS: Final = frozenset(struct.pack("!I", verdict) for verdict in Verdict)
