@@ -38,6 +38,16 @@ COMMANDS: Final[dict[str, Command]] = {
         "encrypt curl and a web server between two hosts, and prove it",
         "tcpcrypt demo --size 10 --json",
     ),
+    "doctor": Command(
+        "tcpcrypt.cli.doctor",
+        "check whether a daemon can run here, and what to do if not",
+        "tcpcrypt doctor --no-self-test",
+    ),
+    "probe": Command(
+        "tcpcrypt.cli.probe",
+        "ask whether the path to a host keeps option 69 and what the host offers",
+        "tcpcrypt probe www.example.org:80",
+    ),
     "vectors": Command(
         "tcpcrypt.cli.vectors",
         "check or make test vectors",
