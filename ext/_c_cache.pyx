@@ -150,6 +150,14 @@ cdef class SessionCache:
         cdef uint32_t index = self.find_peer(peer)
         return self.records[self.peers[index].newest].handle if index else None
 
+    def older(self, handle):
+        """Handle of the record of the same peer inserted before that, or None."""
+        self.check_process()
+        cdef uint32_t slot = self.find_handle(handle)
+        if slot == 0 or self.records[slot].peer_older == 0:
+            return None
+        return self.records[self.records[slot].peer_older].handle
+
     def read(self, handle, secret):
         """Copy the secret out; `(peer, identifiers, meta)`, None if it is gone."""
         cdef Py_buffer target

@@ -21,7 +21,9 @@ __all__ = [
     "FrameSealer",
     "SessionCache",
     "checksum",
+    "expand",
     "parse_eno",
+    "resume_identifiers",
     "walk_options",
 ]
 
@@ -62,5 +64,7 @@ FrameOpener = _twin.FrameOpener
 FrameSealer = _twin.FrameSealer
 SessionCache = _twin.SessionCache
 checksum = _twin.checksum
+expand = _twin.expand
 parse_eno = _twin.parse_eno
+resume_identifiers = _twin.resume_identifiers
 walk_options = _twin.walk_options

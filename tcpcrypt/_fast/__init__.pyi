@@ -33,6 +33,20 @@ def checksum(data: Buffer, initial: int = 0) -> int:
     `initial` is a folded sum to go on from; an odd last byte is padded with 0.
     """
 
+def expand(key: Buffer, info: bytes, out: WriteableBuffer) -> None:
+    """HKDF-Expand with SHA-256 (RFC 5869 section 2.3): fill `out`, 1 to 8160 bytes.
+
+    Raises `ValueError` for another length.
+    """
+
+def resume_identifiers(secret: Buffer, steps: int, half: int, prefix: bytes) -> tuple[bytes, ...]:
+    """`prefix` and one half of resume[i], resume[i+1], ... (RFC 8548 section 3.5).
+
+    `secret` is ss[i], of 32 bytes; there are `steps` results, one at least, of
+    `prefix` (at most 8 bytes) and 9 bytes each: those that original A (`half`
+    0) or original B (1) sends.  Raises `ValueError` for values out of range.
+    """
+
 class AeadParameters(Protocol):
     """What a twin needs to know of an AEAD (`tcpcrypt.crypto.aead` has them)."""
 
@@ -142,6 +156,10 @@ class SessionCache:
 
     def newest(self, peer: bytes) -> int | None:
         """Handle of the record inserted last for `peer`, or None."""
+
+    def older(self, handle: int) -> int | None:
+        """Handle of the record of the same peer that was inserted before that of
+        `handle`; None if there is none, or `handle` is gone."""
 
     def read(
         self, handle: int, secret: WriteableBuffer

@@ -15,6 +15,7 @@ from tcpcrypt._fast._c_frames import (
     FrameOpener,
     FrameSealer,
 )
+from tcpcrypt._fast._c_kdf import expand, resume_identifiers
 from tcpcrypt._fast._c_options import checksum, parse_eno, walk_options
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "FrameSealer",
     "SessionCache",
     "checksum",
+    "expand",
     "parse_eno",
+    "resume_identifiers",
     "walk_options",
 ]
 

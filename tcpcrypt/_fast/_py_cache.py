@@ -99,6 +99,16 @@ class SessionCache:
             of_peer = self._peers.get(peer)
             return next(reversed(of_peer)) if of_peer else None
 
+    def older(self, handle: int) -> int | None:
+        """Handle of the record of the same peer inserted before that, or None."""
+        with self._entered():
+            record = self._records.get(_index(handle))
+            if record is None:
+                return None
+            # Handles grow, and those of a peer stand in order of insertion.
+            before = (own for own in reversed(self._peers[record.peer]) if own < handle)
+            return next(before, None)
+
     def read(
         self, handle: int, secret: WriteableBuffer
     ) -> tuple[bytes, tuple[bytes, ...], bytes] | None:

@@ -17,7 +17,7 @@ from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.events import Role
 from tcpcrypt.core.handshake import TABLE, Action, Input, State
 from tcpcrypt.core.offer import Choice, OfferedOption, choose, offer_options
-from tcpcrypt.core.resumption import ResumptionCache, Ticket
+from tcpcrypt.core.resumption import Recognised, ResumptionCache, Ticket
 from tcpcrypt.errors import FallbackReason, LocalError, PeerError
 from tcpcrypt.wire.eno import SynOption, ack_option, find_eno
 
@@ -113,6 +113,11 @@ class Negotiation:
         if self.outcome is None:
             return False
         return self._peer_sent_non_syn or isinstance(self.outcome, Fallback)
+
+    def abandon(self) -> None:
+        """The connection is gone, and nothing may wait for it any more.  Idempotent."""
+        if self.outcome is None:
+            self._forget()
 
     # --- segments that leave -------------------------------------------------
 
@@ -267,11 +272,16 @@ class Negotiation:
 
     def _forget(self) -> None:
         """A resumption did not come about: an own offer is spent, a peer's is not."""
-        if self._own is not None and self._own.ticket is not None:
-            self._own.ticket.secret.wipe()
+        ticket = self._own.ticket if self._own is not None else None
+        if ticket is not None:
+            ticket.secret.wipe()
         recognised = self._peer.choice.recognised if self._peer is not None else None
-        if recognised is not None and self._resumption is not None:
-            self._resumption.release(recognised)
+        self._release(ticket)
+        self._release(recognised)
+
+    def _release(self, held: Ticket | Recognised | None) -> None:
+        if held is not None and self._resumption is not None:
+            self._resumption.release(held)
 
     def _enable(self) -> None:
         own, peer = self._own, self._peer
@@ -303,8 +313,9 @@ class Negotiation:
     def _ticket(self, own: OfferedOption, choice: Choice) -> tuple[Ticket | None, bool]:
         """The secret to resume with, and whether the two options agreed to."""
         if own.recognised is not None and self._resumption is not None:
-            return self._resumption.commit(own.recognised), True
+            return self._resumption.commit(own.recognised, keep=self._config.cache), True
         if choice.resumes_offer:
+            self._release(own.ticket)
             return own.ticket, True
         return None, False
 

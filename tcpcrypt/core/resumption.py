@@ -17,7 +17,6 @@ import itertools
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -30,9 +29,9 @@ from tcpcrypt.registry import K_LEN, SUBOPTION_V
 
 __all__ = ["Recognised", "ResumptionCache", "Ticket"]
 
-_PROMISE_LIFETIME: Final = 30.0
-"""Seconds for which a recognised secret is not offered by this host as well."""
-_PROMISES_MAX: Final = 1024
+_HOLD_LIFETIME: Final = 30.0
+"""Seconds for which a chain waits for a handshake of which nothing more is heard."""
+_HOLDS_MAX: Final = 1024
 
 _META = struct.Struct("!BHBQQ")
 """TEP, AEAD, role in the original session, index, chain; the peer's identity follows."""
@@ -50,23 +49,24 @@ class Ticket:
     peer_identity: bytes | None
     chain: int
     """Number of the chain of secrets; what comes of them keeps it."""
-    successor_kept: bool
+    successor_kept: bool = False
     """Whether ss[i+1] is in the cache already."""
+    peer: bytes = b""
+    """The name under which it was kept."""
+    peer_identifier: bytes = b""
+    """The half of resume[i] that the peer sends."""
+    handle: int = 0
+    """The record of ss[i+1], held for the handshake that offers ss[i]; 0: none."""
 
     @property
     def own_identifier(self) -> bytes:
         """The half of resume[i] that this host sends."""
         return self.secret.resume_ids()[self.original_role]
 
-    @property
-    def peer_identifier(self) -> bytes:
-        """The half of resume[i] that the peer sends."""
-        return self.secret.resume_ids()[self.original_role.peer]
-
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """A cached secret that a SYN asks for; still in the cache."""
+    """A cached secret that a SYN asks for; still in the cache, and held."""
 
     handle: int
     position: int
@@ -76,14 +76,37 @@ class Recognised:
     peer_identity: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A record that waits for the handshake which is about to spend its chain."""
+
+    until: float
+    peer: bytes
+    position: int = 0
+    ticket: Ticket | None = None
+    """Passive open: what was recognised.  It outlives its record, which newer ones
+    can push out of the table: the SYN-ACK has promised the secret."""
+
+    def wipe(self) -> None:
+        if self.ticket is not None:
+            self.ticket.secret.wipe()
+
+
 class ResumptionCache:
-    """The cached secrets of a host, found by peer or by identifier."""
+    """The cached secrets of a host, found by peer or by identifier.
+
+    Each session with a peer that was not resumed begins a chain of secrets, and
+    one handshake at a time spends a secret of a chain: of two, the one that
+    comes second to the peer could find its own void.  Handshakes that run in
+    parallel take different chains, as RFC 8548 section 3.5 orders indices
+    within one chain only, and where there are no more, fresh exchanges.
+    """
 
     def __init__(self, config: Config, *, clock: Clock = time.monotonic) -> None:
         self._window = config.resumption_window
         self._table = _fast.SessionCache(config.cache_capacity, config.cache_per_peer)
-        self._promised: OrderedDict[int, float] = OrderedDict()
-        """Records that a SYN asked for, and until when its handshake may take."""
+        self._holds: OrderedDict[int, _Hold] = OrderedDict()
+        """By record, the one that was taken first in front."""
         self._clock = clock
         self._next_chain = itertools.count(1)
         self._chains: OrderedDict[int, int] = OrderedDict()
@@ -110,8 +133,8 @@ class ResumptionCache:
         """
         if chain is None:
             chain = next(self._next_chain)
-        identifiers = tuple(
-            _key(tep, step.resume_ids()[original_role.peer]) for step in _walk(secret, self._window)
+        identifiers = secret.identifiers(
+            self._window, original_role.peer, bytes((tep | SUBOPTION_V,))
         )
         meta = _META.pack(tep, aead, original_role, secret.index, chain)
         with secret.take() as ss:
@@ -123,77 +146,111 @@ class ResumptionCache:
         return chain
 
     def offer(self, peer: bytes, teps: tuple[int, ...], *, keep: bool = True) -> Ticket | None:
-        """Active open: spend the lowest unused index with `peer`, if there is one.
+        """Active open: spend the lowest unused index of a chain with `peer`, if there is one.
 
         RFC 8548 section 3.5: the lowest i not yet used, successfully or not.
-        None also while a SYN of the peer waits to resume the same session: its
-        handshake and this one would spend the same secret.  `keep` False: the
+        The chain is held for this handshake until `release`.  `keep` False: the
         next index is not kept, so that this is the chain's last use.
         """
         handle = self._table.newest(peer)
-        if handle is None or self._promised.get(handle, 0.0) > self._clock():
+        while handle is not None and self._held(handle):
+            handle = self._table.older(handle)
+        ticket = self._read(handle, 0) if handle is not None else None
+        if handle is None or ticket is None or ticket.tep not in teps:
             return None
-        ticket = self._read(handle, 0)
-        if ticket is None or ticket.tep not in teps:
-            return None
-        self._table.remove(handle)
-        if keep:
-            self.store(
-                peer,
-                tep=ticket.tep,
-                aead=ticket.aead,
-                original_role=ticket.original_role,
-                secret=ticket.secret.peek_next(),
-                peer_identity=ticket.peer_identity,
-                chain=ticket.chain,
-            )
-        return replace(ticket, successor_kept=keep)
+        self._spend(handle)
+        if not keep:
+            return ticket
+        successor = self._keep_successor(ticket)
+        self._hold(successor, _Hold(self._clock() + _HOLD_LIFETIME, peer))
+        return replace(ticket, successor_kept=True, handle=successor)
 
     def recognise(self, tep: int, identifier: bytes) -> Recognised | None:
-        """Passive open: the cached secret that `identifier` names; it stays cached."""
+        """Passive open: the cached secret that `identifier` names; it stays cached.
+
+        None also while another handshake is about to spend a secret of the same
+        chain, which voids the rest of the record: there will be a fresh exchange.
+        """
         found = self._table.lookup(_key(tep, identifier))
-        if found is None:
+        if found is None or self._held(found[0]):
             return None
         handle, position = found
-        if self._promised.get(handle, 0.0) > self._clock():
-            # Another handshake is about to spend a secret of this chain, which
-            # voids the rest of the record; this one goes to a fresh exchange.
-            return None
         ticket = self._read(handle, position)
         if ticket is None:
             return None
-        own = ticket.own_identifier
-        ticket.secret.wipe()
-        self._promised[handle] = self._clock() + _PROMISE_LIFETIME
-        self._promised.move_to_end(handle)
-        if len(self._promised) > _PROMISES_MAX:
-            self._promised.popitem(last=False)
-        return Recognised(handle, position, own, tep, ticket.peer_identity)
+        until = self._clock() + _HOLD_LIFETIME
+        self._hold(handle, _Hold(until, ticket.peer, position, ticket))
+        return Recognised(handle, position, ticket.own_identifier, tep, ticket.peer_identity)
 
-    def commit(self, recognised: Recognised) -> Ticket | None:
+    def commit(self, recognised: Recognised, *, keep: bool = True) -> Ticket | None:
         """Passive open: spend the secret, because encryption is now enabled.
 
         None if it was spent meanwhile: RFC 8548 section 3.5 lets ss[i] secure
-        one connection only, so this one cannot go on.
+        one connection only, so this one cannot go on.  ss[i+1] is kept at once
+        (unless `keep` is False), because the peer may ask for it at once.
         """
-        self._promised.pop(recognised.handle, None)
-        ticket = self._read(recognised.handle, recognised.position)
-        if ticket is not None:
-            self._table.remove(recognised.handle)
-        return ticket
+        hold = self._holds.pop(recognised.handle, None)
+        # After long the chain was given free, and may be held by another handshake.
+        own = hold is not None and hold.position == recognised.position
+        ticket = hold.ticket if hold is not None and own else None
+        ticket = ticket or self._read(recognised.handle, recognised.position)
+        if ticket is None:
+            return None
+        self._spend(recognised.handle)
+        if keep:
+            self._keep_successor(ticket)
+        return replace(ticket, successor_kept=keep)
 
-    def release(self, recognised: Recognised) -> None:
-        """Passive open: the handshake that asked for the secret did not spend it."""
-        self._promised.pop(recognised.handle, None)
+    def release(self, held: Recognised | Ticket) -> None:
+        """The handshake that held a chain is over, or spends nothing.  Idempotent."""
+        hold = self._holds.pop(held.handle, None)
+        if hold is not None:
+            hold.wipe()
 
     def drop(self, chain: int) -> bool:
         """Forget what is left of a chain; True if there was something."""
         handle = self._chains.pop(chain, None)
-        return handle is not None and self._table.remove(handle)
+        return handle is not None and self._spend(handle)
 
     def flush(self, peer: bytes | None = None) -> int:
         """Forget the secrets of one peer, or all; returns how many."""
+        for handle, hold in list(self._holds.items()):
+            if peer in {None, hold.peer}:
+                hold.wipe()
+                del self._holds[handle]
         return self._table.clear() if peer is None else self._table.remove_peer(peer)
+
+    def _hold(self, handle: int, hold: _Hold) -> None:
+        former = self._holds.pop(handle, None)
+        if former is not None:
+            former.wipe()
+        self._holds[handle] = hold
+        if len(self._holds) > _HOLDS_MAX:
+            self._holds.popitem(last=False)[1].wipe()
+
+    def _held(self, handle: int) -> bool:
+        hold = self._holds.get(handle)
+        return hold is not None and hold.until > self._clock()
+
+    def _spend(self, handle: int) -> bool:
+        """Take a record out, and whatever waits for it; True if it was there."""
+        hold = self._holds.pop(handle, None)
+        if hold is not None:
+            hold.wipe()
+        return self._table.remove(handle)
+
+    def _keep_successor(self, ticket: Ticket) -> int:
+        """Put ss[i+1] into the cache; returns its record."""
+        self.store(
+            ticket.peer,
+            tep=ticket.tep,
+            aead=ticket.aead,
+            original_role=ticket.original_role,
+            secret=ticket.secret.peek_next(),
+            peer_identity=ticket.peer_identity,
+            chain=ticket.chain,
+        )
+        return self._chains[ticket.chain]
 
     def _read(self, handle: int, position: int) -> Ticket | None:
         buffer = bytearray(K_LEN)
@@ -202,31 +259,25 @@ class ResumptionCache:
             return None
         ss = Secret(buffer)
         buffer[:] = bytes(K_LEN)
-        _peer, _identifiers, meta = record
+        peer, identifiers, meta = record
         tep, aead, role, index, chain = _META.unpack_from(meta)
         secret = SessionSecret(ss, index)
         for _ in range(position):
             following = secret.peek_next()
             secret.wipe()
             secret = following
-        identity = meta[_META.size :] or None
-        return Ticket(tep, aead, Role(role), secret, identity, chain, False)
+        return Ticket(
+            tep,
+            aead,
+            Role(role),
+            secret,
+            meta[_META.size :] or None,
+            chain,
+            peer=peer,
+            peer_identifier=identifiers[position][1:],
+        )
 
 
 def _key(tep: int, identifier: bytes) -> bytes:
     """The cache's key: the first ten bytes of the suboption as on the wire."""
     return bytes((tep | SUBOPTION_V,)) + identifier
-
-
-def _walk(secret: SessionSecret, steps: int) -> Iterator[SessionSecret]:
-    """ss[i], ss[i+1], ...; all but the first are wiped once looked at."""
-    yield secret
-    current = secret
-    for _ in range(steps - 1):
-        following = current.peek_next()
-        if current is not secret:
-            current.wipe()
-        yield following
-        current = following
-    if current is not secret:
-        current.wipe()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from tcpcrypt import _fast
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import LocalError
 
@@ -39,6 +39,4 @@ def cprf(key: Secret, info: bytes, length: int) -> Secret:
     """
     if not 1 <= length <= CPRF_MAX:
         raise LocalError(f"CPRF yields 1 to {CPRF_MAX} bytes, not {length}")
-    expand = HKDFExpand(_HASH, length, info)
-    # In place: what `derive` returns nobody can wipe.
-    return Secret.made_by(lambda octets: expand.derive_into(key.view(), octets), length)
+    return Secret.made_by(lambda octets: _fast.expand(key.view(), info, octets), length)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from tcpcrypt import _fast
 from tcpcrypt.crypto.aead import AeadParameters
 from tcpcrypt.crypto.kdf import cprf
 from tcpcrypt.crypto.secret import Secret
@@ -116,6 +117,13 @@ class SessionSecret:
         with cprf(self._ss, CONST_RESUME, RESUME_LEN) as resume:
             octets = bytes(resume.view())
         return octets[:RESUME_ID_LEN], octets[RESUME_ID_LEN:]
+
+    def identifiers(self, steps: int, half: int, prefix: bytes) -> tuple[bytes, ...]:
+        """`prefix` and one half of resume[i], resume[i+1], ..., for `steps` indices.
+
+        `half` is the role in the original session of the host that sends them.
+        """
+        return _fast.resume_identifiers(self._ss.view(), steps, half, prefix)
 
     def peek_next(self) -> SessionSecret:
         """ss[i+1], this one staying as it is: for the look-ahead of a cache."""

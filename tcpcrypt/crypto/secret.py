@@ -47,7 +47,9 @@ class Secret:
     @classmethod
     def made_by(cls, fill: Callable[[bytearray], object], length: int) -> Secret:
         """A secret of `length` bytes that `fill` writes in place: no copy is left behind."""
-        secret = cls(bytes(length))
+        secret = cls.__new__(cls)
+        secret._octets = _Octets(length)
+        secret._wiped = False
         fill(secret._octets)
         return secret
 

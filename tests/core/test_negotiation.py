@@ -426,13 +426,18 @@ def test_48_3_5_every_attempt_burns_an_index() -> None:
     for _ in range(3):
         lost = client.negotiation(Opener.ACTIVE)
         identifiers.add(lost.option_to_send(syn=True, ack=False, room=40)[3:12])
+        lost.abandon()
     assert len(identifiers) == 3
     a, b = client.negotiation(Opener.ACTIVE), server.negotiation(Opener.PASSIVE)
     negotiate(a, b)
+    a.abandon()  # what has its outcome stays so
+    assert outcome(a).resuming
     assert outcome(b).resuming
     # Past the window the secret is not recognised any more: a fresh exchange.
     for _ in range(4):
-        client.negotiation(Opener.ACTIVE).option_to_send(syn=True, ack=False, room=40)
+        lost = client.negotiation(Opener.ACTIVE)
+        lost.option_to_send(syn=True, ack=False, room=40)
+        lost.abandon()
     a, b = client.negotiation(Opener.ACTIVE), server.negotiation(Opener.PASSIVE)
     negotiate(a, b)
     assert not outcome(a).resuming

@@ -41,8 +41,78 @@ def test_opening_takes_the_lowest_unused_index_and_never_again() -> None:
         ticket = cache.offer(b"p", (0x23,))
         assert ticket is not None
         indices.append(ticket.secret.index)
+        assert cache.offer(b"p", (0x23,)) is None, "one handshake at a time"
+        cache.release(ticket)
+        cache.release(ticket)
     assert indices == [1, 2, 3, 4, 5]
     assert len(cache) == 1
+
+
+def test_parallel_handshakes_spend_different_chains() -> None:
+    cache = ResumptionCache(Config())
+    for fill in range(3):
+        stored(cache, fill)
+    tickets = [cache.offer(b"p", (0x23,)) for _ in range(4)]
+    assert tickets.pop() is None
+    assert [ticket and ticket.secret.index for ticket in tickets] == [1, 1, 1]
+    assert len({ticket and ticket.chain for ticket in tickets}) == 3
+    # The peer's SYN may not take what an own one is about to move either.
+    following = secret(0).peek_next().resume_ids()[Role.B]
+    assert cache.recognise(0x23, following) is None
+    second = tickets[1]
+    assert second is not None
+    cache.release(second)
+    again = cache.offer(b"p", (0x23,))
+    assert again is not None
+    assert (again.chain, again.secret.index) == (second.chain, 2)
+
+
+def test_a_listener_keeps_the_next_secret_as_soon_as_one_is_spent() -> None:
+    cache = ResumptionCache(Config(resumption_window=1))
+    stored(cache, role=Role.B)
+    first, second = secret(7), secret(7).peek_next()
+    found = cache.recognise(0x23, first.resume_ids()[Role.A])
+    assert found is not None
+    assert cache.recognise(0x23, second.resume_ids()[Role.A]) is None, "not yet"
+    ticket = cache.commit(found)
+    assert ticket is not None
+    assert ticket.successor_kept
+    found = cache.recognise(0x23, second.resume_ids()[Role.A])
+    assert found is not None
+    last = cache.commit(found, keep=False)
+    assert last is not None
+    assert (last.chain, last.secret.index, last.successor_kept) == (ticket.chain, 2, False)
+    assert len(cache) == 0
+
+
+def test_what_a_syn_ack_promised_is_kept_while_newer_secrets_fill_the_table() -> None:
+    cache = ResumptionCache(Config(cache_per_peer=2))
+    stored(cache, 7, role=Role.B)
+    found = cache.recognise(0x23, secret(7).resume_ids()[Role.A])
+    assert found is not None
+    for fill in range(3):
+        stored(cache, fill)
+    ticket = cache.commit(found)
+    assert ticket is not None
+    assert ticket.secret.take() == secret(7).take()
+    assert cache.commit(found) is None, "spent"
+
+
+def test_flushing_reaches_what_was_promised() -> None:
+    cache = ResumptionCache(Config())
+    ids = {}
+    for fill, peer in ((7, b"one"), (8, b"two"), (9, b"three")):
+        chain = stored(cache, fill, role=Role.B, peer=peer)
+        ids[peer] = cache.recognise(0x23, secret(fill).resume_ids()[Role.A])
+    assert all(ids.values())
+    assert cache.drop(chain)
+    assert cache.flush(b"one") == 1
+    assert [cache.commit(ids[peer]) is None for peer in ids] == [True, False, True]  # type: ignore[arg-type]
+    stored(cache, 7, role=Role.B)
+    found = cache.recognise(0x23, secret(7).resume_ids()[Role.A])
+    assert found is not None
+    assert cache.flush() == 2
+    assert cache.commit(found) is None
 
 
 def test_a_listener_recognises_a_window_of_indices() -> None:
@@ -63,7 +133,7 @@ def test_a_listener_recognises_a_window_of_indices() -> None:
         cache.release(found)
     found = cache.recognise(0x23, identifiers[1])
     assert found is not None
-    ticket = cache.commit(found)
+    ticket = cache.commit(found, keep=False)
     assert isinstance(ticket, Ticket)
     assert ticket.secret.index == 2
     assert cache.commit(found) is None, "spent"
@@ -99,22 +169,33 @@ def test_flush_one_peer_all_and_one_record() -> None:
     assert cache.offer(b"two", (0x23,)) is None
 
 
-def test_a_promise_to_a_syn_ends_with_time_and_promises_are_bounded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_hold_ends_with_time_and_holds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     cache = ResumptionCache(Config(cache_per_peer=8), clock=lambda: now[0])
-    for fill in range(3):
-        stored(cache, fill)
-    identifier = secret(2).resume_ids()[Role.B]
-    assert cache.recognise(0x23, identifier) is not None
+    stored(cache, 7, role=Role.B)
+    chain = [secret(7)]
+    for _ in range(2):
+        chain.append(chain[-1].peek_next())
+    identifiers = [step.resume_ids()[Role.A] for step in chain]
+    slow = cache.recognise(0x23, identifiers[0])
+    assert slow is not None
     assert cache.offer(b"p", (0x23,)) is None
     now[0] = 31.0
-    assert cache.offer(b"p", (0x23,)) is not None
-    monkeypatch.setattr("tcpcrypt.core.resumption._PROMISES_MAX", 1)
+    quick = cache.recognise(0x23, identifiers[1])
+    assert quick is not None
+    # The slow one comes first after all, and has its own secret, not the other's.
+    ticket = cache.commit(slow)
+    assert ticket is not None
+    assert ticket.secret.index == 1
+    assert cache.commit(quick) is None
+    for fill in range(2):
+        stored(cache, fill)
+    monkeypatch.setattr("tcpcrypt.core.resumption._HOLDS_MAX", 1)
     for fill in range(2):
         assert cache.recognise(0x23, secret(fill).resume_ids()[Role.B]) is not None
-    assert len(cache._promised) == 1
+    assert len(cache._holds) == 1
+    now[0] = 62.0
+    assert cache.offer(b"p", (0x23,)) is not None
 
 
 def test_chains_are_bounded_with_the_cache() -> None:

@@ -79,6 +79,7 @@ def everything(cache: Any, handles: list[int]) -> list[Any]:
         seen.append(place and (number[place[0]], place[1]))
     seen.extend(number[cache.newest(peer)] for peer in PEERS)
     for handle in handles:
+        seen.append(number[cache.older(handle)])
         for length in range(65):
             secret = bytearray(length)
             try:
@@ -99,8 +100,11 @@ def expected(model: Model) -> list[Any]:
     for number in range(1, model.count + 1):
         record = by_number.get(number)
         if record is None:
-            seen.append((None, b""))
+            seen.extend((None, (None, b"")))
         else:
+            before = [r.number for r in model.records[: model.records.index(record)]
+                      if r.peer == record.peer]  # fmt: skip
+            seen.append(max(before, default=None))
             seen.append(((record.peer, record.identifiers, record.meta), record.secret))
     return seen
 
