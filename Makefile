@@ -6,11 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard ext/*)
 
-# What building and testing need beyond Python, make and git.
+# What building and the demo need beyond Python, make and git.
 APT := python3-venv python3-dev gcc libc6-dev libssl-dev iptables iproute2 tcpdump curl nodejs \
        openssl ca-certificates
 
-.PHONY: build deps demo test test-long bench lint vectors clean help
+# Programs that the tests run as they are, and that nothing else needs.
+APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-server
+
+.PHONY: build deps deps-test demo test test-long bench lint vectors clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,26 +28,48 @@ $(VENV)/.built: $(SOURCES) | deps
 	@$(BIN)/python -c 'import tcpcrypt._fast as f; print("built: tcpcrypt, hot path in", f.IMPLEMENTATION)'
 	@touch $@
 
-deps:
-	@missing=$$(for p in $(APT); do \
+# Asked by maintainer scripts before they start a service: "no".
+POLICY := /usr/sbin/policy-rc.d
+
+# Install those of $(1) that are missing.  Servers are wanted as programs only:
+# none is to run on this machine, now (while policy-rc.d says 101, RUNLEVEL is
+# that of a single user and systemd counts as absent) or after the next boot
+# (what came new is disabled).  A policy-rc.d that was there comes back.
+define install
+	@missing=$$(for p in $(1); do \
 	    dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
 	if [ -z "$$missing" ]; then :; \
 	elif ! command -v dpkg-query >/dev/null; then \
-	    echo "not a Debian system; you need the equivalents of: $(APT)"; \
+	    echo "not a Debian system; you need the equivalents of: $(1)"; \
 	elif [ "$$(id -u)" = 0 ]; then \
 	    echo "installing:" $$missing; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    before=$$(ls /etc/init.d); kept=$$(mktemp -d); \
+	    test ! -e $(POLICY) || mv $(POLICY) $$kept/; \
+	    trap "rm -f $(POLICY); test ! -e $$kept/policy-rc.d || mv $$kept/policy-rc.d $(POLICY); rmdir $$kept" EXIT; \
+	    trap 'exit 1' INT TERM HUP; \
+	    printf '#!/bin/sh\nexit 101\n' >$(POLICY) && chmod 755 $(POLICY); \
+	    export RUNLEVEL=1 SYSTEMD_OFFLINE=1 DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null || exit 1; \
+	    for s in $$(ls /etc/init.d); do \
+	        echo "$$before" | grep -qx $$s || update-rc.d $$s disable 2>/dev/null || :; done; \
 	else \
 	    echo "missing system packages; as root: apt-get install" $$missing; \
 	fi
+endef
+
+deps:
+	$(call install,$(APT))
+
+deps-test: deps
+	$(call install,$(APT_TEST))
 
 demo: build ## two hosts, curl and an HTTP server, encrypted in between
 	$(BIN)/tcpcrypt demo
 
-test: build ## all tests: both twins, types, lint, import contract, namespaces
+test: deps-test build ## all tests: both twins, types, lint, import contract, namespaces
 	$(BIN)/tox run
 
-test-long: build ## what takes longer: soaks and deep random testing
+test-long: deps-test build ## what takes longer: soaks and deep random testing
 	TCPCRYPT_TEST_PROFILE=long $(BIN)/tox run -e long
 
 bench: build ## throughput of the hot path beside libcrypto's own
