@@ -65,10 +65,6 @@ class Context:
     paths: PathMemory
     counters: Counters
     report: Report
-    resuming: set[bytes] = field(default_factory=set)
-    """Peers with which a handshake that may resume is under way.  Secrets form a
-    chain; were two handshakes to spend links of it at once, the one that comes
-    second to the peer could find its secret void.  The others start afresh."""
     numbers: int = 0
 
     def policy_of_service(self, connection: Tuple4, service: SocketAddress) -> Policy:

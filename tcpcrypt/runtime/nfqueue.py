@@ -164,7 +164,10 @@ class NfqueueBackend:
             return None
         self._accepting.pop((entry.connection, entry.received_isn), None)
         self._privileges.finish(sock)
-        return entry.negotiation if entry.negotiation.finished else None
+        if not entry.negotiation.finished:
+            entry.negotiation.abandon()
+            return None
+        return entry.negotiation
 
     def release(self, sock: socket.socket) -> None:
         key = self._opening_by_fd.pop(sock.fileno(), None)
@@ -291,6 +294,7 @@ class NfqueueBackend:
         return entry
 
     def _forget(self, entry: _Accepting) -> None:
+        entry.negotiation.abandon()
         del self._accepting[entry.connection, entry.received_isn]
         if self._answered.get(entry.connection) is entry:
             del self._answered[entry.connection]

@@ -48,7 +48,6 @@ class OpenedByApplication(Connection):
         self._negotiation: Negotiation | None = None
         self._connected = False
         self._peer = peer_name(held.connection.remote, held.connection.remote_port)
-        self._resuming = False
         self._data_can_pass = False
         self._patience: Timer | None = None
         self._obey(policy)
@@ -79,14 +78,8 @@ class OpenedByApplication(Connection):
         outer.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         # The peer sees the address that the application chose.
         outer.bind((self._client[0], 0, *self._client[2:]))
-        self._resuming = self._peer not in context.resuming
-        if self._resuming:
-            context.resuming.add(self._peer)
         self._negotiation = Negotiation(
-            config,
-            Opener.ACTIVE,
-            resumption=context.resumption if self._resuming else None,
-            peer=self._peer,
+            config, Opener.ACTIVE, resumption=context.resumption, peer=self._peer
         )
         context.backend.connect(
             outer,
@@ -140,8 +133,6 @@ class OpenedByApplication(Connection):
     def _proceed(self) -> None:
         """The connection is up and the outcome known, whichever came last."""
         negotiation = self._negotiation
-        if negotiation is not None and negotiation.finished:
-            self._let_others_resume()
         if (
             self._connected
             and self._relay is None
@@ -169,13 +160,9 @@ class OpenedByApplication(Connection):
     def _not_wanted(self) -> None:
         self._give_up("failed", "application gave up")
 
-    def _let_others_resume(self) -> None:
-        if self._resuming:
-            self._resuming = False
-            self._context.resuming.discard(self._peer)
-
     def _drop(self) -> None:
-        self._let_others_resume()
+        if self._negotiation is not None:
+            self._negotiation.abandon()
         if self._patience is not None:
             self._patience.cancel()
         if not self._held.decided:
