@@ -1,0 +1,325 @@
+"""Every key of the configuration file, once.
+
+From this table come the reading of the file, its explanation by `tcpcrypt
+policy check`, the starter file of `tcpcrypt policy init` and the manual page
+tcpcrypt.toml(5).  A key that is not in it does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tcpcrypt.daemon import values
+from tcpcrypt.daemon.values import Kind, choice
+
+__all__ = ["KEYS", "MATCH", "PLANNED", "POLICIES_MAX", "SECTIONS", "Key", "keys_of"]
+
+POLICIES_MAX: Final = 64
+"""Policies of one file."""
+MATCH: Final = "policy.match"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: what it takes, what it does, and how that is told."""
+
+    section: str
+    name: str
+    kind: Kind
+    default: str | None
+    """As TOML; None where there is none: the key must be given, or its absence
+    means that there is no such condition."""
+    example: str
+    """As TOML."""
+    says: str
+    """What a line with this key means; `{}` is what its kind says of the value."""
+    text: str
+    """One paragraph of the manual."""
+    meanings: tuple[tuple[str, str], ...] = ()
+    """For a choice: each word and what it means."""
+    required: bool = False
+
+
+def _choice(
+    section: str,
+    name: str,
+    default: str | None,
+    meanings: dict[str, str],
+    text: str,
+    *,
+    planned: tuple[str, ...] = (),
+    required: bool = False,
+) -> Key:
+    """A key that takes one of a few words, the last of which is the example."""
+    return Key(
+        section,
+        name,
+        choice(meanings, planned),
+        None if default is None else f'"{default}"',
+        f'"{list(meanings)[-1]}"',
+        "{}.",
+        text,
+        tuple(meanings.items()),
+        required,
+    )
+
+
+SECTIONS: Final = {
+    "daemon": "How the daemon runs.",
+    "crypto": "Algorithms and keys, for all policies.",
+    "policy": "Which connections are to be encrypted, and how firmly.  The first policy that"
+    " matches a connection decides about it; a connection that no policy matches is left"
+    f" alone.  There may be {POLICIES_MAX} policies.",
+    MATCH: "Conditions of a policy.  All that are given have to hold; a policy without any"
+    " names every TCP connection of this host.",
+}
+
+PLANNED: Final = {("daemon", "keylog"), ("daemon", "metrics")}
+"""Keys with a meaning that this version does not have."""
+
+KEYS: Final[tuple[Key, ...]] = (
+    _choice(
+        "daemon",
+        "backend",
+        "auto",
+        {
+            "auto": "the best way to carry the TCP-ENO option that works here is used",
+            "nfqueue": "the first packets of each connection pass through a netfilter queue,"
+            " where the TCP-ENO option is put in and read",
+        },
+        "What carries the TCP-ENO option, by which two hosts agree on encryption.",
+        planned=("sockops", "sock_ops"),
+    ),
+    _choice(
+        "daemon",
+        "steering",
+        "auto",
+        {
+            "auto": "the best way to bring connections to the daemon that works here is used",
+            "tproxy": "firewall rules with the TPROXY target bring connections to the daemon",
+        },
+        "What brings the connections of applications to the daemon.",
+        planned=("cgroup", "redirect"),
+    ),
+    Key(
+        "daemon",
+        "control",
+        values.SOCKET,
+        '"/run/tcpcrypt/control.sock"',
+        '"/run/tcpcrypt/control.sock"',
+        "Commands such as `tcpcrypt status` reach the daemon at {}.",
+        "The Unix socket on which the daemon answers tcpcrypt(1).",
+    ),
+    Key(
+        "daemon",
+        "user",
+        values.USER,
+        '"tcpcrypt"',
+        '"nobody"',
+        "What handles the bytes of peers runs as user {}, without any privilege.",
+        "The user that does the cryptography and moves the data.  It may not be root.  Where"
+        ' the user "tcpcrypt" does not exist, "nobody" takes its place; any other has to exist.',
+    ),
+    Key(
+        "daemon",
+        "families",
+        values.FAMILIES,
+        '"auto"',
+        "[4, 6]",
+        "The IP versions served are {}.",
+        'IP versions to serve; "auto" means those that this host has.  Connections over'
+        " another version are not touched, whatever a policy says.",
+    ),
+    Key(
+        "daemon",
+        "log",
+        values.LOG,
+        '"auto"',
+        '"/var/log/tcpcrypt.log"',
+        "The log goes to {}.",
+        'Where the log goes: a file, standard error, or the journal; "auto" means the journal'
+        " where systemd started the daemon, and standard error elsewhere.",
+    ),
+    Key(
+        "daemon",
+        "path_memory",
+        values.SECONDS,
+        "600",
+        "3600",
+        "A host or path that swallows the TCP-ENO option is remembered for {} and tried in"
+        " plain TCP meanwhile, under `opportunistic` only.",
+        "Seconds for which a host is remembered that cannot be reached with the TCP-ENO option"
+        " but without it.  Connections to it under the mode `opportunistic` go plain at once"
+        " meanwhile, instead of after some seconds.  0 remembers nothing.  The mode `require`"
+        " never makes use of it.",
+    ),
+    _choice(
+        "daemon",
+        "guard",
+        "keep",
+        {
+            "keep": "when the daemon ends, however it ends, connections under `require` stay"
+            " refused, until `tcpcrypt down`",
+            "remove": "when the daemon is stopped, connections under `require` go in the clear",
+        },
+        "What remains of the mode `require` while no daemon runs.",
+    ),
+    Key(
+        "daemon",
+        "drain",
+        values.SECONDS,
+        "0",
+        "30",
+        "When the daemon is told to end, live connections may go on for {}.",
+        "Seconds for which connections may go on after the daemon was told to end.  No new ones"
+        " are encrypted meanwhile.  What is left after that time is reset; it never continues in"
+        " the clear.",
+    ),
+    Key(
+        "crypto",
+        "teps",
+        values.TEPS,
+        '["curve25519", "curve448", "p256"]',
+        '["curve25519", 0x24, "p256", "p521"]',
+        "The key agreements used, in order of preference, are {}.",
+        "TCP encryption protocols of RFC 8548, that is, key agreements, by name or number, the"
+        ' most preferred first: "curve25519" (0x23), "curve448" (0x24), "p256" (0x21) and'
+        ' "p521" (0x22).  The last is left out by default, because it costs a listener ten times'
+        " the work of the first for no more strength than the second gives.",
+    ),
+    Key(
+        "crypto",
+        "aeads",
+        values.AEADS,
+        '["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"]',
+        '["chacha20-poly1305", 0x0002]',
+        "The ciphers used, in order of preference, are {}.",
+        'Ciphers by name or number, the most preferred first: "aes-128-gcm" (0x0001),'
+        ' "aes-256-gcm" (0x0002) and "chacha20-poly1305" (0x0010).  Of those that both hosts'
+        " have, the one that plays role B, usually the accepting one, chooses.",
+    ),
+    Key(
+        "crypto",
+        "resumption",
+        values.BOOLEAN,
+        "true",
+        "false",
+        "Later connections with the same host resume earlier ones, without public-key work: {}.",
+        "Whether secrets of a connection are kept, in memory, so that later ones with the same"
+        " host start faster.  false makes a fresh key exchange for each connection.",
+    ),
+    Key(
+        "crypto",
+        "rekey",
+        values.BYTES,
+        '"limit"',
+        "1_073_741_824",
+        "Keys are changed after {}.",
+        "Bytes of one direction of a connection after which its key is replaced; each key is"
+        ' wiped when it is.  "limit" means when the algorithm asks for it: after 256 GiB with'
+        " AES-GCM.",
+    ),
+    _choice(
+        "policy",
+        "mode",
+        None,
+        {
+            "never": "the daemon leaves such connections alone",
+            "opportunistic": "such connections are encrypted where the other host and the path"
+            " allow it, and go in the clear where not",
+            "require": "such connections are encrypted or refused",
+        },
+        "How firmly the connections are to be encrypted.",
+        required=True,
+    ),
+    _choice(
+        "policy",
+        "auth",
+        "none",
+        {"none": "the other host does not have to prove who it is"},
+        "What the other host has to prove.  Without a proof, encryption protects from whoever"
+        " listens, not from whoever can place himself between the hosts.",
+        planned=("tofu", "pinned", "psk"),
+    ),
+    _choice(
+        "policy",
+        "profile",
+        "rfc8548",
+        {"rfc8548": "the protocol on the wire is that of RFC 8548"},
+        "The dialect spoken on the wire.",
+        planned=("stanford", "tcps"),
+    ),
+    _choice(
+        "policy",
+        "plane",
+        "relay",
+        {"relay": "the daemon takes the data over from the kernel's TCP, and hands it on"},
+        "How the data passes through the daemon.",
+        planned=("segment",),
+    ),
+    _choice(
+        MATCH,
+        "direction",
+        "both",
+        {
+            "both": "it does not matter which host opens the connection",
+            "incoming": "other hosts open the connection, to services of this host",
+            "outgoing": "this host opens the connection",
+        },
+        "Which host opens the connection.",
+    ),
+    Key(
+        MATCH,
+        "local",
+        values.NETWORKS,
+        None,
+        '"192.0.2.10"',
+        "This host's address of the connection is in {}.",
+        "Addresses of this host, IPv4 or IPv6, of which the connection uses one.",
+    ),
+    Key(
+        MATCH,
+        "remote",
+        values.NETWORKS,
+        None,
+        '["10.0.0.0/8", "fd00::/8"]',
+        "The other host's address is in {}.",
+        "Addresses of the other host, IPv4 or IPv6.",
+    ),
+    Key(
+        MATCH,
+        "ports",
+        values.PORTS,
+        None,
+        '[5432, "8000-8099"]',
+        "The service has {}.",
+        "Ports of the service, that is, of the host that accepts the connection, whichever it"
+        " is.  The port from which a client comes does not matter.",
+    ),
+    Key(
+        MATCH,
+        "uid",
+        values.UIDS,
+        None,
+        '["postgres", "1000-1999"]',
+        "The program that opens the connection runs as {}.",
+        "Users of this host, for connections that their programs open; such a policy is one for"
+        " outgoing connections.  Names are looked up when the file is read.",
+    ),
+    Key(
+        MATCH,
+        "cgroup",
+        values.CGROUPS,
+        None,
+        '"system.slice/backup.service"',
+        "The program that opens the connection is in control group {} or below.",
+        "Control groups of this host, as paths below the root of cgroup v2, for connections that"
+        " the programs in them open; such a policy is one for outgoing connections.",
+    ),
+)
+
+
+def keys_of(section: str) -> dict[str, Key]:
+    """The keys of a section, by name."""
+    return {key.name: key for key in KEYS if key.section == section}
