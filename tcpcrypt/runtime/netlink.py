@@ -65,6 +65,8 @@ class Verdict(enum.IntEnum):
 
     DROP = 0
     ACCEPT = 1
+    REPEAT = 4
+    """Through the same table once more, so that the rules of others behind ours see it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from tcpcrypt.runtime.eno_backend import NewNegotiation, SocketAddress, Tuple4
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
-from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, Rule, marked
+from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, MARK_MASK, Rule, marked
 from tcpcrypt.runtime.ruleset import selectors
 from tcpcrypt.wire.segment import Segment
 from tcpcrypt.wire.tcpopt import insert_option, mss, remove_option, replace_mss, room
@@ -96,6 +96,8 @@ def divert_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) -> li
     divert = ("-j", "NFQUEUE", "--queue-num", str(QUEUE_NUMBER))
     with_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
     rules = [
+        # Comes by a second time (`NfqueueBackend.take`).
+        Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_DONE), "-j", "RETURN")),
         Rule("mangle", "POSTROUTING", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
     ]
     for policy in policies:
@@ -185,7 +187,7 @@ class NfqueueBackend:
                 changed = self._pass(packet.hook, segment)
         except PeerError:
             # Not a segment that TCP takes: TCP may say so itself.
-            self._queue.verdict(packet, Verdict.ACCEPT)
+            self._let_go(packet)
         except (LocalError, _UnknownError):
             # A segment that has no place in the handshake must not leave
             # without the option that ought to be in it.
@@ -195,7 +197,12 @@ class NfqueueBackend:
             self._queue.verdict(packet, Verdict.DROP)
             raise
         else:
-            self._queue.verdict(packet, Verdict.ACCEPT, changed)
+            self._let_go(packet, changed)
+
+    def _let_go(self, packet: QueuedPacket, changed: bytes | None = None) -> None:
+        # Not ACCEPT, which would skip the rules of others in this table.
+        mark = packet.mark & ~MARK_MASK | MARK_DONE
+        self._queue.verdict(packet, Verdict.REPEAT, changed, mark)
 
     def _pass(self, hook: Hook, segment: Segment) -> bytes | None:
         """Show the segment to whom it concerns; the changed packet, or None."""

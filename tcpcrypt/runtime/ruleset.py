@@ -94,6 +94,10 @@ def opening_rules(
     for own in (MARK_HANDSHAKE, MARK_DONE, MARK_INNER):
         rules.append(Rule("mangle", "OUTPUT", (*marked(own), "-j", "RETURN")))
     rules.append(Rule("mangle", "OUTPUT", (*_TCP, *marked(MARK_ACCEPTED), *go_to(_STEER))))
+    for decided in (MARK_STEERED, MARK_DIRECT, MARK_REFUSED, MARK_UNREACHABLE):
+        # A held SYN comes by a second time, for the sake of others' rules behind ours.
+        words = (*_TCP, "--syn", *marked(decided), "-j", "RETURN")
+        rules.append(Rule("mangle", "OUTPUT", words))
     zoned = ("-d", "fe80::/10", "-j", "RETURN")
     if not _requires(policies):
         # A link-local address without its zone, which is lost on `lo`, means nothing.

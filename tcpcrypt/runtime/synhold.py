@@ -116,7 +116,7 @@ class HeldSyn:
 
     def _pass(self, packet: QueuedPacket) -> None:
         mark = packet.mark & ~MARK_MASK | (self._decision or 0)
-        self._hold.queue.verdict(packet, Verdict.ACCEPT, mark=mark)
+        self._hold.queue.verdict(packet, Verdict.REPEAT, mark=mark)
 
 
 class SynHold:
