@@ -340,7 +340,7 @@ def test_whatever_comes_is_answered(lasting: tuple[Service, socket.socket], line
 def called_by(service: Service, monkeypatch: pytest.MonkeyPatch, uid: int) -> Iterator[None]:
     """Clients that come meanwhile are of this user."""
     monkeypatch.setattr(control, "_credentials", lambda _sock: struct.pack("3i", 1, uid, uid))
-    service.call(lambda: service.server._administrators.clear())
+    service.call(service.server._administrators.clear)
     service.call(lambda: service.server._administrators.update({0, 990}))
     yield
     monkeypatch.undo()
@@ -399,9 +399,11 @@ def test_the_kernel_says_who_calls(service: Service) -> None:
 
 
 def test_confirming_what_nobody_asked_to_confirm(tmp_path: Path) -> None:
-    with serving(tmp_path / "control.sock", confirm=False) as service:
-        with called_by(service, pytest.MonkeyPatch(), 0):
-            assert ask(service, "confirm")["error"]["code"] == "unavailable"
+    with (
+        serving(tmp_path / "control.sock", confirm=False) as service,
+        called_by(service, pytest.MonkeyPatch(), 0),
+    ):
+        assert ask(service, "confirm")["error"]["code"] == "unavailable"
 
 
 # --- bounds ------------------------------------------------------------------------
