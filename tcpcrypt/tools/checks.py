@@ -1,0 +1,375 @@
+"""What `tcpcrypt doctor` looks at on the host itself, without changing anything."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+import tcpcrypt
+from tcpcrypt import _fast
+from tcpcrypt.runtime.installation import QUEUE_NUMBERS
+from tcpcrypt.runtime.routing import TABLE_LOCAL
+from tcpcrypt.runtime.rules import CHAIN_PREFIX
+from tcpcrypt.tools.findings import Check, Facts, Finding, Need
+
+__all__ = ["HOST_CHECKS", "daemon_runs"]
+
+_CAPABILITIES: Final = {
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_BPF": 39,
+}
+_DESCRIPTORS_A_CONNECTION: Final = 2
+_DESCRIPTORS_WANTED: Final = 16384
+_CONNTRACK_FULL: Final = 0.9
+_SOCK_OPS_SINCE: Final = (5, 10)
+_IPV6_MTU_MIN: Final = 1280
+_OTHERS: Final = {
+    "Docker": r"^:DOCKER",
+    "ufw": r"^:ufw6?-",
+    "fail2ban": r"^:f2b-",
+    "Kubernetes": r"^:KUBE-",
+    "libvirt": r"^:LIBVIRT",
+    "a default policy of DROP": r"^:(INPUT|OUTPUT|FORWARD) DROP",
+}
+"""By what chain in iptables-save one knows them."""
+_OUR_CHAIN: Final = f":{CHAIN_PREFIX}"
+_OTHER_TABLES: Final = {"firewalld": r"^table inet firewalld$", "nftables": r"^table inet filter$"}
+
+
+def _capability(*names: str) -> Finding:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff"))
+    missing = [name for name in names if not effective >> _CAPABILITIES[name] & 1]
+    return Finding(not missing, f"{' and '.join(missing)} missing" if missing else "effective")
+
+
+def _program(*names: str) -> Finding:
+    missing = [name for name in names if shutil.which(name) is None]
+    return Finding(not missing, f"no {', '.join(missing)}" if missing else "found")
+
+
+def _restorers(facts: Facts) -> Finding:
+    return _program("iptables-restore", *(["ip6tables-restore"] if _has_ipv6(facts) else []))
+
+
+def _has_ipv6(facts: Facts) -> bool:
+    return facts.read("proc/net/if_inet6") is not None
+
+
+def _descriptors(_facts: Facts) -> Finding:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return Finding(True, "no limit")
+    many = hard // _DESCRIPTORS_A_CONNECTION
+    return Finding(hard >= _DESCRIPTORS_WANTED, f"{hard:,}, for about {many:,} connections")
+
+
+def _kernel(_facts: Facts) -> Finding:
+    return Finding(_version() >= (4, 18), f"Linux {platform.release()}")
+
+
+def _version() -> tuple[int, int]:
+    numbers = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+
+
+def _ipv6(facts: Facts) -> Finding:
+    if not _has_ipv6(facts):
+        return Finding(False, "this kernel has none, or it is switched off")
+    off = facts.read("proc/sys/net/ipv6/conf/all/disable_ipv6") == "1"
+    return Finding(True, "there, disabled on all devices" if off else "there")
+
+
+_SYSCTLS: Final = (
+    ("net/ipv4/tcp_fwmark_accept", (4,)),
+    ("net/ipv4/fwmark_reflect", (4,)),
+    ("net/ipv6/fwmark_reflect", (6,)),
+)
+
+
+def _sysctls(facts: Facts) -> Finding:
+    values = {
+        name.replace("/", "."): facts.read(f"proc/sys/{name}")
+        for name, families in _SYSCTLS
+        if families == (4,) or _has_ipv6(facts)
+    }
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        return Finding(False, f"no {', '.join(missing)}")
+    return Finding(True, ", ".join(f"{name}={value}" for name, value in values.items()))
+
+
+def _rp_filter(facts: Facts) -> Finding:
+    names = ("all", "default", "lo")
+    values = [(name, facts.read(f"proc/sys/net/ipv4/conf/{name}/rp_filter")) for name in names]
+    return Finding(True, ", ".join(f"{name}={value}" for name, value in values))
+
+
+def _conntrack(facts: Facts) -> Finding:
+    most = facts.read("proc/sys/net/netfilter/nf_conntrack_max")
+    used = facts.read("proc/sys/net/netfilter/nf_conntrack_count")
+    if most is None or used is None:
+        return Finding(True, "not loaded yet; it is loaded with the first rule that needs it")
+    # In a namespace of its own the maximum may be 0, which means that of the machine.
+    full = 0 < int(most) * _CONNTRACK_FULL < int(used)
+    return Finding(not full, f"{int(used):,} of {int(most):,} entries in use")
+
+
+def _cgroup(facts: Facts) -> Finding:
+    places = [
+        parts[1]
+        for parts in (line.split() for line in facts.lines("proc/mounts"))
+        if len(parts) > 2 and parts[2] == "cgroup2"
+    ]
+    return Finding(bool(places), f"mounted at {places[0]}" if places else "not mounted")
+
+
+def _sock_ops(facts: Facts) -> Finding:
+    reasons = []
+    if _version() < _SOCK_OPS_SINCE:
+        reasons.append("Linux is older than 5.10")
+    if not _capability("CAP_NET_ADMIN").ok:
+        reasons.append("CAP_NET_ADMIN is missing")
+    if not (_capability("CAP_BPF").ok or _capability("CAP_SYS_ADMIN").ok):
+        barred = facts.read("proc/sys/kernel/unprivileged_bpf_disabled")
+        reasons.append(f"CAP_BPF is missing (unprivileged_bpf_disabled={barred})")
+    if not _cgroup(facts).ok:
+        reasons.append("cgroup v2 is not mounted")
+    if _in_user_namespace(facts):
+        reasons.append("this is a user namespace")
+    return Finding(not reasons, "; ".join(reasons) or "the kernel and this process could")
+
+
+def _in_user_namespace(facts: Facts) -> bool:
+    words = (facts.read("proc/self/uid_map") or "0 0 4294967295").split()
+    return words[2] != "4294967295"
+
+
+def _user_namespaces(facts: Facts) -> Finding:
+    if os.geteuid() == 0:
+        return Finding(True, "not needed by root")
+    most = facts.read("proc/sys/user/max_user_namespaces")
+    clone = facts.read("proc/sys/kernel/unprivileged_userns_clone")
+    barred = facts.read("proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    ok = most not in (None, "0") and clone != "0" and barred != "1"
+    return Finding(ok, "allowed" if ok else "forbidden to ordinary users")
+
+
+def _extension(_facts: Facts) -> Finding:
+    return Finding(_fast.IMPLEMENTATION == "c", f"_fast.IMPLEMENTATION is {_fast.IMPLEMENTATION!r}")
+
+
+def _openssl(_facts: Facts) -> Finding:
+    from cryptography.hazmat.backends.openssl.backend import backend  # noqa: PLC0415 (slow)
+
+    return Finding(True, backend.openssl_version_text())
+
+
+def _cpu_aes(facts: Facts) -> Finding:
+    words = next(
+        (line for line in facts.lines("proc/cpuinfo") if re.match(r"(flags|Features)\s*:", line)),
+        "",
+    ).split()
+    return Finding("aes" in words, "there" if "aes" in words else "not among the CPU's features")
+
+
+def _clock(_facts: Facts) -> Finding:
+    built = Path(tcpcrypt.__file__).stat().st_mtime
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return Finding(time.time() > built - 86400, stamp)
+
+
+def _others(facts: Facts) -> Finding:
+    found = []
+    for patterns, commands in (
+        (_OTHERS, (("iptables-save",), ("ip6tables-save",), ("iptables-legacy-save",))),
+        (_OTHER_TABLES, (("nft", "list", "tables"),)),
+    ):
+        text = "\n".join(facts.run(*command) or "" for command in commands)
+        found += [name for name, known in patterns.items() if re.search(known, text, re.MULTILINE)]
+    return Finding(not found, ", ".join(found) or "none that is known")
+
+
+def _running(facts: Facts) -> Finding:
+    if not daemon_runs(facts):
+        return Finding(True, "none in this network namespace")
+    queues = [line.split() for line in facts.lines("proc/net/netfilter/nfnetlink_queue")]
+    pids = {q[1] for q in queues if len(q) > 1 and q[0].isdecimal() and int(q[0]) in QUEUE_NUMBERS}
+    return Finding(True, f"running, process {', '.join(sorted(pids))}" if pids else "running")
+
+
+def daemon_runs(facts: Facts) -> bool:
+    """Whether a tcpcryptd has the lock of this network namespace."""
+    return any(line.split()[-1:] == ["@tcpcryptd"] for line in facts.lines("proc/net/unix"))
+
+
+def _left_over(facts: Facts) -> Finding:
+    if daemon_runs(facts):
+        return Finding(True, "the running daemon's")
+    found: dict[str, str] = {}
+    for command in ("iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"):
+        text = facts.run(f"{command}-save") or ""
+        chains = sorted(
+            {line.split()[0][1:] for line in text.splitlines() if line.startswith(_OUR_CHAIN)}
+        )
+        # Where iptables is the legacy one, both names tell the same.
+        if chains and found.get(command.removesuffix("-legacy")) != ", ".join(chains):
+            found[command] = ", ".join(chains)
+    for family in ("-4", "-6"):
+        text = facts.run("ip", family, "rule") or ""
+        if re.search(rf"lookup {TABLE_LOCAL}\b", text):
+            found[f"ip {family} rule"] = f"lookup {TABLE_LOCAL}"
+    text = "; ".join(f"{where}: {what}" for where, what in found.items())
+    return Finding(not found, text or "nothing")
+
+
+def _mtu(facts: Facts) -> Finding:
+    found = {}
+    for device in sorted((facts.root / "sys/class/net").glob("*")):
+        text = facts.read(f"sys/class/net/{device.name}/mtu")
+        if text and text.isdecimal() and device.name != "lo":
+            found[device.name] = int(text)
+    if not found:
+        return Finding(True, "no devices but the loopback")
+    name = min(found, key=lambda device: found[device])
+    smallest = f"smallest {found[name]} ({name})"
+    return Finding(found[name] >= _IPV6_MTU_MIN, smallest)
+
+
+R, O, I = Need.REQUIRED, Need.OPTIONAL, Need.INFORMATION  # noqa: E741 (columns of a table)
+_PACKAGES: Final = "Debian: apt-get install iproute2 iptables util-linux"
+
+HOST_CHECKS: Final[tuple[Check[Facts], ...]] = (
+    Check(
+        *("process", "CAP_NET_ADMIN", R, lambda _: _capability("CAP_NET_ADMIN")),
+        "rules, marks and netfilter queues are out of reach",
+        "run this, and the daemon, as root",
+    ),
+    Check(
+        *(
+            "process",
+            "CAP_SETUID, CAP_SETGID",
+            O,
+            lambda _: _capability("CAP_SETUID", "CAP_SETGID"),
+        ),
+        "the daemon's worker cannot become an unprivileged user",
+        "run the daemon as root of the machine",
+    ),
+    Check(
+        *("process", "CAP_NET_RAW", O, lambda _: _capability("CAP_NET_RAW")),
+        "`tcpcrypt probe` cannot send its SYNs; the daemon does not need it",
+        "run `tcpcrypt probe` as root",
+    ),
+    Check(
+        *("process", "file descriptors", O, _descriptors),
+        "more connections at a time than that are refused",
+        "raise the hard limit: LimitNOFILE= in the unit, `ulimit -Hn` in a shell",
+    ),
+    Check(
+        *("programs", "iptables-restore", R, _restorers),
+        "no rule can be installed",
+        _PACKAGES,
+    ),
+    Check(*("programs", "ip", R, lambda _: _program("ip")), "no policy routes", _PACKAGES),
+    Check(
+        *("programs", "nsenter, setpriv", O, lambda _: _program("nsenter", "setpriv")),
+        "self-test, `tcpcrypt demo` and `tcpcrypt bench` do not run; the daemon does",
+        _PACKAGES,
+    ),
+    Check(
+        *("programs", "nft", I, lambda _: _program("nft")),
+        "nothing: iptables is what the daemon uses",
+        "nothing",
+    ),
+    Check(
+        *("kernel", "version", R, _kernel),
+        "rules and sockets of older kernels differ from what the daemon expects",
+        "run Linux 4.18 or newer",
+    ),
+    Check(
+        *("kernel", "IPv6", O, _ipv6),
+        "connections over IPv4 alone are served",
+        "nothing, if that is as you want it",
+    ),
+    Check(
+        *("kernel", "sysctls of marks", R, _sysctls),
+        "answers of services would not come back to the daemon",
+        "use a kernel with tcp_fwmark_accept and fwmark_reflect (Linux 3.14); the daemon sets"
+        " them to 1 and back when it ends",
+    ),
+    Check(
+        *("kernel", "rp_filter", I, _rp_filter),
+        "nothing: what comes over the loopback has been routed already",
+        "nothing",
+    ),
+    Check(
+        *("kernel", "connection tracking", O, _conntrack),
+        "when the table is full the kernel drops new connections, encrypted or not",
+        "sysctl -w net.netfilter.nf_conntrack_max=… (twice the connections expected, and more)",
+    ),
+    Check(
+        *("kernel", "cgroup v2", O, _cgroup),
+        "policies by control group cannot match",
+        "mount it: mount -t cgroup2 none /sys/fs/cgroup, or boot with"
+        " systemd.unified_cgroup_hierarchy=1",
+    ),
+    Check(
+        *("kernel", "eBPF sock_ops", I, _sock_ops),
+        "the option goes in and out by netfilter queue, as it does on every system",
+        "nothing",
+    ),
+    Check(
+        *("kernel", "user namespaces", I, _user_namespaces),
+        "without root no self-test and no demo",
+        "run them as root, or allow it: sysctl -w user.max_user_namespaces=10000 and, where they"
+        " exist, kernel.unprivileged_userns_clone=1 and"
+        " kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+    Check(
+        *("cryptography", "extension", O, _extension),
+        "the hot path runs in Python, at a fraction of the speed",
+        "unset TCPCRYPT_PUREPYTHON; build with a C compiler and OpenSSL's headers"
+        " (Debian: apt-get install gcc libssl-dev python3-dev), then `make build`",
+    ),
+    Check(*("cryptography", "OpenSSL", R, _openssl), "no cryptography", "reinstall `cryptography`"),
+    Check(
+        *("cryptography", "AES in the CPU", I, _cpu_aes),
+        "AES-GCM is slow here",
+        "prefer ChaCha20-Poly1305: put it first in aeads of [crypto] in tcpcrypt.toml",
+    ),
+    Check(
+        *("cryptography", "clock", I, _clock),
+        "the clock is behind the time at which this software was installed: the stamps of the log"
+        " are wrong; encryption does not need the clock",
+        "set it: timedatectl set-ntp true",
+    ),
+    Check(
+        *("surroundings", "other firewalls", I, _others),
+        "their rules stay as they are and apply as well; connections that peers open encrypted"
+        " pass INPUT under the port of the daemon's listener",
+        "where INPUT drops by default, accept them with `-m conntrack --ctstate DNAT"
+        " --ctorigdstport PORT` beside `--dport PORT`",
+    ),
+    Check(*("surroundings", "tcpcryptd", I, _running), "", ""),
+    Check(
+        *("surroundings", "left over of a dead daemon", O, _left_over),
+        "a daemon was killed: its rules wait for the next one, or keep up what `require` says",
+        "`tcpcrypt up` takes them over, `tcpcrypt down` removes them",
+    ),
+    Check(
+        *("surroundings", "path MTU", I, _mtu),
+        "a device below IPv6's minimum of 1280 bytes fragments; encryption adds nothing to a"
+        " packet (frames are part of the stream), so the path's MTU stays what it was",
+        "see to the device's MTU, whether or not anything is encrypted",
+    ),
+)
