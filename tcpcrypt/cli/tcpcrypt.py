@@ -43,10 +43,35 @@ COMMANDS: Final[dict[str, Command]] = {
         "check whether a daemon can run here, and what to do if not",
         "tcpcrypt doctor --no-self-test",
     ),
+    "flush": Command(
+        "tcpcrypt.cli.flush",
+        "forget secrets for resumption and what was learnt of paths",
+        "tcpcrypt flush 192.0.2.7",
+    ),
+    "peers": Command(
+        "tcpcrypt.cli.peers",
+        "list the hosts talked to lately and how it went",
+        "tcpcrypt peers --last plain",
+    ),
     "probe": Command(
         "tcpcrypt.cli.probe",
         "ask whether the path to a host keeps option 69 and what the host offers",
         "tcpcrypt probe www.example.org:80",
+    ),
+    "session-id": Command(
+        "tcpcrypt.cli.session_id",
+        "print the session ID of one connection",
+        "tcpcrypt session-id 192.0.2.1:51234 192.0.2.7:443",
+    ),
+    "sessions": Command(
+        "tcpcrypt.cli.sessions",
+        "list live connections with their session IDs",
+        "tcpcrypt sessions --state encrypted",
+    ),
+    "status": Command(
+        "tcpcrypt.cli.status",
+        "show whether a daemon runs here and what it has done",
+        "tcpcrypt status --json",
     ),
     "vectors": Command(
         "tcpcrypt.cli.vectors",

@@ -1,0 +1,84 @@
+"""`tcpcrypt sessions`: the connections that the daemon has in hand, with their session IDs."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from tcpcrypt.cli import query
+from tcpcrypt.cli.table import duration, print_table
+from tcpcrypt.daemon.client import SessionInfo
+
+__all__ = ["configure", "describe", "run"]
+
+_HEADER = (
+    *("ID", "DIRECTION", "CLIENT", "SERVICE", "STATE", "START", "AGE"),
+    *("SENT", "RECEIVED", "SESSION"),
+)
+
+
+def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "List live connections, oldest first.  Both hosts show the same session ID for a"
+        " connection that nobody sits in the middle of.  SENT and RECEIVED are bytes of this"
+        " host's application."
+    )
+    parser.add_argument(
+        "--state",
+        choices=("connecting", "exchanging", "encrypted", "plain"),
+        help="list only connections in this state",
+    )
+    query.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the list; returns the exit status."""
+    with query.client(arguments) as daemon:
+        sessions = [
+            session for session in daemon.sessions() if arguments.state in (None, session.state)
+        ]
+    if arguments.json:
+        query.print_json({"sessions": [describe(session) for session in sessions]})
+    else:
+        now = time.time()
+        print_table(_HEADER, [_row(session, now) for session in sessions])
+    return 0
+
+
+def _row(session: SessionInfo, now: float) -> tuple[object, ...]:
+    return (
+        session.id,
+        session.direction,
+        session.client,
+        session.service,
+        session.state,
+        None if session.resumed is None else "resumed" if session.resumed else "fresh",
+        None if session.since is None else duration(now - session.since),
+        session.sent,
+        session.received,
+        None if session.session_id is None else session.session_id.hex(),
+    )
+
+
+def describe(session: SessionInfo) -> dict[str, Any]:
+    """As JSON: the control protocol's own keys, null for what plain TCP has not."""
+    return {
+        "id": session.id,
+        "direction": session.direction,
+        "client": session.client,
+        "service": session.service,
+        "state": session.state,
+        "policy": session.policy,
+        "since": session.since,
+        "session": None if session.session_id is None else session.session_id.hex(),
+        "tep": None if session.tep is None else f"{session.tep:#04x}",
+        "aead": None if session.aead is None else f"{session.aead:#06x}",
+        "role": None if session.role is None else session.role.name,
+        "start": None if session.resumed is None else "resumed" if session.resumed else "fresh",
+        "transcript": None if session.transcript is None else session.transcript.hex(),
+        "rekeys": session.rekeys,
+        "sent": session.sent,
+        "received": session.received,
+    }
