@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from tcpcrypt.core.policy import Policy
+from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Settings
 from tcpcrypt.runtime.firewall import Firewall
@@ -105,6 +105,26 @@ class Installation:
             *older_connections(self.settings.policies, before.policies),
         ]
         self._firewall.install(self.rules())
+
+    def drain(self) -> None:
+        """Let new connections pass by, but for those that `require` refuses.
+
+        Those that are open go on through the daemon.
+        """
+        policies = [
+            replace(policy, mode=Mode.NEVER) if policy.mode is Mode.OPPORTUNISTIC else policy
+            for policy in self.settings.policies
+        ]
+        listeners = self.steering.peer_ports()
+        self._firewall.install(
+            [
+                *guard_rules(policies, listeners),
+                *opening_rules((), self.generation, self.older),
+                *divert_rules(self.settings.policies, listeners),
+                *self.steering.rules(),
+                *accepting_rules((), listeners),
+            ]
+        )
 
     def rules(self) -> list[Rule]:
         """All rules, as they stand while the daemon serves."""
