@@ -47,6 +47,8 @@ class Counters:
     aborted: int = 0
     failed: int = 0
     """Never came about: the peer refused, could not be reached, or gave up."""
+    exhausted: int = 0
+    """For which there was no room: tried later, or plain where that is allowed."""
     closed: int = 0
 
 

@@ -24,7 +24,12 @@ from tcpcrypt.core.negotiation import Negotiation, Opener
 from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.connection import Connection, close_with_reset, peer_name
+from tcpcrypt.runtime.connection import (
+    Connection,
+    address_text,
+    close_with_reset,
+    peer_name,
+)
 from tcpcrypt.runtime.context import Context, Counters, Report, Settings
 from tcpcrypt.runtime.eno_backend import Tuple4
 from tcpcrypt.runtime.incoming import AcceptedByPeer
@@ -49,6 +54,9 @@ _MMAP_THRESHOLD: Final = 8 << 20
 _TRIM_THRESHOLD: Final = 32 << 20
 _ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting when the process has run out of descriptors."""
+_SPARE_DESCRIPTORS: Final = 40
+"""For everything but connections, each of which has two."""
+_NO_ROOM: Final = "too many open files"
 
 
 class Host:
@@ -105,7 +113,7 @@ class Host:
         for listener in self._steering.application_listeners:
             self._accept_from(listener, self._application_came)
         for listener in self._steering.peer_listeners:
-            self._accept_from(listener, self._peer_came)
+            self._accept_from(listener, self._peer_came, self._has_room)
         self.loop.watch(
             self._queue.fileno(), READ, lambda _events: self._queue.receive(self._on_packet)
         )
@@ -168,22 +176,33 @@ class Host:
 
     # --- connections that come ---------------------------------------------------
 
-    def _accept_from(self, listener: socket.socket, came: Callable[[socket.socket], None]) -> None:
+    def _accept_from(
+        self,
+        listener: socket.socket,
+        came: Callable[[socket.socket], None],
+        admits: Callable[[], bool] | None = None,
+    ) -> None:
         def watch() -> None:
             if listener.fileno() >= 0:
                 self.loop.watch(listener.fileno(), READ, on_ready)
 
+        def pause(reason: str) -> None:
+            self._report("exhausted", {"reason": reason})
+            self.loop.watch(listener.fileno(), 0, on_ready)
+            self.loop.call_later(_ACCEPT_PAUSE, watch)
+
         def on_ready(_events: int) -> None:
             for _ in range(_ACCEPTS_A_TURN):
+                if admits is not None and not admits():
+                    pause(_NO_ROOM)  # they wait in the kernel
+                    return
                 try:
                     sock, _address = listener.accept()
                 except BlockingIOError:
                     return
                 except OSError as error:
                     if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-                        self._report("exhausted", {"reason": error.strerror})
-                        self.loop.watch(listener.fileno(), 0, on_ready)
-                        self.loop.call_later(_ACCEPT_PAUSE, watch)
+                        pause(os.strerror(error.errno or 0))
                         return
                     continue  # a connection that is gone already
                 came(sock)
@@ -208,6 +227,12 @@ class Host:
             self.counters.direct += 1
             held.leave_alone()
             held.forget()
+        elif not self._has_room():
+            self.counters.exhausted += 1
+            self._report("exhausted", {"reason": _NO_ROOM, "service": address_text(held.service)})
+            if policy.mode is Mode.OPPORTUNISTIC:
+                held.leave_alone()
+            held.forget()  # where encryption is required the SYN comes again
         else:
             connection = OpenedByApplication(context, self._gone, held, policy)
             self._waiting[to] = connection
@@ -216,6 +241,15 @@ class Host:
             except BaseException:
                 connection.reset()  # a mistake of ours; the application must not wait for ever
                 raise
+
+    def _has_room(self) -> bool:
+        """Whether there are descriptors for one more connection, both its sides.
+
+        Without this those that have one side only could keep the others from
+        getting their second.
+        """
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return 2 * (len(self.connections) + 1) + _SPARE_DESCRIPTORS <= limit
 
     def _application_came(self, inner: socket.socket) -> None:
         """A connection of an application has come to the listener."""
