@@ -53,6 +53,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "list the hosts talked to lately and how it went",
         "tcpcrypt peers --last plain",
     ),
+    "policy": Command(
+        "tcpcrypt.cli.policy",
+        "write a configuration file to start from, or explain one line by line",
+        "tcpcrypt policy check /etc/tcpcrypt/tcpcrypt.toml",
+    ),
     "probe": Command(
         "tcpcrypt.cli.probe",
         "ask whether the path to a host keeps option 69 and what the host offers",

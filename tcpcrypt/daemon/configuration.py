@@ -130,6 +130,11 @@ class Document:
     configuration: Configuration | None
     """None: there are problems."""
 
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """None where there are problems."""
+        return self.configuration.policies if self.configuration else ()
+
     def policy_line(self, index: int) -> int:
         """Where the policy begins; 0: not known."""
         return min((line for line, _, policy in self.headers if policy == index), default=0)
@@ -174,6 +179,8 @@ def read_document(text: str | bytes, source: str = "configuration") -> Document:
     except RecursionError:
         return Document(source, (), (), (Problem(0, "", "nested too deeply"),), None)
     except ValueError as error:
+        if not isinstance(error, tomllib.TOMLDecodeError):  # more digits than Python reads
+            return Document(source, (), (), (Problem(0, "", "a number is too large"),), None)
         message = str(error)
         place = _LINE_OF.search(message)
         line = int(place[1]) if place else 0

@@ -7,7 +7,9 @@ what a value is, and a place it does not find is no error.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tomllib
 from collections import Counter
 from typing import Final
 
@@ -106,8 +108,7 @@ class _Scanner:
         words: list[str] = []
         while (token := self._token()) is not None and token not in ("=", "]", "\n"):
             if token != "." and len(words) <= _NESTING_MAX:
-                quoted = len(token) > 1 and token[0] in "\"'" and token[-1] == token[0]
-                words.append(token[1:-1] if quoted else token)
+                words.append(_unquoted(token))
             self._at += 1
         return words
 
@@ -147,3 +148,13 @@ class _Scanner:
                 return
             depth += (token in ("[", "{")) - (token in ("]", "}"))
             self._at += 1
+
+
+def _unquoted(token: str) -> str:
+    """A word of a key, without its quotation marks."""
+    if len(token) < 2 or token[0] not in "\"'" or token[-1] != token[0]:
+        return token
+    if "\\" in token and token[0] == '"':
+        with contextlib.suppress(ValueError):
+            return str(tomllib.loads(f"word = {token}")["word"])
+    return token[1:-1]

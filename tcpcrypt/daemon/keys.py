@@ -149,8 +149,8 @@ KEYS: Final[tuple[Key, ...]] = (
         "3600",
         "A host or path that swallows the TCP-ENO option is remembered for {} and tried in"
         " plain TCP meanwhile, under `opportunistic` only.",
-        "Seconds for which a host is remembered that cannot be reached with the TCP-ENO option"
-        " but without it.  Connections to it under the mode `opportunistic` go plain at once"
+        "Seconds for which a host is remembered that can be reached only without the TCP-ENO"
+        " option.  Connections to it under the mode `opportunistic` go plain at once"
         " meanwhile, instead of after some seconds.  0 remembers nothing.  The mode `require`"
         " never makes use of it.",
     ),

@@ -12,7 +12,7 @@ import json
 import math
 import pwd
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -107,11 +107,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 3] + "..."
 
 
-def _listed(words: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; long lists are cut."""
+def _listed(words: Sequence[str], last: str = "or") -> str:
+    """`a`, `a or b`, `a, b or c`; long lists are cut."""
     if len(words) > 12:
         words = [*words[:10], f"{len(words) - 10} more"]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _several(value: object, limit: int) -> list[Any]:
@@ -137,7 +137,7 @@ def choice(meanings: Mapping[str, str], planned: tuple[str, ...] = ()) -> Kind:
             )
         raise ValueError(f"{shown(value)} is not {phrase}")
 
-    phrase = " or ".join(f'"{word}"' for word in meanings)
+    phrase = _listed([f'"{word}"' for word in meanings])
     return Kind(phrase, read, lambda value: meanings[value])
 
 
@@ -336,7 +336,7 @@ def _say_ranges(word: str, names: Mapping[int, str]) -> Callable[[tuple[range, .
 
 
 def _say_families(families: tuple[int, ...]) -> str:
-    return _listed([f"IPv{family}" for family in families]) or "those that this host has"
+    return _listed([f"IPv{family}" for family in families], "and") or "those that this host has"
 
 
 SOCKET: Final = Kind("an absolute path of at most 107 bytes", _read_socket, str)
@@ -350,8 +350,12 @@ BYTES: Final = Kind(
     _read_bytes,
     lambda value: "as many bytes as the algorithm allows" if value is None else f"{value:,} bytes",
 )
-TEPS: Final = Kind("names or numbers", _numbers(TEP_NAMES, "key agreement"), _named(TEP_NAMES))
-AEADS: Final = Kind("names or numbers", _numbers(AEAD_NAMES, "cipher"), _named(AEAD_NAMES))
+TEPS: Final = Kind(
+    "a name, a number, or a list of them", _numbers(TEP_NAMES, "key agreement"), _named(TEP_NAMES)
+)
+AEADS: Final = Kind(
+    "a name, a number, or a list of them", _numbers(AEAD_NAMES, "cipher"), _named(AEAD_NAMES)
+)
 NETWORKS: Final = Kind(
     "an address, a network, or a list of them",
     _read_networks,
