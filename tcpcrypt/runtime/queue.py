@@ -26,6 +26,8 @@ _RECEIVE_BUFFER: Final = 4 << 20
 _DATAGRAM_MAX: Final = 1 << 17
 _PACKETS_A_TURN: Final = 64
 """Packets taken before other descriptors get their turn."""
+_BATCH_BYTES: Final = 1 << 15
+"""Verdicts collected at most; one more, with a packet of 64 KiB, fits a send buffer."""
 
 
 class PacketQueue:
@@ -40,6 +42,8 @@ class PacketQueue:
         """Times that the kernel had more packets than the socket could hold."""
         self._socket = sock
         self._buffer = bytearray(_DATAGRAM_MAX)
+        self._verdicts = bytearray()
+        self._receiving = False
 
     @classmethod
     def open(cls, lengths: Mapping[int, int]) -> PacketQueue:
@@ -104,7 +108,19 @@ class PacketQueue:
         return self._socket.fileno()
 
     def receive(self, decide: Callable[[QueuedPacket], None]) -> None:
-        """Call `decide` for the packets that wait now; it has to call `verdict`."""
+        """Call `decide` for the packets that wait now; it has to call `verdict`.
+
+        The verdicts of one turn leave together: each lets the kernel deliver a
+        packet on the spot, and that would wake whoever waits for it at once.
+        """
+        self._receiving = True
+        try:
+            self._receive(decide)
+        finally:
+            self._receiving = False
+            self.flush()
+
+    def _receive(self, decide: Callable[[QueuedPacket], None]) -> None:
         with memoryview(self._buffer) as view:
             for _ in range(_PACKETS_A_TURN):
                 try:
@@ -128,10 +144,18 @@ class PacketQueue:
         mark: int | None = None,
     ) -> None:
         """Let `packet` go, with another content and mark if they are given, or drop it."""
-        # Netlink hands a verdict over within the call; ENOBUFS there reports a
-        # lost packet of the other direction, and is counted when receiving.
-        with contextlib.suppress(BlockingIOError):
-            self._socket.send(netlink.verdict(packet, what, payload, mark))
+        self._verdicts += netlink.verdict(packet, what, payload, mark)
+        if not self._receiving or len(self._verdicts) > _BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the verdicts that were kept."""
+        if self._verdicts:
+            verdicts, self._verdicts = self._verdicts, bytearray()
+            # Netlink hands verdicts over within the call; ENOBUFS there reports a
+            # lost packet of the other direction, and is counted when receiving.
+            with contextlib.suppress(BlockingIOError):
+                self._socket.send(verdicts)
 
     def close(self) -> None:
         self._socket.close()
