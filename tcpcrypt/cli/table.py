@@ -45,7 +45,7 @@ def print_table(
 def duration(seconds: float) -> str:
     """`seconds` as a person says it, in its two largest units."""
     left = max(0, int(seconds))
-    words = []
+    words: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (unit == "s" and not words):
