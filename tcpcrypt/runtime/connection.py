@@ -121,7 +121,7 @@ class Connection(ABC):
 
     def _obey(self, policy: Policy) -> Config:
         self.policy = policy
-        self._config = policy.configure(self._context.config)
+        self._config = self._context.configured(policy)
         return self._config
 
     def _speak(self, negotiation: Negotiation, peer: bytes) -> bool:

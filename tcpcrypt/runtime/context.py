@@ -68,6 +68,7 @@ class Context:
     counters: Counters
     report: Report
     numbers: int = 0
+    _configured: dict[int, tuple[Policy, Config, Config]] = field(default_factory=dict)
 
     def policy_of_service(self, connection: Tuple4, service: SocketAddress) -> Policy:
         """The policy for a connection that a peer opened to a service here."""
@@ -75,6 +76,16 @@ class Context:
         local = ipaddress.ip_address(connection.local)
         flow = Flow(FlowDirection.INCOMING, local, service[1], remote, connection.remote_port)
         return select(self.policies, flow)
+
+    def configured(self, policy: Policy) -> Config:
+        """The configuration with the demands of `policy`, made once."""
+        known = self._configured.get(id(policy))
+        if known is None or known[0] is not policy or known[1] is not self.config:
+            if len(self._configured) > len(self.policies):
+                self._configured.clear()  # those of an earlier configuration
+            known = (policy, self.config, policy.configure(self.config))
+            self._configured[id(policy)] = known
+        return known[2]
 
     def next_number(self) -> int:
         """A number for a connection, counted from 1."""
