@@ -1,0 +1,490 @@
+"""What an application may notice of the daemon: nothing.
+
+Plain sockets on both hosts.  `test_endings.py` has how connections end when
+something breaks, `test_addresses.py` whose addresses the two sides see.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import random
+import select
+import socket
+import statistics
+import struct
+import threading
+import time
+
+import pytest
+from netns.network import PORT, Network
+from netns.processes import descriptors, resident
+
+from tcpcrypt.tools.labdaemon import LabDaemon
+from tcpcrypt.tools.netns import wait_until
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+WHO = pytest.mark.parametrize("who", ["client", "server"])
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """SO_LINGER with no time: close() sends RST and drops what waits."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def ordered(who: str, pair: tuple[socket.socket, socket.socket]) -> tuple[socket.socket, ...]:
+    """The connection's ends, `who` first."""
+    return pair if who == "client" else pair[::-1]
+
+
+def send_then_end(sock: socket.socket, data: bytes) -> None:
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def fill(sock: socket.socket, block: bytes, timeout: float) -> list[int]:
+    """How much of `block` each send() took until one did not return in time."""
+    sock.settimeout(timeout)
+    sizes: list[int] = []
+    with contextlib.suppress(TimeoutError):
+        while sum(sizes) < 256 << 20:
+            sizes.append(sock.send(block))
+    return sizes
+
+
+def receive(sock: socket.socket) -> bytes:
+    """Digest of everything up to the end of the stream."""
+    digest = hashlib.sha256()
+    while part := sock.recv(1 << 18):
+        digest.update(part)
+    return digest.digest()
+
+
+def all_encrypted(*daemons: LabDaemon) -> bool:
+    trouble = ("fallback", "refused", "failed", "aborted", "bug")
+    return all(d.events("enabled") and not d.events(*trouble) for d in daemons)
+
+
+# --- ends ---------------------------------------------------------------------------
+
+
+@FAMILIES
+@WHO
+def test_after_a_half_close_the_other_direction_goes_on(
+    pair: Network, family: int, who: str
+) -> None:
+    daemons = pair.both()
+    data = random.Random(31).randbytes(3_000_000)
+    with pair.conversation(family) as ends:
+        first, second = ordered(who, ends)
+        first.shutdown(socket.SHUT_WR)
+        assert second.recv(10) == b""
+        # Long after the end of the one direction.
+        time.sleep(0.3)
+        sender = threading.Thread(target=send_then_end, args=(second, data))
+        sender.start()
+        assert receive(first) == hashlib.sha256(data).digest()
+        sender.join(10)
+    for daemon in daemons:
+        assert daemon.wait_for("closed")[0]["how"] == "closed"
+    assert all_encrypted(*daemons)
+
+
+@WHO
+@pytest.mark.parametrize("how", ["idle", "waiting to write", "polling"])
+def test_a_reset_is_econnreset_at_the_other_side(pair: Network, who: str, how: str) -> None:
+    daemons = pair.both()
+    with pair.conversation() as ends:
+        first, second = ordered(who, ends)
+        if how == "waiting to write":
+            fill(second, bytes(1 << 20), timeout=0.5)
+            second.settimeout(10)
+            threading.Timer(0.2, close_with_reset, (first,)).start()
+            with pytest.raises(ConnectionResetError):
+                second.send(b"more")
+        elif how == "polling":
+            poll = select.poll()
+            poll.register(second, select.POLLIN)
+            assert poll.poll(0) == []
+            close_with_reset(first)
+            [(_fd, events)] = poll.poll(5000)
+            assert events & select.POLLERR
+            assert events & select.POLLHUP
+            number = second.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            assert number == errno.ECONNRESET
+        else:
+            close_with_reset(first)
+            with pytest.raises(ConnectionResetError):
+                second.recv(10)
+            # Once reported, the stream is over, as ever.
+            assert second.recv(10) == b""
+            with pytest.raises(BrokenPipeError):
+                second.send(b"more")
+    for daemon in daemons:
+        daemon.wait_for("closed")
+        assert not daemon.events("bug", "failed", "fallback")
+
+
+@WHO
+def test_close_with_linger_waits_and_loses_nothing(pair: Network, who: str) -> None:
+    """SO_LINGER with time: what was written arrives although the writer is gone."""
+    daemons = pair.both()
+    data = random.Random(32).randbytes(1_000_000)
+    with pair.conversation() as ends:
+        first, second = ordered(who, ends)
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 10))
+
+        def write() -> None:
+            first.sendall(data)
+            first.close()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert receive(second) == hashlib.sha256(data).digest()
+        writer.join(10)
+    assert all_encrypted(*daemons)
+
+
+# --- data ---------------------------------------------------------------------------
+
+
+def test_one_byte_there_and_back_takes_no_time(pair: Network) -> None:
+    """No Nagle, no delayed ACK and no timer stands between the applications."""
+    daemons = pair.both()
+    times = []
+    with pair.conversation() as (one, other):
+        for sock in (one, other):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def echo() -> None:
+            while byte := other.recv(1):
+                other.sendall(byte)
+
+        thread = threading.Thread(target=echo)
+        thread.start()
+        for number in range(500):
+            begun = time.perf_counter()
+            one.sendall(b"%c" % (number % 256))
+            assert one.recv(1) == b"%c" % (number % 256)
+            times.append(time.perf_counter() - begun)
+        one.shutdown(socket.SHUT_WR)
+        thread.join(10)
+    assert all_encrypted(*daemons)
+    assert statistics.median(times) < 0.005
+    # Delayed ACKs take 40 ms; the slowest few are the scheduler's.
+    assert sorted(times)[-10] < 0.035
+
+
+def test_small_writes_in_both_directions_do_not_wait_for_each_other(pair: Network) -> None:
+    """write, write, read: what Nagle and delayed ACK make slow."""
+    pair.both()
+    with pair.conversation() as (one, other):
+        for sock in (one, other):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def answer() -> None:
+            for _ in range(100):
+                got = b""
+                while len(got) < 6:
+                    got += other.recv(6 - len(got))
+                other.sendall(b"an")
+                other.sendall(b"swer")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        begun = time.perf_counter()
+        for _ in range(100):
+            one.sendall(b"que")
+            one.sendall(b"ry?")
+            got = b""
+            while len(got) < 6:
+                got += one.recv(6 - len(got))
+        assert time.perf_counter() - begun < 2
+        thread.join(10)
+
+
+@WHO
+def test_a_reader_that_stops_stops_the_writer(pair: Network, who: str) -> None:
+    daemons = pair.both()
+    block = random.Random(33).randbytes(1 << 20)
+    with pair.conversation() as ends:
+        writer, reader = ordered(who, ends)
+        before = [resident(daemon.process.pid) for daemon in daemons]
+        sizes = fill(writer, block, timeout=1)
+        digest = hashlib.sha256()
+        for size in sizes:
+            digest.update(block[:size])
+        # The buffers of eight sockets at the most.
+        assert sum(sizes) < 48 << 20
+        # It stays so.
+        time.sleep(1)
+        with pytest.raises(TimeoutError):
+            writer.send(b"x")
+        grown = [resident(d.process.pid) - was for d, was in zip(daemons, before, strict=True)]
+        assert max(grown) < 16 << 20
+        # And goes on where it was.
+        writer.settimeout(20)
+        reader.settimeout(20)
+        sender = threading.Thread(target=send_then_end, args=(writer, block))
+        sender.start()
+        digest.update(block)
+        assert receive(reader) == digest.digest()
+        sender.join(20)
+    assert all_encrypted(*daemons)
+
+
+def test_64_megabytes_each_way_at_once(pair: Network) -> None:
+    daemons = pair.both()
+    there, back = random.Random(34).randbytes(64 << 20), random.Random(35).randbytes(64 << 20)
+    with pair.conversation() as (one, other):
+        for sock in (one, other):
+            sock.settimeout(60)
+        senders = [
+            threading.Thread(target=send_then_end, args=(one, there)),
+            threading.Thread(target=send_then_end, args=(other, back)),
+        ]
+        for sender in senders:
+            sender.start()
+        got = {}
+
+        def receive_there() -> None:
+            got["there"] = receive(other)
+
+        receiver = threading.Thread(target=receive_there)
+        receiver.start()
+        got["back"] = receive(one)
+        for thread in (receiver, *senders):
+            thread.join(60)
+    assert got == {
+        "there": hashlib.sha256(there).digest(),
+        "back": hashlib.sha256(back).digest(),
+    }
+    assert all_encrypted(*daemons)
+
+
+@FAMILIES
+def test_a_server_that_speaks_first(pair: Network, family: int) -> None:
+    daemons = pair.both()
+    with pair.listen(family) as listener, pair.connect(family) as one:
+        other, _address = listener.accept()
+        with other:
+            other.sendall(b"220 at your service\r\n")
+            assert one.recv(100) == b"220 at your service\r\n"
+            one.sendall(b"thanks")
+            assert other.recv(100) == b"thanks"
+    assert all_encrypted(*daemons)
+
+
+def test_both_sides_may_wait(pair: Network) -> None:
+    """connect() and accept() return although nobody says anything."""
+    daemons = pair.both()
+    with pair.listen() as listener, pair.connect() as one:
+        other, _address = listener.accept()
+        with other:
+            time.sleep(1.2)
+            other.sendall(b"at last")
+            assert one.recv(100) == b"at last"
+    assert all_encrypted(*daemons)
+
+
+# --- addresses ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bound", "family"),
+    [("0.0.0.0", 4), ("::", 6), ("::", 4), ("v4", 4), ("v6", 6)],
+    ids=["wildcard-4", "wildcard-6", "dual-stack", "specific-4", "specific-6"],
+)
+def test_listeners_on_any_and_on_one_address(pair: Network, bound: str, family: int) -> None:
+    daemons = pair.both()
+    end, mine = pair.server_end, pair.client_end
+    address = {"v4": end.v4, "v6": end.v6}.get(bound, bound)
+    client = mine.v4 if family == 4 else mine.v6
+    kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with pair.server.socket(kind, socket.SOCK_STREAM) as listener:
+        if ":" in address:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bound != "::"))
+        listener.bind((address, PORT))
+        listener.listen()
+        listener.settimeout(10)
+        with pair.connect(family) as one:
+            other, came = listener.accept()
+            with other:
+                one.sendall(b"hello")
+                assert other.recv(10) == b"hello"
+                assert came[0].removeprefix("::ffff:") == client
+                assert other.getsockname()[1] == PORT
+    assert all_encrypted(*daemons)
+
+
+@pytest.mark.parametrize("mode", ["opportunistic", "require"])
+@pytest.mark.parametrize("to", ["127.0.0.1", "::1", "v4", "v6"])
+def test_traffic_of_a_host_to_itself_is_left_alone(pair: Network, to: str, mode: str) -> None:
+    daemon = pair.daemon(pair.server, "--mode", mode)
+    address = {"v4": pair.server_end.v4, "v6": pair.server_end.v6}.get(to, to)
+    kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with (
+        pair.listen(6 if ":" in address else 4) as listener,
+        pair.server.socket(kind, socket.SOCK_STREAM) as one,
+    ):
+        one.settimeout(10)
+        one.connect((address, PORT))
+        other, came = listener.accept()
+        with other:
+            assert came[:2] == one.getsockname()[:2]
+            one.sendall(b"hello")
+            assert other.recv(10) == b"hello"
+            other.sendall(b"back")
+            assert one.recv(10) == b"back"
+    assert not daemon.events("enabled", "fallback", "refused", "failed", "closed")
+
+
+# --- many ---------------------------------------------------------------------------
+
+
+def test_two_hundred_short_connections_leave_no_descriptor_open(pair: Network) -> None:
+    daemons = pair.both()
+    before: list[int] = []
+    with pair.listen() as listener:
+        for number in range(201):
+            with pair.connect() as one:
+                other, _address = listener.accept()
+                with other:
+                    one.sendall(b"%d" % number)
+                    assert other.recv(10) == b"%d" % number
+            if number == 0:  # whatever is kept for a peer is there now
+                for daemon in daemons:
+                    daemon.wait_for("closed")
+                before = [descriptors(daemon.process.pid) for daemon in daemons]
+    for daemon, was in zip(daemons, before, strict=True):
+        daemon.wait_for("closed", count=201)
+        wait_until(
+            lambda daemon=daemon, was=was: descriptors(daemon.process.pid) <= was,
+            f"as few descriptors as before, {was}",
+        )
+    assert all_encrypted(*daemons)
+
+
+# --- connections that do not come about ---------------------------------------------
+
+
+def outcome(pair: Network, address: str, family: int = 4) -> str:
+    """Name of the error that connect() reports."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with pair.client.socket(kind, socket.SOCK_STREAM) as one:
+        one.setblocking(False)
+        number = one.connect_ex((address, PORT))
+        if number == errno.EINPROGRESS:
+            ready = select.select([], [one], [], 15)[1]
+            assert ready, "connect() did not end"
+            number = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.errorcode.get(number, os.strerror(number))
+
+
+@FAMILIES
+@pytest.mark.parametrize("daemons", ["both", "client", "server"])
+@pytest.mark.parametrize("mode", ["opportunistic", "require"])
+def test_a_port_without_a_listener_refuses(
+    pair: Network, daemons: str, mode: str, family: int
+) -> None:
+    ours = None
+    if daemons != "server":
+        ours = pair.daemon(pair.client, "--mode", mode)
+    if daemons != "client":
+        pair.daemon(pair.server, "--mode", mode)
+    address = pair.server_end.v4 if family == 4 else pair.server_end.v6
+    for _ in range(2):
+        begun = time.monotonic()
+        assert outcome(pair, address, family) == "ECONNREFUSED"
+        assert time.monotonic() - begun < 1
+    if ours is not None:
+        # Nothing was learnt from it: as soon as a service is there it is reached.
+        if daemons == "client":
+            pair.daemon(pair.server, "--mode", mode)
+        with pair.conversation(family):
+            ours.wait_for("enabled")
+
+
+@FAMILIES
+def test_a_host_that_is_not_there_is_unreachable(pair: Network, family: int) -> None:
+    """Nobody answers ARP or neighbour discovery."""
+    address = "10.99.1.200" if family == 4 else "fd99:1::200"
+    without = outcome(pair, address, family)
+    assert without == "EHOSTUNREACH"
+    pair.client.run("ip", "neighbour", "flush", "dev", pair.client_end.device)
+    ours = pair.daemon(pair.client)
+    assert outcome(pair, address, family) == without
+    assert not ours.events("enabled", "fallback")
+
+
+@FAMILIES
+def test_a_network_without_a_route_is_unreachable(pair: Network, family: int) -> None:
+    pair.daemon(pair.client)
+    address = "203.0.113.1" if family == 4 else "2001:db8::1"
+    assert outcome(pair, address, family) == "ENETUNREACH"
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    ("v4", "v6"),
+    [
+        ("icmp-host-unreachable", "icmp6-addr-unreachable"),
+        ("icmp-net-unreachable", "icmp6-no-route"),
+        ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+    ],
+)
+def test_a_router_that_says_unreachable(path: Network, family: int, v4: str, v6: str) -> None:
+    assert path.middle is not None
+    for command, name in (("iptables", v4), ("ip6tables", v6)):
+        path.middle.run(
+            *(command, "-A", "FORWARD", "-p", "tcp", "--dport", str(PORT)),
+            *("-j", "REJECT", "--reject-with", name),
+        )
+    address = path.server_end.v4 if family == 4 else path.server_end.v6
+    without = outcome(path, address, family)
+    assert without in {"EHOSTUNREACH", "ENETUNREACH", "EACCES"}
+    path.daemon(path.client)
+    begun = time.monotonic()
+    assert outcome(path, address, family) == without
+    assert time.monotonic() - begun < 1
+
+
+def test_silence_is_a_timeout(path: Network) -> None:
+    path.client.sysctl("net.ipv4.tcp_syn_retries", "1")
+    path.meddle("-p", "tcp", "--dport", str(PORT), "-j", "DROP")
+    assert outcome(path, path.server_end.v4) == "ETIMEDOUT"
+    ours = path.daemon(path.client)
+    begun = time.monotonic()
+    assert outcome(path, path.server_end.v4) == "ETIMEDOUT"
+    assert time.monotonic() - begun < 8
+    assert not ours.events("enabled", "fallback")
+
+
+def test_an_application_that_gives_up_leaves_nothing(path: Network) -> None:
+    """Its own time-out closes the socket while the daemon still tries."""
+    path.meddle("-p", "tcp", "--dport", str(PORT), "-j", "DROP")
+    ours = path.daemon(path.client)
+    before = descriptors(ours.process.pid)
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            path.connect(timeout=0.2)
+    wait_until(
+        lambda: descriptors(ours.process.pid) <= before, "as few descriptors as before", 30, 0.2
+    )
+
+
+def test_connect_waits_for_the_peer(path: Network) -> None:
+    """connect() succeeds when the server has answered, not before."""
+    assert path.middle is not None
+    path.both()
+    block = ("-p", "tcp", "--sport", str(PORT), "-j", "DROP")
+    with path.listen():
+        path.meddle(*block)
+        with path.client.socket(socket.AF_INET, socket.SOCK_STREAM) as one:
+            one.setblocking(False)
+            assert one.connect_ex((path.server_end.v4, PORT)) == errno.EINPROGRESS
+            assert select.select([], [one], [], 0.7)[1] == []
+            path.middle.run("iptables", "-t", "mangle", "-D", "FORWARD", *block)
+            assert select.select([], [one], [], 15)[1] == [one]
+            assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
