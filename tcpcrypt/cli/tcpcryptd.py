@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import Match, Mode, Policy
+from tcpcrypt.daemon.alone import serve_alone
+from tcpcrypt.daemon.app import Task, serve
+from tcpcrypt.daemon.configuration import DEFAULT_PATH, Configuration, DaemonSettings, load
+from tcpcrypt.daemon.confinement import close_others
+from tcpcrypt.daemon.log import open_log
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.context import Settings
-from tcpcrypt.runtime.host import Host
-from tcpcrypt.runtime.installation import Installation
-from tcpcrypt.runtime.privileges import DirectPrivileges
-from tcpcrypt.runtime.status import StatusFile
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 _EXAMPLE = """\
-example:
+examples:
+  tcpcryptd
+  tcpcryptd --config ./tcpcrypt.toml --confirm 60
   tcpcryptd --port 80 --port 8000-8099 --mode opportunistic
 
-encrypts connections to these ports, of services on this host and of programs
-that use such services elsewhere, wherever the other host does the same.
-Needs CAP_NET_ADMIN (and iptables, iproute2); ends on SIGTERM or SIGINT and
-takes every rule out again.
+The first serves by /etc/tcpcrypt/tcpcrypt.toml, see tcpcrypt.toml(5).  The
+second takes everything back after a minute unless `tcpcrypt confirm` has come
+by then.  The third needs no file: it encrypts connections to these ports, of
+services on this host and of programs that use such services elsewhere,
+wherever the other host does the same.
+
+Needs root, or CAP_NET_ADMIN and CAP_NET_RAW in a user namespace, with iptables
+and iproute2.  Ends on SIGTERM or SIGINT and takes its rules out again; reads
+its file again on SIGHUP.  What faces the network is a process of its own,
+without privileges.
 """
-
-
 _SECRETS_PER_PEER: Final = 64
 """A browser opens dozens of connections at once, and many clients can share one
 address.  The secret that a SYN asks for must not be pushed out before its ACK."""
@@ -40,143 +43,125 @@ _FAMILIES: Final[dict[str, tuple[int, ...]]] = {"4": (4,), "6": (6,), "46": (4, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run until told to end.  Exit status 0; 1 if it could not start; 2 for usage."""
-    arguments = _parser().parse_args(argv)
+    """Run until told to end.  Exit status 0; 1 if it could not start or go on; 2 for usage."""
+    if argv is None:
+        close_others()  # whatever else the caller had open
+    known = parser()
+    arguments = known.parse_args(argv)
+    if arguments.port and arguments.config:
+        known.error("--port and --config exclude one another")
+    if not arguments.port and (arguments.mode or arguments.family or arguments.no_resume):
+        known.error("--mode, --family and --no-resume belong to --port")
+    if arguments.confirm and (arguments.single_process or arguments.status):
+        known.error("--confirm needs the separated processes")
     try:
-        log = Log(arguments.log_file.open("a") if arguments.log_file else sys.stderr)
-    except OSError as error:
-        print(f"tcpcryptd: {error.filename}: {error.strerror}", file=sys.stderr)
+        task = _task(arguments)
+        log = open_log(str(arguments.log_file or task.configuration.daemon.log))
+        try:
+            if arguments.single_process or arguments.status:
+                return serve_alone(task, log.write, arguments.status)
+            return serve(task, log.write)
+        finally:
+            log.close()
+    except LocalError as error:
+        print(f"tcpcryptd: {error}", file=sys.stderr)
         return 1
-    settings = Settings(
-        policies=(Policy(Mode(arguments.mode), Match(ports=tuple(arguments.port))),),
-        config=Config(
+
+
+def _task(arguments: argparse.Namespace) -> Task:
+    if arguments.port:
+        # What it is told on the command line is over with the command.
+        daemon = DaemonSettings(
+            log="stderr", guard="remove", families=_FAMILIES.get(arguments.family, ())
+        )
+        config = Config(
             resume=not arguments.no_resume,
             cache=not arguments.no_resume,
             cache_per_peer=_SECRETS_PER_PEER,
-        ),
-        families=_FAMILIES[arguments.family or _families_here()],
-    )
-    installation = Installation(settings)
-    try:
-        installation.open()
-    except LocalError as error:
-        print(f"tcpcryptd: {error}", file=sys.stderr)
-        return 1
-    host = Host(
-        settings,
-        log.write,
-        steering=installation.steering,
-        queue=installation.queue,
-        privileges=DirectPrivileges(),
-    )
-    ended_by = []
-
-    def end(number: int, _frame: object) -> None:
-        ended_by.append(signal.Signals(number).name)
-        host.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    status = StatusFile(host, arguments.status) if arguments.status else None
-    try:
-        if status is not None:
-            status.start()
-        host.start()
-        installation.install()
-        log.write(
-            "started",
-            {
-                "ports": ",".join(_ports_text(ports) for ports in arguments.port),
-                "mode": arguments.mode,
-                "older_connections": len(installation.older),
-            },
         )
-        if not ended_by:
-            host.run()
-    except LocalError as error:
-        print(f"tcpcryptd: {error}", file=sys.stderr)
-        return 1
-    finally:
-        host.close()
-        installation.remove()
-        installation.close()
-    if status is not None:
-        with contextlib.suppress(OSError):
-            status.write()
-    log.write("ended", {"by": ",".join(ended_by)})
-    return 0
+        mode = Mode(arguments.mode or Mode.OPPORTUNISTIC)
+        found = Configuration(daemon, config, (Policy(mode, Match(ports=tuple(arguments.port))),))
+        return Task(configuration=found, control=arguments.control, confirm=arguments.confirm)
+    source = arguments.config or DEFAULT_PATH
+    found = load(source)
+    return Task(
+        configuration=found,
+        source=source,
+        control=arguments.control or found.daemon.control,
+        confirm=arguments.confirm,
+    )
 
 
-class Log:
-    """One line of `key=value` for each event."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, event: str, fields: dict[str, object]) -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        words = [f"time={stamp}", f"event={event}"]
-        words += [f"{name}={_quoted(str(value))}" for name, value in fields.items()]
-        print(" ".join(words), file=self._stream, flush=True)
-
-
-def _quoted(text: str) -> str:
-    if text and not set(text) & set(' "=\\\n'):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of tcpcryptd(8)."""
+    options = argparse.ArgumentParser(
         prog="tcpcryptd",
         description="Encrypt TCP connections of this host (RFC 8547, RFC 8548).",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    options.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"serve by this file (default, without --port: {DEFAULT_PATH})",
+    )
+    options.add_argument(
+        "--confirm",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="take everything back unless `tcpcrypt confirm` comes within that time",
+    )
+    options.add_argument(
+        "--control",
+        metavar="SOCKET",
+        type=Path,
+        help="answer tcpcrypt(1) there (default: as the file says; with --port nowhere)",
+    )
+    options.add_argument(
+        "--log-file", metavar="FILE", type=Path, help="append the log there, whatever the file says"
+    )
+    options.add_argument(
+        "--single-process",
+        action="store_true",
+        help="do not separate privileges, and leave the rules behind if killed: for tests and"
+        " experiments only",
+    )
+    options.add_argument(
+        "--status",
+        metavar="FILE",
+        type=Path,
+        help="keep counters and connections there, as JSON; implies --single-process",
+    )
+    ports = options.add_argument_group("without a file")
+    ports.add_argument(
         "--port",
         metavar="PORT[-LAST]",
         type=_ports,
         action="append",
-        required=True,
         help="a service port or a range of them; may be repeated",
     )
-    parser.add_argument(
+    ports.add_argument(
         "--mode",
         choices=[Mode.OPPORTUNISTIC.value, Mode.REQUIRE.value],
-        default=Mode.OPPORTUNISTIC.value,
-        help="plain TCP where the other side cannot encrypt, or refuse (default: %(default)s)",
+        help="plain TCP where the other side cannot encrypt, or refuse (default: opportunistic)",
     )
-    parser.add_argument(
+    ports.add_argument(
         "--backend",
         choices=["nfqueue"],
         default="nfqueue",
         help="what carries the TCP-ENO option (default: %(default)s)",
     )
-    parser.add_argument(
+    ports.add_argument(
         "--family",
         choices=list(_FAMILIES),
         help="IP versions to serve (default: those that this host has)",
     )
-    parser.add_argument(
+    ports.add_argument(
         "--no-resume", action="store_true", help="make a fresh key exchange for each connection"
     )
-    parser.add_argument(
-        "--log-file", metavar="FILE", type=Path, help="append the log there, not to stderr"
-    )
-    parser.add_argument(
-        "--status", metavar="FILE", type=Path, help="keep counters and connections there, as JSON"
-    )
-    return parser
-
-
-def _families_here() -> str:
-    return "46" if Path("/proc/net/if_inet6").exists() else "4"
-
-
-def _ports_text(ports: range) -> str:
-    return str(ports.start) if len(ports) == 1 else f"{ports.start}:{ports.stop - 1}"
+    return options
 
 
 def _ports(text: str) -> range:
@@ -185,9 +170,19 @@ def _ports(text: str) -> range:
         ports = range(int(first), int(last or first) + 1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no port") from None
-    if not ports or not 1 <= ports.start < ports.stop <= 65536:
+    if not ports or ports[0] < 1 or ports[-1] > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port or range of ports")
     return ports
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -191,8 +191,8 @@ class BrokeredPrivileges:
     process by `SystemExit`: without it nothing of use can be done.
     """
 
-    def __init__(self, loop: Loop, words: Words, families: Collection[int], heard: Heard) -> None:
-        self._loop = loop
+    def __init__(self, words: Words, families: Collection[int], heard: Heard) -> None:
+        self._loop: Loop | None = None
         self._words = words
         self._heard = heard
         self._pools: dict[tuple[str, int], deque[socket.socket]] = {
@@ -204,9 +204,13 @@ class BrokeredPrivileges:
         self._problems: dict[tuple[str, int], int] = {}
         self._finished: list[tuple[int, int]] = []
         self._later: deque[Word] = deque()
-        loop.watch(words.fileno(), READ, self._on_ready)
         for kind, family in self._pools:
             self._ask(kind, family, BATCH)
+
+    def attach(self, loop: Loop) -> None:
+        """Listen to the parent from now on."""
+        self._loop = loop
+        loop.watch(self._words.fileno(), READ, self._on_ready)
 
     def opener(self, family: int, mark: int = 0) -> socket.socket:
         if mark:
@@ -219,11 +223,11 @@ class BrokeredPrivileges:
     def finish(self, sock: socket.socket, mark: int = 0) -> None:
         # A copy, because the caller may close its own before the turn is over,
         # and what is left to send must go out all the same.
-        if not self._finished:
-            self._loop.call_later(0, self.flush)
         self._finished.append((os.dup(sock.fileno()), mark & _EVERY_MARK & ~MARK_MASK))
-        if len(self._finished) >= DESCRIPTORS_MAX:
+        if self._loop is None or len(self._finished) >= DESCRIPTORS_MAX:
             self.flush()
+        elif len(self._finished) == 1:
+            self._loop.call_later(0, self.flush)
 
     def say(self, verb: str, value: object) -> None:
         """Tell the parent."""
@@ -244,7 +248,8 @@ class BrokeredPrivileges:
         """Idempotent."""
         if self._words.fileno() >= 0:
             self.flush()
-            self._loop.forget(self._words.fileno())
+            if self._loop is not None:
+                self._loop.forget(self._words.fileno())
             self._words.close()
         for pool in self._pools.values():
             _close(pool)
@@ -297,7 +302,7 @@ class BrokeredPrivileges:
         while not done():
             if not self._read():
                 self._poll(select.POLLIN, end)
-        if self._later:
+        if self._later and self._loop is not None:
             self._loop.call_later(0, self._deliver)
 
     def _poll(self, event: int, end: float) -> None:

@@ -35,9 +35,12 @@ __all__ = [
     "close_others",
     "confine",
     "find_account",
+    "name_process",
+    "open_descriptors",
     "without_core_dumps",
 ]
 
+_DEFAULT_USER: Final = "tcpcrypt"
 _FALLBACK_USER: Final = "nobody"
 _UMASK: Final = 0o077
 
@@ -76,24 +79,24 @@ class Account:
 
 
 def find_account(name: str) -> Account | None:
-    """The account `name`, or `nobody` if there is none of that name.
+    """The account `name`; where there is no user `tcpcrypt`, `nobody` takes its place.
 
     None where this user namespace has one user alone, as under `unshare -r`:
     the worker can then only give up its capabilities.  Raises `LocalError` if
-    there is no account at all.
+    there is no such account, or if it is root's.
     """
     if _one_user_alone():
         return None
-    for candidate in (name, _FALLBACK_USER):
+    for candidate in (name, _FALLBACK_USER) if name == _DEFAULT_USER else (name,):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(candidate)
+            if entry.pw_uid == 0:
+                raise LocalError(f"user {candidate} is root, from whom the worker is to be kept")
             return Account(candidate, entry.pw_uid, entry.pw_gid)
-    raise LocalError(f"there is neither a user {name} nor a user {_FALLBACK_USER}")
+    raise LocalError(f"there is no user {name}")
 
 
-def confine(
-    account: Account | None, parent: int, keep: Collection[int] = (), name: str = ""
-) -> None:
+def confine(account: Account | None, parent: int, keep: Collection[int] = ()) -> None:
     """Make this process, a child of process `parent`, one that may nothing.
 
     It becomes `account`, closes every descriptor but `keep`, and is killed
@@ -116,8 +119,6 @@ def confine(
         # Both are reset when the user changes, hence last.
         _prctl(_PR_SET_DUMPABLE, 0)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if name:
-            _libc.prctl(_PR_SET_NAME, name.encode())
     except OSError as error:
         raise LocalError(f"the worker cannot be confined: {error.strerror}") from error
     if any(capabilities().values()) or (
@@ -128,7 +129,7 @@ def confine(
         raise SystemExit(1)  # it died before it could take this process along
 
 
-def bound(keep: Collection[Capability], name: str = "") -> None:
+def bound(keep: Collection[Capability]) -> None:
     """Keep these capabilities of those that this process has, and never gain another.
 
     Programs that it starts have no more either.  Dropping needs SETPCAP.  The
@@ -144,10 +145,13 @@ def bound(keep: Collection[Capability], name: str = "") -> None:
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
         _set_capabilities(keep)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        if name:
-            _libc.prctl(_PR_SET_NAME, name.encode())
     except OSError as error:
         raise LocalError(f"capabilities cannot be bounded: {error.strerror}") from error
+
+
+def name_process(name: str) -> None:
+    """What `ps -e` and `top` show; 15 bytes at most."""
+    _libc.prctl(_PR_SET_NAME, name.encode())
 
 
 def without_core_dumps() -> None:
@@ -155,13 +159,21 @@ def without_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def close_others(keep: Collection[int]) -> None:
-    """Close every descriptor but `keep`, standard input, output and error."""
-    kept = {0, 1, 2, *keep}
+def open_descriptors() -> set[int]:
+    """What this process has open."""
+    found = set()
     for entry in os.listdir("/proc/self/fd"):
-        if int(entry) not in kept:
-            with contextlib.suppress(OSError):  # that of the directory itself
-                os.close(int(entry))
+        with contextlib.suppress(OSError):  # that of the directory itself
+            os.fstat(int(entry))
+            found.add(int(entry))
+    return found
+
+
+def close_others(keep: Collection[int] = ()) -> None:
+    """Close every descriptor but `keep`, standard input, output and error."""
+    for descriptor in open_descriptors() - {0, 1, 2, *keep}:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def capabilities(pid: int | str = "self") -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The process that puts things in order when the daemon could not do it itself.
 
-It is a copy of the parent from before the worker began, does nothing but
-wait, and outlives whatever is killed.  The parent holds the other end of a
+It is a copy of the parent, with its capabilities; it does nothing but wait,
+and it outlives whatever is killed.  The parent holds the other end of a
 pipe.  If that closes without a goodbye, the parent is dead: the janitor sees
 to it that the worker is too, so that no connection is left that its rules
 protect, and takes out what the parent would have taken out.
@@ -15,10 +15,10 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final
 
-from tcpcrypt.daemon.confinement import close_others
+from tcpcrypt.daemon.confinement import name_process
 from tcpcrypt.daemon.process import fork
 from tcpcrypt.errors import LocalError
 
@@ -37,25 +37,17 @@ class Janitor:
 
     `clean` is called in the janitor's process if the parent dies before
     `dismiss`, and again if it raises `LocalError`.  `worker` is the descriptor
-    (pidfd) of a process that has to be dead by then.  Of the descriptors the
-    janitor has only that, `keep`, and the three standard ones; `begin` is
-    called in it first, to give up privileges.
+    (pidfd) of a process that has to be dead by then.  It keeps the parent's
+    descriptors, the daemon's lock among them: no other daemon can start before
+    it is done.
     """
 
-    def __init__(
-        self,
-        clean: Callable[[], object],
-        *,
-        worker: int | None = None,
-        keep: Collection[int] = (),
-        begin: Callable[[], object] | None = None,
-    ) -> None:
+    def __init__(self, clean: Callable[[], object], *, worker: int | None = None) -> None:
         reading, self._pipe = os.pipe()
 
         def body() -> int:
-            close_others({reading, *keep} | ({worker} if worker is not None else set()))
-            if begin is not None:
-                begin()
+            os.close(self._pipe)
+            name_process("tcpcrypt-janit")
             return _serve(reading, clean, worker)
 
         try:

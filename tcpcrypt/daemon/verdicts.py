@@ -116,11 +116,15 @@ class VerdictRelay:
 class DelegatedQueue(PacketQueue):
     """The worker's end: packets of the queue that `queue` is bound to, verdicts by `sock`."""
 
-    def __init__(self, loop: Loop, queue: int, sock: socket.socket) -> None:
+    def __init__(self, queue: int, sock: socket.socket) -> None:
         super().__init__(socket.socket(fileno=os.dup(queue)))
-        self._loop = loop
+        self._loop: Loop | None = None
         self._relay = sock
         self._verdicts = bytearray()
+
+    def attach(self, loop: Loop) -> None:
+        """Collect the verdicts of each turn of `loop`; before, each goes by itself."""
+        self._loop = loop
 
     def verdict(
         self,
@@ -129,11 +133,12 @@ class DelegatedQueue(PacketQueue):
         payload: bytes | None = None,
         mark: int | None = None,
     ) -> None:
-        if not self._verdicts:
-            self._loop.call_later(0, self.flush)
+        first = not self._verdicts
         self._verdicts += netlink.verdict(packet, what, payload, mark)
-        if len(self._verdicts) > _BATCH_BYTES:
+        if self._loop is None or len(self._verdicts) > _BATCH_BYTES:
             self.flush()
+        elif first:
+            self._loop.call_later(0, self.flush)
 
     def flush(self) -> None:
         """Send what there is.  No verdict may be lost: its packet would wait for ever.

@@ -76,7 +76,7 @@ class Words:
         Raises `BlockingIOError` if the other side has not read what came
         before, `WordsEndedError` if it is gone, `LocalError` if it is too long.
         """
-        text = json.dumps({verb: value}, separators=(",", ":")).encode()
+        text = json.dumps({verb: value}, separators=(",", ":"), ensure_ascii=False).encode()
         try:
             socket.send_fds(self._socket, [text], list(descriptors))
         except BlockingIOError:

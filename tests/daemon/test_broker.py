@@ -278,7 +278,8 @@ def test_an_unprivileged_worker_does_its_work(loop: Loop) -> None:
         confine(account, parent)
         mine = Loop()
         heard: list[object] = []
-        privileges = BrokeredPrivileges(mine, theirs, (4, 6), lambda *word: heard.append(word))
+        privileges = BrokeredPrivileges(theirs, (4, 6), lambda *word: heard.append(word))
+        privileges.attach(mine)
         with pytest.raises(PermissionError):
             DirectPrivileges().opener(4)
         kept = []
@@ -336,7 +337,7 @@ def test_the_worker_is_told_that_there_are_no_sockets(loop: Loop) -> None:
     ours, theirs = Words.pair(4096, 1 << 18)
 
     def work() -> int:
-        privileges = BrokeredPrivileges(Loop(), theirs, (4,), lambda *_: None)
+        privileges = BrokeredPrivileges(theirs, (4,), lambda *_: None)
         for _ in range(2):
             with pytest.raises(OSError) as raised:
                 privileges.service(4)
@@ -355,7 +356,8 @@ def test_the_worker_is_told_that_there_are_no_sockets(loop: Loop) -> None:
 
 def test_without_its_parent_the_worker_ends(loop: Loop) -> None:
     ours, theirs = Words.pair(4096, 1 << 18)
-    privileges = BrokeredPrivileges(loop, theirs, (4,), lambda *_: None)
+    privileges = BrokeredPrivileges(theirs, (4,), lambda *_: None)
+    privileges.attach(loop)
     ours.close()
     with pytest.raises(SystemExit):
         privileges.opener(4)
@@ -421,7 +423,7 @@ def test_our_verdicts_pass() -> None:
         message(ACCEPT + attribute(0x8000 | 10, b"abcd")),
         message(ACCEPT + attribute(3, b"abcdefgh")),
         message(attribute(2, struct.pack("!II", 0x50003, 7))),  # to another queue
-        message(attribute(2, struct.pack("!II", 4, 7))),  # again from the start
+        message(attribute(2, struct.pack("!II", 5, 7))),  # past all rules that follow
         message(attribute(2, b"\0\0\0\1")),
         message(struct.pack("=HH", 3, 2) + bytes(8)),
         message(struct.pack("=HH", 200, 2) + bytes(8)),
@@ -458,7 +460,8 @@ def test_an_unprivileged_worker_decides_on_packets(loop: Loop, host) -> None:
     def work() -> int:
         confine(account, parent)
         mine = Loop()
-        delegated = DelegatedQueue(mine, queue.fileno(), theirs)
+        delegated = DelegatedQueue(queue.fileno(), theirs)
+        delegated.attach(mine)
 
         def decide(one: QueuedPacket) -> None:
             text = bytes(one.payload[28:])

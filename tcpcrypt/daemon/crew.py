@@ -1,0 +1,172 @@
+"""The parent's children, and what it hears of them: the worker and the janitor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Final
+
+from tcpcrypt.daemon.broker import WORD_MAX, Broker, Heard
+from tcpcrypt.daemon.confinement import Account
+from tcpcrypt.daemon.control import ControlSocket
+from tcpcrypt.daemon.janitor import Janitor
+from tcpcrypt.daemon.process import fork
+from tcpcrypt.daemon.verdicts import VerdictRelay, verdict_pair
+from tcpcrypt.daemon.words import Words
+from tcpcrypt.daemon.worker import Inheritance, work
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.context import Report, Settings
+from tcpcrypt.runtime.installation import QUEUE_NUMBERS, Installation
+from tcpcrypt.runtime.loop import READ, Loop
+from tcpcrypt.runtime.privileges import DirectPrivileges
+
+__all__ = ["RELOAD_MAX", "Crew", "open_installation"]
+
+RELOAD_MAX: Final = 128 << 10
+"""Bytes of a configuration that can be given to a running worker."""
+_VERBS: Final = ("ready", "alive", "confirmed", "reloaded", "reload_failed", "drained")
+"""What the worker says of its own accord."""
+_STOP_PATIENCE: Final = 10.0
+"""Seconds that the worker has to reset its connections."""
+_LOCK_PATIENCE: Final = 5.0
+"""Seconds that the janitor of a daemon that was killed has to let go."""
+
+
+def open_installation(settings: Settings) -> Installation:
+    """Take hold of the host; waits for the janitor of a daemon that was just killed.
+
+    Raises `LocalError`.
+    """
+    installation = Installation(settings)
+    end = time.monotonic() + _LOCK_PATIENCE
+    while _lock_is_taken() and time.monotonic() < end:
+        time.sleep(0.05)
+    installation.open()
+    return installation
+
+
+def _lock_is_taken() -> bool:
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/net/unix").read_text().splitlines()
+        return any(line.endswith(" @tcpcryptd") for line in lines)
+    return False
+
+
+class Crew:
+    """Starts, hears, replaces and ends them.
+
+    `heard` takes what the worker says; `deserted` is called once if it ends
+    without having been told to, with how and why.  The worker begins at once,
+    unprivileged; this process may give up its own privileges afterwards.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        installation: Installation,
+        account: Account | None,
+        report: Report,
+        *,
+        control: ControlSocket | None,
+        confirming: bool,
+        log: Collection[int],
+        heard: Heard,
+        deserted: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._installation = installation
+        self._report = report
+        self._deserted = deserted
+        self._ending = False
+        self._reason = ""
+        self._janitor: Janitor | None = None
+        self._clean: Callable[[], object] = lambda: None
+        ours, theirs = Words.pair(WORD_MAX, 2 * RELOAD_MAX)
+        relay, verdicts = verdict_pair()
+        queue = installation.queue.fileno()
+        inheritance = Inheritance(
+            settings=installation.settings,
+            steering=installation.steering,
+            queue=queue,
+            words=theirs,
+            verdicts=verdicts,
+            control=control.socket if control is not None else None,
+            confirming=confirming,
+            keep=log,
+        )
+        parent = os.getpid()
+        self._worker = fork(lambda: work(inheritance, account, parent, report))
+        theirs.close()
+        verdicts.close()
+        self._broker = Broker(
+            loop, ours, DirectPrivileges(), expected=_VERBS, heard=heard, lost=self._on_lost
+        )
+        self._relay = VerdictRelay(loop, relay, queue, QUEUE_NUMBERS, self._on_lost)
+        loop.watch(self._worker.fileno(), READ, self._on_worker_end)
+
+    @property
+    def worker(self) -> int:
+        """The worker's process id."""
+        return self._worker.pid
+
+    def say(self, verb: str, value: Any = None) -> None:
+        """Tell the worker."""
+        self._broker.say(verb, value)
+
+    def appoint_janitor(self, clean: Callable[[], object]) -> None:
+        """Have a janitor that knows the present state; one that there was may go."""
+        before, self._clean = self._janitor, clean
+        if before is not None:
+            self._loop.forget(before.fileno())
+        self._janitor = Janitor(clean, worker=self._worker.fileno())
+        self._loop.watch(self._janitor.fileno(), READ, self._on_janitor_end)
+        if before is not None:
+            before.dismiss()
+
+    def dismiss_janitor(self) -> None:
+        """Idempotent."""
+        if self._janitor is not None:
+            self._loop.forget(self._janitor.fileno())
+            self._janitor.dismiss()
+            self._janitor = None
+
+    def end_worker(self) -> int:
+        """Let it reset its connections and end; returns its exit status.  Idempotent."""
+        self._ending = True
+        end = time.monotonic() + _STOP_PATIENCE
+        if self._worker.wait(0) is None:
+            with contextlib.suppress(LocalError):
+                self._broker.say("stop", None)
+            while self._worker.wait(0) is None and (left := end - time.monotonic()) > 0:
+                self._loop.step(left)
+        self._worker.kill()
+        status = self._worker.wait(_STOP_PATIENCE)
+        self._loop.forget(self._worker.fileno())
+        self._broker.close()
+        self._relay.close()
+        return 1 if status is None else status
+
+    def _on_lost(self, reason: str) -> None:
+        # What it may want from now on nobody would check.
+        self._broker.close()
+        self._relay.close()
+        if not self._ending:
+            self._reason = self._reason or reason
+            self._worker.kill()
+
+    def _on_worker_end(self, _events: int) -> None:
+        status = self._worker.wait(0)
+        self._loop.forget(self._worker.fileno())
+        if not self._ending:
+            how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+            self._deserted(
+                f"the worker ended with {how}" + f" ({self._reason})" * bool(self._reason)
+            )
+
+    def _on_janitor_end(self, _events: int) -> None:
+        self.dismiss_janitor()
+        self._report("janitor", {"reason": "it was killed and has a successor"})
+        self.appoint_janitor(self._clean)

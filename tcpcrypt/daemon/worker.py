@@ -1,0 +1,162 @@
+"""The process that faces the network: negotiation, cryptography, relays, control socket.
+
+It has no privilege.  What it needs of the parent goes over the two channels
+that it inherits; it ends when the parent says so, or with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from tcpcrypt.daemon import configuration
+from tcpcrypt.daemon.broker import BrokeredPrivileges
+from tcpcrypt.daemon.confinement import Account, confine, name_process
+from tcpcrypt.daemon.control import ControlServer
+from tcpcrypt.daemon.verdicts import DelegatedQueue
+from tcpcrypt.daemon.words import Words
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.context import Report, Settings
+from tcpcrypt.runtime.host import Host
+from tcpcrypt.runtime.steering import Steering
+
+__all__ = ["Inheritance", "Observed", "work"]
+
+_LIFE_SIGN: Final = 1.0
+"""Seconds between two signs of life."""
+_LOOK: Final = 0.1
+"""Seconds between two looks whether all connections have ended."""
+
+_REASON_MAX: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What the parent leaves to the worker."""
+
+    settings: Settings
+    steering: Steering
+    queue: int
+    """The descriptor of the socket that is bound to the netfilter queues."""
+    words: Words
+    verdicts: socket.socket
+    control: socket.socket | None
+    confirming: bool
+    """Whether the parent waits to be told that all is well."""
+    keep: Collection[int]
+    """Descriptors of the log."""
+
+
+class Observed:
+    """What the control socket tells of a host: the daemon's process is the parent."""
+
+    def __init__(self, host: Host, pid: int) -> None:
+        self._host = host
+        self._pid = pid
+        self.sessions: Callable[[], list[dict[str, Any]]] = host.sessions
+        self.peers: Callable[[], list[dict[str, Any]]] = host.peers
+        self.find = host.find
+        self.flush = host.flush
+
+    def status(self) -> dict[str, Any]:
+        return {**self._host.status(), "pid": self._pid, "worker": os.getpid()}
+
+
+def work(inherited: Inheritance, account: Account | None, parent: int, report: Report) -> int:
+    """The life of a worker; returns its exit status.  Raises `LocalError`."""
+    steering, control = inherited.steering, inherited.control
+    listeners = (*steering.application_listeners, *steering.peer_listeners)
+    sockets = [inherited.verdicts, *listeners, *([control] if control is not None else [])]
+    channels = [inherited.queue, inherited.words.fileno(), *(sock.fileno() for sock in sockets)]
+    confine(account, parent, [*channels, *inherited.keep])
+    name_process("tcpcrypt-worker")
+    worker = _Worker(inherited, parent, report)
+    try:
+        worker.run()
+    finally:
+        worker.close()
+    return 0
+
+
+class _Worker:
+    def __init__(self, inherited: Inheritance, parent: int, report: Report) -> None:
+        settings = inherited.settings
+        self._queue = DelegatedQueue(inherited.queue, inherited.verdicts)
+        self._privileges = BrokeredPrivileges(inherited.words, settings.families, self._heard)
+        self._host = Host(
+            settings,
+            report,
+            steering=inherited.steering,
+            queue=self._queue,
+            privileges=self._privileges,
+        )
+        self._loop = self._host.loop
+        self._queue.attach(self._loop)
+        self._privileges.attach(self._loop)
+        self._server: ControlServer | None = None
+        if inherited.control is not None:
+            self._server = ControlServer(
+                self._loop,
+                inherited.control,
+                Observed(self._host, parent),
+                policies=lambda: self._host.settings.policies,
+                report=report,
+                confirm=self._confirm if inherited.confirming else None,
+            )
+
+    def run(self) -> None:
+        self._host.start()
+        if self._server is not None:
+            self._server.start()
+        self._privileges.say("ready", None)
+        self._loop.call_later(_LIFE_SIGN, self._live)
+        self._host.run()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._host.connections):
+            connection.reset()
+        self._privileges.close()
+        self._queue.flush()
+        self._host.close()
+
+    def _live(self) -> None:
+        self._privileges.say("alive", None)
+        self._loop.call_later(_LIFE_SIGN, self._live)
+
+    def _confirm(self) -> None:
+        self._privileges.say("confirmed", None)
+
+    def _heard(self, verb: str, value: Any) -> None:
+        if verb == "reload":
+            try:
+                self._reload(value)
+            except LocalError as error:
+                self._privileges.say("reload_failed", str(error)[:_REASON_MAX])
+            else:
+                self._privileges.say("reloaded", None)
+        elif verb == "drain":
+            self._drain()
+        elif verb == "stop":
+            self._host.stop()
+
+    def _reload(self, text: str) -> None:
+        found = configuration.parse(text)
+        self._host.reload(
+            replace(
+                self._host.settings,
+                policies=found.policies,
+                config=found.config,
+                path_memory=found.daemon.path_memory,
+            )
+        )
+
+    def _drain(self) -> None:
+        if self._host.connections:
+            self._loop.call_later(_LOOK, self._drain)
+        else:
+            self._privileges.say("drained", None)
