@@ -38,6 +38,8 @@ class Role(enum.IntEnum):
 class Direction(enum.Enum):
     """Which half of a connection."""
 
+    __hash__ = object.__hash__  # by identity: tables look members up at every step
+
     SENDING = "sending"
     RECEIVING = "receiving"
 

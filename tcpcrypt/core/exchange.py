@@ -32,6 +32,8 @@ __all__ = ["TABLE", "Exchange", "ExchangeState", "Outcome", "Stimulus"]
 class ExchangeState(enum.Enum):
     """What the exchange is waiting for."""
 
+    __hash__ = object.__hash__  # by identity: tables look members up at every step
+
     IDLE = "idle"
     AWAITING_INIT1 = "awaiting Init1"
     AWAITING_INIT2 = "awaiting Init2"
@@ -41,6 +43,8 @@ class ExchangeState(enum.Enum):
 
 class Stimulus(enum.Enum):
     """What can happen to an exchange."""
+
+    __hash__ = object.__hash__  # by identity: tables look members up at every step
 
     START_A = "start as A"
     START_B = "start as B"

@@ -25,6 +25,8 @@ __all__ = ["TABLE", "Action", "Input", "State"]
 class State(enum.Enum):
     """Where the handshake is; see the essay above."""
 
+    __hash__ = object.__hash__  # by identity: tables look members up at every step
+
     START = "start"
     SYN_SENT = "syn-sent"
     SYN_RECEIVED = "syn-received"
@@ -39,6 +41,8 @@ class State(enum.Enum):
 class Input(enum.Enum):
     """A segment, by direction, flags, and whether its ENO option will do."""
 
+    __hash__ = object.__hash__  # by identity: tables look members up at every step
+
     SEND_SYN = "send SYN"
     SEND_SYN_ACK = "send SYN-ACK"
     SEND_ACK = "send a segment without SYN"
@@ -52,6 +56,8 @@ class Input(enum.Enum):
 
 class Action(enum.Enum):
     """What an input makes the host do."""
+
+    __hash__ = object.__hash__  # by identity: tables look members up at every step
 
     NOTHING = "nothing"
     SYN_FORM = "attach the SYN-form option, the same each time"

@@ -20,6 +20,8 @@ __all__ = ["TABLE", "SessionInput", "SessionState", "Verdict"]
 class SessionState(enum.Enum):
     """Which halves of the connection are open."""
 
+    __hash__ = object.__hash__  # by identity: tables look members up at every step
+
     EXCHANGING = "exchanging keys"
     OPEN = "open"
     FINISHED = "own stream finished"
@@ -30,6 +32,8 @@ class SessionState(enum.Enum):
 
 class SessionInput(enum.Enum):
     """What can happen to a session as a whole."""
+
+    __hash__ = object.__hash__  # by identity: tables look members up at every step
 
     KEYS = "keys in place"
     FINISH = "own FINp sealed"

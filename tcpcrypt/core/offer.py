@@ -11,6 +11,7 @@ import hmac
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.resumption import Recognised, ResumptionCache, Ticket
@@ -20,6 +21,9 @@ from tcpcrypt.registry import GLOBAL_A, GLOBAL_B, RESUME_ID_LEN
 from tcpcrypt.wire.eno import Suboption, SynOption
 
 __all__ = ["Choice", "OfferedOption", "choose", "offer_options"]
+
+_HEAD_LEN: Final = 2
+"""Kind and length byte of the option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,8 @@ def _resumption_len(config: Config) -> int:
     """Bytes of the smallest option that offers a resumption."""
     offer = Offer(bytes(RESUME_ID_LEN), bytes(config.resume_nonce_len))
     data = tep_spec(config, config.teps[0]).resumption_data(offer)
-    option = _option(config, [Suboption(config.teps[0], data)], passive=False)
-    return len(option.build(config.profile))
+    named = 1 if _global_bits(config, passive=False) else 0
+    return _HEAD_LEN + len(config.profile.option_exid) + named + 1 + len(data)
 
 
 def _answers(config: Config, choice: Choice, random: RandomBytes) -> Iterator[OfferedOption]:
@@ -203,7 +207,10 @@ def _offers(
 
 def _option(config: Config, suboptions: list[Suboption], *, passive: bool) -> SynOption:
     """RFC 8547 section 4.2: `b` is explicit in every SYN-ACK."""
-    bits = GLOBAL_B if passive or config.active_b else 0
-    if config.application_aware:
-        bits |= GLOBAL_A
+    bits = _global_bits(config, passive=passive)
     return SynOption(tuple(suboptions), global_bits=bits, explicit_global=passive)
+
+
+def _global_bits(config: Config, *, passive: bool) -> int:
+    bits = GLOBAL_B if passive or config.active_b else 0
+    return bits | GLOBAL_A if config.application_aware else bits

@@ -17,7 +17,7 @@ import itertools
 import struct
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from tcpcrypt import _fast
@@ -37,7 +37,7 @@ _META = struct.Struct("!BHBQQ")
 """TEP, AEAD, role in the original session, index, chain; the peer's identity follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ticket:
     """A session secret taken out of the cache for its one use."""
 
@@ -161,9 +161,9 @@ class ResumptionCache:
         self._spend(handle)
         if not keep:
             return ticket
-        successor = self._keep_successor(ticket)
-        self._hold(successor, _Hold(self._clock() + _HOLD_LIFETIME, peer))
-        return replace(ticket, successor_kept=True, handle=successor)
+        ticket.handle = self._keep_successor(ticket)
+        self._hold(ticket.handle, _Hold(self._clock() + _HOLD_LIFETIME, peer))
+        return ticket
 
     def recognise(self, tep: int, identifier: bytes) -> Recognised | None:
         """Passive open: the cached secret that `identifier` names; it stays cached.
@@ -199,7 +199,7 @@ class ResumptionCache:
         self._spend(recognised.handle)
         if keep:
             self._keep_successor(ticket)
-        return replace(ticket, successor_kept=keep)
+        return ticket
 
     def release(self, held: Recognised | Ticket) -> None:
         """The handshake that held a chain is over, or spends nothing.  Idempotent."""
@@ -250,6 +250,7 @@ class ResumptionCache:
             peer_identity=ticket.peer_identity,
             chain=ticket.chain,
         )
+        ticket.successor_kept = True
         return self._chains[ticket.chain]
 
     def _read(self, handle: int, position: int) -> Ticket | None:

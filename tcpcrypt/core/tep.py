@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from tcpcrypt.crypto.groups import group
+from tcpcrypt.crypto.groups import GROUPS, group
 from tcpcrypt.crypto.kdf import extract
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.registry import RESUME_ID_LEN, RESUME_NONCE_MAX
@@ -212,4 +212,7 @@ class PlainTep:
 
 def tep_spec(config: Config, tep: int) -> TepSpec:
     """The spec of a TEP that `config` lists."""
-    return config.extensions.get(tep) or PlainTep(tep)
+    return config.extensions.get(tep) or _PLAIN[tep]
+
+
+_PLAIN: Final = {tep: PlainTep(tep) for tep in GROUPS}

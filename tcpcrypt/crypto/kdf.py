@@ -39,4 +39,4 @@ def cprf(key: Secret, info: bytes, length: int) -> Secret:
     """
     if not 1 <= length <= CPRF_MAX:
         raise LocalError(f"CPRF yields 1 to {CPRF_MAX} bytes, not {length}")
-    return Secret.made_by(lambda octets: _fast.expand(key.view(), info, octets), length)
+    return Secret.made_by(_fast.expand, length, key.view(), info)

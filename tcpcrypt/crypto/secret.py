@@ -45,12 +45,15 @@ class Secret:
         self._wiped = False
 
     @classmethod
-    def made_by(cls, fill: Callable[[bytearray], object], length: int) -> Secret:
-        """A secret of `length` bytes that `fill` writes in place: no copy is left behind."""
+    def made_by(cls, fill: Callable[..., object], length: int, *arguments: object) -> Secret:
+        """A secret of `length` bytes that `fill(*arguments, octets)` writes in place.
+
+        No copy is left behind.
+        """
         secret = cls.__new__(cls)
-        secret._octets = _Octets(length)
+        octets = secret._octets = _Octets(length)
         secret._wiped = False
-        fill(secret._octets)
+        fill(*arguments, octets)
         return secret
 
     def view(self) -> memoryview:
