@@ -97,10 +97,10 @@ class _Scanner:
             table += (word,)
             if is_array and number == len(words):
                 self._arrays[table] += 1
+            self._lines.setdefault(table, line)
             if table in self._arrays:
-                self._lines.setdefault(table, line)
                 table += (self._arrays[table] - 1,)
-        self._lines.setdefault(table, line)
+                self._lines.setdefault(table, line)
         return table
 
     def _key(self) -> list[str]:

@@ -195,7 +195,7 @@ def _of_networks(policy: Policy, daemon: DaemonSettings) -> Iterator[str]:
     if not common:
         yield "never used: `local` and `remote` have no IP version in common"
     for version in sorted(common.difference(daemon.families or common)):
-        yield f"reaches IPv{version} too, which `families` leaves out: there it has no effect"
+        yield f"reaches IPv{version}, which `families` leaves out: there it has no effect"
     for networks in (match.local, match.remote):
         if networks and _subset(networks, _LOOPBACK):
             yield "names the loopback alone: connections within this host are left alone"

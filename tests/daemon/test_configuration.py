@@ -1,0 +1,504 @@
+"""The configuration file: each key, each fault with its line, and any bytes at all."""
+
+import os
+import pwd
+import re
+import tomllib
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcpcrypt.core.config import Config
+from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
+from tcpcrypt.daemon.configuration import (
+    SIZE_MAX,
+    Configuration,
+    ConfigurationError,
+    DaemonSettings,
+    load,
+    parse,
+    read_document,
+)
+from tcpcrypt.daemon.key_lines import key_lines
+from tcpcrypt.daemon.keys import KEYS, MATCH, SECTIONS, Key
+from tcpcrypt.daemon.values import AEAD_NAMES, TEP_NAMES
+from tcpcrypt.errors import LocalError
+from tcpcrypt.registry import AeadId, Tep
+
+ROOT_USER = pwd.getpwuid(0).pw_name
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+
+def written(key: Key, value: str) -> str:
+    """A whole file with this one key."""
+    if key.section == MATCH:
+        return f'[[policy]]\nmode = "never"\nmatch = {{ {key.name} = {value} }}\n'
+    if key.section == "policy":
+        mode = "" if key.name == "mode" else 'mode = "never"\n'
+        return f"[[policy]]\n{mode}{key.name} = {value}\n"
+    return f"[{key.section}]\n{key.name} = {value}\n"
+
+
+def named(name: str) -> Key:
+    (key,) = [key for key in KEYS if f"{key.section}.{key.name}" == name]
+    return key
+
+
+def outcome(configuration: Configuration, key: Key) -> Any:
+    """What the configuration holds where `key` should have an effect."""
+    if key.section == "daemon":
+        return getattr(configuration.daemon, key.name)
+    if key.section == "crypto":
+        names = {"resumption": "resume", "rekey": "rekey_after_bytes"}
+        return getattr(configuration.config, names.get(key.name, key.name))
+    (policy,) = configuration.policies
+    if key.section == MATCH:
+        names = {"uid": "uids", "cgroup": "cgroups"}
+        return getattr(policy.match, names.get(key.name, key.name))
+    return getattr(policy, key.name)
+
+
+POLICY = '[[policy]]\nmode = "never"\n'
+
+# --- every key -----------------------------------------------------------------
+
+GOOD = [
+    ("daemon.backend", '"auto"', "auto"),
+    ("daemon.backend", '"nfqueue"', "nfqueue"),
+    ("daemon.steering", '"auto"', "auto"),
+    ("daemon.steering", '"tproxy"', "tproxy"),
+    ("daemon.control", '"/tmp/c.sock"', Path("/tmp/c.sock")),
+    ("daemon.user", '"nobody"', "nobody"),
+    ("daemon.user", '"tcpcrypt"', "tcpcrypt"),
+    ("daemon.families", '"auto"', ()),
+    ("daemon.families", "4", (4,)),
+    ("daemon.families", "[6, 4]", (4, 6)),
+    ("daemon.log", '"auto"', "auto"),
+    ("daemon.log", '"stderr"', "stderr"),
+    ("daemon.log", '"journald"', "journald"),
+    ("daemon.log", '"/var/log/t.log"', "/var/log/t.log"),
+    ("daemon.path_memory", "0", 0.0),
+    ("daemon.path_memory", "1.5", 1.5),
+    ("daemon.path_memory", "86400", 86400.0),
+    ("daemon.guard", '"keep"', "keep"),
+    ("daemon.guard", '"remove"', "remove"),
+    ("daemon.drain", "30", 30.0),
+    ("crypto.teps", '"P521"', (Tep.ECDHE_P521,)),
+    (
+        "crypto.teps",
+        '[0x21, "curve25519", 36, "p521"]',
+        (Tep.ECDHE_P256, Tep.ECDHE_CURVE25519, Tep.ECDHE_CURVE448, Tep.ECDHE_P521),
+    ),
+    ("crypto.aeads", '["chacha20-poly1305", 1]', (AeadId.CHACHA20_POLY1305, AeadId.AES_128_GCM)),
+    ("crypto.aeads", '"aes-256-gcm"', (AeadId.AES_256_GCM,)),
+    ("crypto.resumption", "false", False),
+    ("crypto.resumption", "true", True),
+    ("crypto.rekey", '"limit"', None),
+    ("crypto.rekey", "1_048_576", 1 << 20),
+    ("policy.mode", '"never"', Mode.NEVER),
+    ("policy.mode", '"opportunistic"', Mode.OPPORTUNISTIC),
+    ("policy.mode", '"require"', Mode.REQUIRE),
+    ("policy.auth", '"none"', "none"),
+    ("policy.match.direction", '"both"', None),
+    ("policy.match.direction", '"incoming"', FlowDirection.INCOMING),
+    ("policy.match.direction", '"outgoing"', FlowDirection.OUTGOING),
+    ("policy.match.local", '"192.0.2.1"', (ip_network("192.0.2.1/32"),)),
+    ("policy.match.local", '["fd00::/8"]', (ip_network("fd00::/8"),)),
+    (
+        "policy.match.remote",
+        '["10.0.0.0/8", "::ffff:192.0.2.0/120", "::/0"]',
+        (ip_network("10.0.0.0/8"), ip_network("192.0.2.0/24"), ip_network("::/0")),
+    ),
+    ("policy.match.ports", "80", (range(80, 81),)),
+    ("policy.match.ports", '"80"', (range(80, 81),)),
+    ("policy.match.ports", '[1, "8000-8099", 65535]',
+     (range(1, 2), range(8000, 8100), range(65535, 65536))),
+    ("policy.match.uid", "0", (range(0, 1),)),
+    ("policy.match.uid", '["1000-1999", "7", "nobody"]',
+     (range(1000, 2000), range(7, 8), range(NOBODY, NOBODY + 1))),
+    ("policy.match.cgroup", '"/system.slice/a.service/"', ("system.slice/a.service",)),
+    ("policy.match.cgroup", r"['user.slice', 'a\x2db']", ("user.slice", r"a\x2db")),
+]  # fmt: skip
+FIXED = {"policy.profile": '"rfc8548"', "policy.plane": '"relay"'}
+"""Keys that take one value, which changes nothing yet."""
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), GOOD)
+def test_a_key_does_what_it_says(name: str, value: str, expected: object) -> None:
+    key = named(name)
+    assert outcome(parse(written(key, value)), key) == expected
+
+
+@pytest.mark.parametrize(("name", "value"), FIXED.items())
+def test_a_key_with_one_value(name: str, value: str) -> None:
+    key = named(name)
+    assert parse(written(key, value)).policies == (Policy(Mode.NEVER),)
+
+
+def test_every_key_is_exercised() -> None:
+    assert {name for name, _, _ in GOOD} | set(FIXED) == {f"{k.section}.{k.name}" for k in KEYS}
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key.section}.{key.name}")
+def test_every_key_is_documented(key: Key) -> None:
+    assert key.section in SECTIONS
+    assert re.fullmatch(r"[A-Z].{20,}\.", key.text, re.DOTALL)
+    assert key.kind.phrase
+    assert "{}" in key.says
+    example = key.example
+    if "postgres" in example:  # a user that not every host has
+        example = example.replace("postgres", "nobody")
+    parse(written(key, example))
+    if key.default is not None:
+        without = parse("" if key.section in ("daemon", "crypto") else POLICY)
+        assert parse(written(key, key.default)) == without
+    for word, meaning in key.meanings:
+        assert meaning
+        parse(written(key, f'"{word}"'))
+
+
+def test_an_empty_file_changes_nothing() -> None:
+    configuration = parse("")
+    assert configuration.daemon == DaemonSettings()
+    assert configuration.config == Config(cache_per_peer=64)
+    assert configuration.policies == ()
+
+
+def test_without_resumption_no_secret_is_kept() -> None:
+    config = parse("[crypto]\nresumption = false").config
+    assert not config.resume
+    assert not config.cache
+
+
+def test_every_algorithm_has_a_name() -> None:
+    assert set(TEP_NAMES.values()) == set(Tep) - {Tep.EXPERIMENTAL}
+    assert set(AEAD_NAMES.values()) == set(AeadId)
+
+
+@pytest.mark.parametrize("condition", ["uid = 5", 'cgroup = "a.slice"'])
+@pytest.mark.parametrize("direction", ["", 'direction = "both", ', 'direction = "outgoing", '])
+def test_whose_program_it_is_concerns_what_is_opened_here(condition: str, direction: str) -> None:
+    text = f'[[policy]]\nmode = "require"\nmatch = {{ {direction}{condition} }}'
+    assert parse(text).policies[0].match.direction is FlowDirection.OUTGOING
+
+
+def test_policies_keep_their_order() -> None:
+    configuration = parse("""
+        [[policy]]
+        mode = "never"
+        match.ports = 22
+        [[policy]]
+        mode = "require"
+        [policy.match]
+        remote = "10.0.0.0/8"
+        """)
+    assert configuration.policies == (
+        Policy(Mode.NEVER, Match(ports=(range(22, 23),))),
+        Policy(Mode.REQUIRE, Match(remote=(ip_network("10.0.0.0/8"),))),
+    )
+
+
+# --- faults --------------------------------------------------------------------
+
+BAD = [
+    # what there is not
+    ("[demon]\n", 1, "demon", 'no such section; did you mean "daemon"?'),
+    ("\nwhatever = 1\n", 2, "whatever", "no such section; there are daemon, crypto, policy"),
+    ("[daemon]\n\ncontrl = 1", 3, "daemon.contrl", 'no such key; did you mean "control"?'),
+    ("[daemon]\nteps = 1", 2, "daemon.teps", "it belongs in [crypto]"),
+    ("[daemon]\nmode = 1", 2, "daemon.mode", "it belongs in [[policy]]"),
+    (POLICY + "ports = 80", 3, "policy 1, ports", "it belongs in `match` of a [[policy]]"),
+    (POLICY * 2 + "match.prots = 80", 5, "policy 2, match.prots", 'did you mean "ports"?'),
+    ("[daemon]\nkeylog = 'x'", 2, "daemon.keylog", "this version does not have it"),
+    ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", "this version does not have it"),
+    ("[daemon]\nbackend = 'sockops'", 2, "daemon.backend", "this version does not have"),
+    ("[daemon]\nsteering = 'redirect'", 2, "daemon.steering", "this version does not have"),
+    (POLICY + "auth = 'tofu'", 3, "policy 1, auth", 'this version does not have "tofu", only'),
+    (POLICY + "auth = 'pinned'", 3, "policy 1, auth", "this version does not have"),
+    (POLICY + "auth = 'psk'", 3, "policy 1, auth", "this version does not have"),
+    (POLICY + "profile = 'stanford'", 3, "policy 1, profile", "this version does not have"),
+    (POLICY + "profile = 'tcps'", 3, "policy 1, profile", "this version does not have"),
+    (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
+    # what is not what it should be
+    ("daemon = 3", 1, "daemon", "3 is not a table of keys"),
+    ("[[daemon]]", 1, "daemon", "a list of 1 is not a table of keys"),
+    ("[policy]\nmode = 'never'", 1, "policy", "write [[policy]], with two brackets"),
+    ("policy = 1", 1, "policy", "1 is no policy"),
+    ("policy = [\n 1]", 2, "policy 1", "1 is not a table of keys"),
+    (POLICY + "match = 5", 3, "policy 1, match", "5 is not a table of keys"),
+    ("[[policy]]\nmatch.ports = 5", 1, "policy 1, mode", "is missing"),
+    ("[[policy]]\nmode = 'on'", 2, "policy 1, mode", '"on" is not "never", "opportunistic" or'),
+    ("[[policy]]\nmode = true", 2, "policy 1, mode", "true is not"),
+    ("[daemon]\ncontrol = 'x'", 2, "daemon.control", "not an absolute path"),
+    ("[daemon]\ncontrol = 5", 2, "daemon.control", "not an absolute path"),
+    (f"[daemon]\ncontrol = '/{'x' * 107}'", 2, "daemon.control", "at most 107 bytes"),
+    ('[daemon]\ncontrol = "/a\\u0000"', 2, "daemon.control", "no control characters"),
+    ("[daemon]\nlog = 'file'", 2, "daemon.log", 'is not "auto", "stderr", "journald" or'),
+    ("[daemon]\nlog = 5", 2, "daemon.log", "5 is not"),
+    (f"[daemon]\nuser = '{ROOT_USER}'", 2, "daemon.user", "is root"),
+    ("[daemon]\nuser = 'no-such-user'", 2, "daemon.user", "this host has no user"),
+    ("[daemon]\nuser = 0", 2, "daemon.user", "0 is not a user name"),
+    ("[daemon]\nuser = 'a b'", 2, "daemon.user", "is not a user name"),
+    ("[daemon]\nfamilies = [4, 5]", 2, "daemon.families", "4, 6 or [4, 6] is wanted"),
+    ("[daemon]\nfamilies = []", 2, "daemon.families", "the list is empty"),
+    ("[daemon]\nfamilies = [4, 6, 4]", 2, "daemon.families", "2 are the most"),
+    ("[daemon]\nfamilies = 'ipv4'", 2, "daemon.families", "is wanted"),
+    ("[daemon]\ndrain = -1", 2, "daemon.drain", "0 to 86400 seconds"),
+    ("[daemon]\ndrain = nan", 2, "daemon.drain", "nan is not a number of seconds"),
+    ("[daemon]\ndrain = inf", 2, "daemon.drain", "inf is not a number of seconds"),
+    ("[daemon]\ndrain = true", 2, "daemon.drain", "true is not a number of seconds"),
+    ("[daemon]\npath_memory = '10 min'", 2, "daemon.path_memory", "not a number of seconds"),
+    ("[daemon]\npath_memory = 86401", 2, "daemon.path_memory", "0 to 86400 seconds"),
+    ("[crypto]\nteps = ['rsa']", 2, "crypto.teps", '"rsa" is no key agreement; there are'),
+    ("[crypto]\nteps = [0x20]", 2, "crypto.teps", "32 is no key agreement"),
+    ("[crypto]\nteps = [true]", 2, "crypto.teps", "true is no key agreement"),
+    ("[crypto]\nteps = [[1]]", 2, "crypto.teps", "a list of 1 is no key agreement"),
+    ("[crypto]\nteps = []", 2, "crypto.teps", "the list is empty"),
+    ("[crypto]\nteps = ['p256', 0x21]", 2, "crypto.teps", "33 is listed twice"),
+    ("[crypto]\naeads = [true]", 2, "crypto.aeads", "true is no cipher"),
+    ("[crypto]\naeads = 1.0", 2, "crypto.aeads", "1.0 is no cipher"),
+    ("[crypto]\naeads = [1, 2, 16, 1]", 2, "crypto.aeads", "3 are the most"),
+    ("[crypto]\nresumption = 1", 2, "crypto.resumption", "1 is neither true nor false"),
+    ("[crypto]\nrekey = 1023", 2, "crypto.rekey", "1023 is not"),
+    ("[crypto]\nrekey = true", 2, "crypto.rekey", "true is not"),
+    ("[crypto]\nrekey = 1e9", 2, "crypto.rekey", "1000000000.0 is not"),
+    ("[crypto]\nrekey = 2026-01-01", 2, "crypto.rekey", "2026-01-01 is not"),
+    (POLICY + "match.direction = 'in'", 3, "policy 1, match.direction", '"in" is not'),
+    (POLICY + "match.local = 'eth0'", 3, "policy 1, match.local", "is no address or network"),
+    (POLICY + "match.local = 10", 3, "policy 1, match.local", "in quotation marks"),
+    (POLICY + "match.remote = 'fe80::1%eth0'", 3, "policy 1, match.remote", "zones of link-local"),
+    (POLICY + "match.remote = '10.1.2.3/8'", 3, "policy 1, match.remote",
+     'the network is "10.0.0.0/8"'),
+    (POLICY + "match.remote = '10.0.0.0/33'", 3, "policy 1, match.remote", "is no address"),
+    (POLICY + "match.remote = []", 3, "policy 1, match.remote", "leave the key out"),
+    (POLICY + "match.ports = 0", 3, "policy 1, match.ports", "ports are 1 to 65535"),
+    (POLICY + "match.ports = '1-65536'", 3, "policy 1, match.ports", "ports are 1 to 65535"),
+    (POLICY + "match.ports = '90-80'", 3, "policy 1, match.ports", "ends before it begins"),
+    (POLICY + "match.ports = 'http'", 3, "policy 1, match.ports", "is no port or range"),
+    (POLICY + "match.ports = true", 3, "policy 1, match.ports", "true is no port"),
+    (POLICY + "match.ports = '٨٠'", 3, "policy 1, match.ports", "is no port"),
+    (POLICY + f"match.ports = {[*range(1, 258)]}", 3, "policy 1, match.ports", "256 are the most"),
+    (POLICY + "match.uid = -1", 3, "policy 1, match.uid", "users are 0 to 4294967294"),
+    (POLICY + "match.uid = 4294967295", 3, "policy 1, match.uid", "users are 0 to 4294967294"),
+    (POLICY + "match.uid = 'no-such-user'", 3, "policy 1, match.uid", "this host has no user"),
+    (POLICY + "match.uid = 1.5", 3, "policy 1, match.uid", "1.5 is no user"),
+    (POLICY + "match.cgroup = '/'", 3, "policy 1, match.cgroup", "the root holds every process"),
+    (POLICY + "match.cgroup = 'a/../b'", 3, "policy 1, match.cgroup", "no part of the path"),
+    (POLICY + "match.cgroup = 'a//b'", 3, "policy 1, match.cgroup", "no part of the path"),
+    (POLICY + "match.cgroup = 'a -j ACCEPT'", 3, "policy 1, match.cgroup", "is not the path of"),
+    (POLICY + "match.cgroup = 'a\"b'", 3, "policy 1, match.cgroup", "is not the path of"),
+    (POLICY + f"match.cgroup = '{'a' * 512}'", 3, "policy 1, match.cgroup", "is not the path of"),
+    (POLICY + 'match = { uid = 1, direction = "incoming" }', 3, "policy 1, match.uid",
+     "it could never match"),
+    (POLICY + '[policy.match]\ndirection = "incoming"\ncgroup = "a"', 5, "policy 1, match.cgroup",
+     "it could never match"),
+    (POLICY * 65, 129, "policy", "65 policies; 64 are the most"),
+    (POLICY + f"match.local = {['10.0.0.1'] * 1025}", 3, "policy 1, match.local",
+     "1024 are the most"),
+    (POLICY + f"match.local = {['10.0.0.1'] * 600}\nmatch.remote = {['10.0.0.1'] * 600}", 3,
+     "policy 1, match", "more than 1024 networks in one policy"),
+    # what is no TOML
+    ("[daemon]\nlog = \n", 2, "", "not TOML: Invalid value"),
+    ("[daemon]\nlog = 'x", 2, "", "not TOML"),
+    ("a = 1\na = 2\n", 2, "", "not TOML: Cannot overwrite a value"),
+    (b"[daemon]\n# \xff\n", 2, "", "not UTF-8 text"),
+    ("a = " + "[" * 5000, 0, "", "nested too deeply"),
+    ("a = " + "9" * 5000, 0, "", "a number is too large"),
+    ("#" * (SIZE_MAX + 1), 0, "", "larger than 1048576 bytes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line", "key", "message"), BAD, ids=range(len(BAD)))
+def test_a_fault_names_its_line_and_key(
+    text: str | bytes, line: int, key: str, message: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text, "file.toml")
+    error = caught.value
+    assert (error.line, error.key) == (line, key)
+    assert message in str(error)
+    assert str(error).startswith(f"file.toml:{line}: " if line else "file.toml: ")
+    assert isinstance(error, LocalError)
+
+
+def test_all_faults_are_found_at_once() -> None:
+    text = "[daemon]\nlog = 1\nfoo = 2\n[crypto]\nteps = 3\n[[policy]]\n"
+    with pytest.raises(ConfigurationError, match=r"x:2: daemon.log: .* \(and 3 more\)") as caught:
+        parse(text, "x")
+    assert [problem.line for problem in caught.value.problems] == [2, 3, 5, 6]
+
+
+def test_names_of_the_file_cannot_move_the_cursor() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse('"\\u001b[2J" = 1\n[daemon]\n"\\u0007" = 1\nlog = "\\u001b[2J"')
+    assert all(str(problem).isprintable() for problem in caught.value.problems)
+    assert [problem.line for problem in caught.value.problems] == [1, 3, 4]
+
+
+# --- files ---------------------------------------------------------------------
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tcpcrypt.toml"
+    path.write_text('[daemon]\nguard = "remove"\n')
+    assert load(path).daemon.guard == "remove"
+    assert load(str(path)).daemon.guard == "remove"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="none: No such file or directory"):
+        load(tmp_path / "none")
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"Is a directory|not a regular file"):
+        load(tmp_path)
+
+
+def test_a_pipe_does_not_hold_up_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigurationError, match="not a regular file"):
+        load(tmp_path / "pipe")
+
+
+def test_a_name_with_a_null_byte() -> None:
+    with pytest.raises(ConfigurationError, match="null byte"):
+        load("a\0b")
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"#" * SIZE_MAX)
+    load(path)
+    path.write_bytes(b"#" * (SIZE_MAX + 1))
+    with pytest.raises(ConfigurationError, match="larger than"):
+        load(path)
+
+
+# --- any bytes -----------------------------------------------------------------
+
+
+def answered(text: str | bytes) -> None:
+    """A configuration or an error, never anything else."""
+    document = read_document(text)
+    if document.problems:
+        assert document.configuration is None
+        with pytest.raises(ConfigurationError):
+            parse(text)
+    else:
+        assert isinstance(parse(text), Configuration)
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes(data: bytes) -> None:
+    answered(data)
+
+
+@given(st.text(max_size=300))
+def test_random_text(text: str) -> None:
+    answered(text)
+    key_lines(text)
+
+
+NAMES = sorted({key.name for key in KEYS} | {"match", "policy", "daemon", "crypto", "x"})
+SCALARS = st.one_of(
+    st.sampled_from([key.default or "1" for key in KEYS] + [key.example for key in KEYS]),
+    st.integers().map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(str),
+    st.sampled_from(
+        ["true", "nan", "2026-01-01", "'a\\'", '"""\n"quoted" = # [x]\n"""', "'''\n'''"]
+    ),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="'")).map(
+        lambda text: f"'{text}'"
+    ),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(lambda items: "[" + ", # [\n ".join([*items, "]"])),
+        st.dictionaries(st.sampled_from(NAMES), inner, max_size=3).map(
+            lambda table: "{ " + ", ".join(f"{k} = {v}" for k, v in table.items()) + " }"
+        ),
+    ),
+    max_leaves=6,
+)
+LINES = st.one_of(
+    st.sampled_from(["[daemon]", "[crypto]", "[[policy]]", "[policy.match]", "# [x]", "", '["x"]']),
+    st.tuples(st.sampled_from([*NAMES, '"x"', "x . y", "match.ports"]), VALUES).map(" = ".join),
+)
+FILES = st.lists(LINES, max_size=8).map("\n".join)
+
+
+@given(FILES)
+def test_random_files(text: str) -> None:
+    answered(text)
+    for problem in read_document(text).problems:
+        assert 0 <= problem.line <= text.count("\n") + 1
+
+
+def leaves(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else ()
+    for name, below in inner or (enumerate(value) if isinstance(value, list) else ()):
+        yield from leaves(below, (*path, name))
+
+
+@given(FILES)
+def test_lines_of_random_files(text: str) -> None:
+    """Each key of what TOML reads is on the line that the scanner says."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return
+    lines = key_lines(text)
+    rows = text.split("\n")
+    for path in leaves(values):
+        assert path in lines, path
+        if isinstance(path[-1], str):
+            assert path[-1] in rows[lines[path] - 1]
+
+
+def test_lines_of_every_form() -> None:
+    text = '''\
+top = 1
+[daemon] # comment
+control = """
+[crypto]
+log = 1
+"""
+log = 'a'
+[crypto]
+teps = [  # first
+    "a = 1",
+    { x = 1 },
+]
+"quoted key" = 2
+[[policy]]
+match = { ports = [80], "remote" = "]" }
+[[policy]]
+match.ports = 1
+[[policy]]
+  [policy.match]
+  uid = 1
+'''
+    lines = key_lines(text)
+    assert tomllib.loads(text)["daemon"]["log"] == "a"
+    wanted = {
+        ("top",): 1, ("daemon",): 2, ("daemon", "control"): 3, ("daemon", "log"): 7,
+        ("crypto",): 8, ("crypto", "teps"): 9, ("crypto", "teps", 0): 10,
+        ("crypto", "teps", 1): 11, ("crypto", "teps", 1, "x"): 11, ("crypto", "quoted key"): 13,
+        ("policy",): 14, ("policy", 0): 14, ("policy", 0, "match"): 15,
+        ("policy", 0, "match", "ports"): 15, ("policy", 0, "match", "ports", 0): 15,
+        ("policy", 0, "match", "remote"): 15, ("policy", 1): 16, ("policy", 1, "match"): 17,
+        ("policy", 1, "match", "ports"): 17, ("policy", 2): 18, ("policy", 2, "match"): 19,
+        ("policy", 2, "match", "uid"): 20,
+    }  # fmt: skip
+    assert lines == wanted
+    assert lines.nearest(("policy", 2, "match", "nothing")) == 19
+    assert lines.nearest(("nothing",)) == 0
