@@ -33,6 +33,11 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "confirm": Command(
+        "tcpcrypt.cli.confirm",
+        "let a daemon stay that was started with `tcpcrypt up --confirm`",
+        "tcpcrypt confirm",
+    ),
     "demo": Command(
         "tcpcrypt.cli.demo",
         "encrypt curl and a web server between two hosts, and prove it",
@@ -42,6 +47,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "tcpcrypt.cli.doctor",
         "check whether a daemon can run here, and what to do if not",
         "tcpcrypt doctor --no-self-test",
+    ),
+    "down": Command(
+        "tcpcrypt.cli.down",
+        "end the daemon and remove every rule, those of `require` too",
+        "tcpcrypt down --now",
     ),
     "flush": Command(
         "tcpcrypt.cli.flush",
@@ -77,6 +87,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "tcpcrypt.cli.status",
         "show whether a daemon runs here and what it has done",
         "tcpcrypt status --json",
+    ),
+    "up": Command(
+        "tcpcrypt.cli.up",
+        "start the daemon, for good or until it is confirmed",
+        "tcpcrypt up --confirm 60s",
     ),
     "vectors": Command(
         "tcpcrypt.cli.vectors",
