@@ -14,7 +14,7 @@ from typing import Final
 from tcpcrypt.cli.query import print_json
 from tcpcrypt.daemon import launcher
 from tcpcrypt.daemon.client import Client
-from tcpcrypt.daemon.configuration import DEFAULT_PATH, Configuration, load
+from tcpcrypt.daemon.configuration import DEFAULT_PATH, Configuration, ConfigurationError, load
 from tcpcrypt.daemon.launcher import Started
 from tcpcrypt.errors import LocalError
 
@@ -86,7 +86,10 @@ def _load(config: Path) -> Configuration:
         raise LocalError(
             f"{config} does not exist; `tcpcrypt policy init > {config}` makes one to start from"
         )
-    return load(config)
+    try:
+        return load(config)
+    except ConfigurationError as error:
+        raise LocalError(f"{error}\nsee: tcpcrypt policy check {config}") from error
 
 
 def _already(pid: int, arguments: argparse.Namespace) -> int:

@@ -162,7 +162,8 @@ def test_a_configuration_with_a_mistake(place: Place) -> None:
     done = place.up(check=False)
     assert done.returncode == 1
     assert str(place.config) in done.stderr
-    assert "moed" in done.stderr
+    assert "policy 1, mode: is missing" in done.stderr
+    assert f"tcpcrypt policy check {place.config}" in done.stderr
     assert not place.holders()
     assert not place.log.exists()
 
@@ -175,7 +176,6 @@ def test_no_configuration(place: Place) -> None:
 
 
 def test_the_error_of_the_daemon_is_told(place: Place) -> None:
-    place.configure(OPPORTUNISTIC, 'user = "nobody-of-that-name"')
     place.control.parent.write_text("in the way")
     done = place.up(check=False)
     assert done.returncode == 1
