@@ -36,8 +36,8 @@ mode = "never"
 # without tcpcrypt on the other host, the connection stays as it was.
 
 [[policy]]
-match = { remote = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"], \
-ports = [5432, 6379, 80] }  # PostgreSQL, Redis, HTTP
+match.remote = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
+match.ports = [5432, 6379, 80]  # PostgreSQL, Redis, HTTP
 mode = "opportunistic"
 
 # --- Examples to adapt ----------------------------------------------------------
