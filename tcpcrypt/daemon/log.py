@@ -51,16 +51,21 @@ class Priority(enum.IntEnum):
 
 _PRIORITIES: Final[Mapping[str, Priority]] = {
     "bug": Priority.ERROR,
+    "reload_failed": Priority.ERROR,
     "aborted": Priority.WARNING,
-    "refused": Priority.WARNING,
     "exhausted": Priority.WARNING,
-    "overrun": Priority.WARNING,
-    "suppressed": Priority.WARNING,
-    "fallback": Priority.NOTICE,
-    "path": Priority.NOTICE,
-    "started": Priority.NOTICE,
-    "reloaded": Priority.NOTICE,
+    "janitor": Priority.WARNING,
+    "refused": Priority.WARNING,
+    "restored": Priority.WARNING,
+    "unconfirmed": Priority.WARNING,
+    "confirmed": Priority.NOTICE,
+    "draining": Priority.NOTICE,
     "ended": Priority.NOTICE,
+    "failed": Priority.NOTICE,
+    "fallback": Priority.NOTICE,
+    "reloaded": Priority.NOTICE,
+    "remembered": Priority.NOTICE,
+    "started": Priority.NOTICE,
 }
 """Everything else is Priority.INFO."""
 

@@ -82,9 +82,13 @@ class Memory:
             "backend": "nfqueue",
             "steering": "tproxy",
             "policies": 2,
-            "counters": {"fresh": 3, "resumed": 17, "fallback": 1, "refused": 0, "aborted": 0},
+            "counters": {
+                **{"fresh": 3, "resumed": 17, "fallback": 1, "direct": 0, "refused": 0},
+                **{"aborted": 0, "failed": 2, "exhausted": 0, "closed": 19},
+            },
             "connections": len(self.connections),
-            "queue": {"overruns": 0, "evicted": 0},
+            "queue": {"overruns": 0, "evicted": 0, "held": 1, "held_overflowed": 0},
+            "worker": 4712,
         }
 
     def sessions(self) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import socket
@@ -15,6 +16,7 @@ from daemon.overview import Memory, Service, entry, peer, plain, serving
 from tcpcrypt.daemon import control
 from tcpcrypt.daemon.requests import METHODS, SESSIONS_MAX, WAIT_MAX, Code
 from tcpcrypt.daemon.sockopt import Option
+from tcpcrypt.runtime.context import Counters
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/control.md").read_text()
@@ -82,9 +84,16 @@ def test_every_method_has_an_example_and_a_section() -> None:
 
 
 def test_every_key_is_described() -> None:
-    for part in (*host().connections, *host().known, Memory().status()):
+    status = Memory().status()
+    nested = (status["counters"], status["queue"])
+    for part in (*host().connections, *host().known, status, *nested):
         for key in part:
             assert f"`{key}`" in DOCUMENT, key
+
+
+def test_the_counters_are_those_of_a_host() -> None:
+    names = [field.name for field in dataclasses.fields(Counters)]
+    assert sorted(Memory().status()["counters"]) == sorted(names)
 
 
 def test_tables_and_numbers_are_those_of_the_code() -> None:

@@ -52,8 +52,9 @@ def test_status(run: Run) -> None:
     assert (status, err) == (0, "")
     lines = [line.split(maxsplit=1) for line in out.splitlines()]
     assert ["backend", "nfqueue"] in lines
-    assert ["queue", "0 overruns, 0 evicted"] in lines
-    assert ["counters", "3 fresh, 17 resumed, 1 fallback, 0 refused, 0 aborted"] in lines
+    assert ["queue", "0 overruns, 0 evicted, 1 held, 0 held overflowed"] in lines
+    (counters,) = (line[1] for line in lines if line[0] == "counters")
+    assert counters.startswith("3 fresh, 17 resumed, 1 fallback, 0 direct, ")
     (started,) = (line[1] for line in lines if line[0] == "started")
     assert started.endswith(" ago")
     assert json.loads(run("status", "--json")[1])["running"] is True
