@@ -3,11 +3,12 @@
 import json
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 
 import pytest
-from netns.network import Network
+from netns.network import PORT, Network
 from netns.observed import eno, segments
 
 from tcpcrypt.errors import LocalError
@@ -15,6 +16,7 @@ from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Capture, Host, wait_until
+from tcpcrypt.wire.segment import Segment
 
 
 def rules(host: Host) -> str:
@@ -68,7 +70,8 @@ def test_rules_of_others_stay(pair: Network) -> None:
 
 
 def test_a_killed_daemon_fails_closed_and_its_rules_go_with_the_next(pair: Network) -> None:
-    pair.daemon(pair.client).stop(signal.SIGKILL)
+    """In one process there is no janitor (see tests/daemon/test_process.py)."""
+    pair.daemon(pair.client, "--single-process").stop(signal.SIGKILL)
     assert "TCPCRYPT-OUTPUT" in rules(pair.client)
     with (
         Capture(pair.client_end) as capture,
@@ -111,15 +114,17 @@ def test_connections_older_than_the_rules_stay_untouched(pair: Network) -> None:
 def test_the_listeners_cannot_be_reached_directly(pair: Network) -> None:
     theirs = pair.daemon(pair.server)
     for command in ("iptables", "ip6tables"):
-        saved = pair.server.run(f"{command}-save", "-t", "nat").stdout
-        port = int(saved.split("--to-destination :")[1].split()[0])
+        saved = pair.server.run(f"{command}-save", "-t", "mangle").stdout
+        ports = [int(words.split()[0]) for words in saved.split("--on-port ")[1:]]
+        assert len(ports) == 2
         family = 4 if command == "iptables" else 6
-        with pytest.raises(TimeoutError):
-            pair.connect(family, port, timeout=0.3)
-        # Nor by programs of the server itself, which get a reset.
-        local = pair.server.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
-        with local, pytest.raises(ConnectionResetError):
-            greet(local, "127.0.0.1" if family == 4 else "::1", port)
+        for port in ports:
+            with pytest.raises(ConnectionRefusedError):
+                pair.connect(family, port)
+            # Nor by programs of the server itself, which get a reset.
+            local = pair.server.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
+            with local, pytest.raises(ConnectionResetError):
+                greet(local, "127.0.0.1" if family == 4 else "::1", port)
     assert not theirs.events("enabled", "fallback")
 
 
@@ -127,6 +132,56 @@ def greet(sock: socket.socket, host: str, port: int) -> bytes:
     sock.settimeout(5)
     sock.connect((host, port))
     return sock.recv(1)
+
+
+@pytest.mark.parametrize("mode", ["opportunistic", "require"])
+def test_the_hosts_own_firewall_decides_on_the_real_port(pair: Network, mode: str) -> None:
+    """A firewall that lets in one port and nothing else works as without the daemon."""
+    for command in ("iptables", "ip6tables"):
+        for rule in (
+            ("-i", "lo", "-j", "ACCEPT"),
+            ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED,DNAT", "-j", "ACCEPT"),
+            ("-p", "tcp", "--dport", str(PORT), "-j", "ACCEPT"),
+            ("-p", "ipv6-icmp", "-j", "ACCEPT"),
+            ("-j", "DROP"),
+        ):
+            if command == "ip6tables" or "ipv6-icmp" not in rule:
+                pair.server.run(command, "-A", "INPUT", *rule)
+    daemons = [
+        LabDaemon(host, "--port", f"{PORT}-{PORT + 1}", "--mode", mode)
+        for host in (pair.client, pair.server)
+    ]
+    for family in (4, 6):
+        with pair.conversation(family):
+            pass
+        # Somebody listens on the next port; the firewall does not let it be reached.
+        with pair.listen(family, PORT + 1) as closed:
+            with pytest.raises(TimeoutError):
+                pair.connect(family, PORT + 1, timeout=1)
+            closed.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                closed.accept()
+    assert len(daemons[1].wait_for("enabled", count=2)) == 2
+
+
+def test_nobody_outside_speaks_to_the_service_in_the_name_of_a_client(pair: Network) -> None:
+    """What fits the daemon's connection to the service and comes from the wire is dropped."""
+    pair.both()
+    with pair.conversation() as (_one, other):
+        name = other.getpeername()
+        for flags in (0x04, 0x14, 0x10, 0x18):  # RST, RST ACK, ACK, PSH ACK
+            for seq in range(0, 1 << 32, 1 << 27):
+                segment = struct.pack("!HHIIBBHHH", name[1], PORT, seq, 0, 0x50, flags, 500, 0, 0)
+                header = struct.pack(
+                    *("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0),
+                    *(socket.inet_aton(name[0]), socket.inet_aton(pair.server_end.v4)),
+                )
+                packet = Segment.parse(header + segment).with_options(b"")
+                with pair.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+                    raw.sendto(packet, (pair.server_end.v4, 0))
+        saved = pair.server.run("iptables", "-t", "mangle", "-L", "TCPCRYPT-INPUT", "-vnx").stdout
+        dropped = [int(line.split()[0]) for line in saved.splitlines() if " DROP " in line]
+        assert sum(dropped) == 4 * 32
 
 
 def test_a_steered_packet_never_leaves_when_routing_fails(pair: Network) -> None:
