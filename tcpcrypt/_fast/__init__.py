@@ -23,6 +23,8 @@ __all__ = [
     "checksum",
     "expand",
     "parse_eno",
+    "parse_segment",
+    "rebuild_segment",
     "resume_identifiers",
     "walk_options",
 ]
@@ -66,5 +68,7 @@ SessionCache = _twin.SessionCache
 checksum = _twin.checksum
 expand = _twin.expand
 parse_eno = _twin.parse_eno
+parse_segment = _twin.parse_segment
+rebuild_segment = _twin.rebuild_segment
 resume_identifiers = _twin.resume_identifiers
 walk_options = _twin.walk_options

@@ -33,6 +33,26 @@ def checksum(data: Buffer, initial: int = 0) -> int:
     `initial` is a folded sum to go on from; an odd last byte is padded with 0.
     """
 
+def parse_segment(
+    packet: Buffer,
+) -> tuple[int, int, int, int, bytes, int, bytes, int, int, int, int]:
+    """Find the TCP segment in an IP packet (RFC 9293 section 3.1).
+
+    Returns IP version, index of the TCP header, end of the packet, length of
+    the TCP header; source address and port, destination address and port
+    (addresses packed); sequence number, acknowledgement number, flags.
+    Raises `PeerError` with SEGMENT_TRUNCATED, SEGMENT_MALFORMED,
+    SEGMENT_FRAGMENT or SEGMENT_NOT_TCP.
+    """
+
+def rebuild_segment(packet: Buffer, tcp: int, region: Buffer, payload: Buffer) -> bytes:
+    """`packet`, whose TCP header is at `tcp`, with other options and payload.
+
+    Lengths and checksums are made anew.  Raises `LocalError` for a `region`
+    that is no whole option region and for more than IP's length field holds,
+    `ValueError` where no TCP header can be.
+    """
+
 def expand(key: Buffer, info: bytes, out: WriteableBuffer) -> None:
     """HKDF-Expand with SHA-256 (RFC 5869 section 2.3): fill `out`, 1 to 8160 bytes.
 

@@ -17,6 +17,7 @@ from tcpcrypt._fast._py_frames import (
 )
 from tcpcrypt._fast._py_kdf import expand, resume_identifiers
 from tcpcrypt._fast._py_options import checksum, parse_eno, walk_options
+from tcpcrypt._fast._py_segment import parse_segment, rebuild_segment
 
 __all__ = [
     "IMPLEMENTATION",
@@ -34,6 +35,8 @@ __all__ = [
     "checksum",
     "expand",
     "parse_eno",
+    "parse_segment",
+    "rebuild_segment",
     "resume_identifiers",
     "walk_options",
 ]

@@ -12,6 +12,9 @@ from tcpcrypt import _fast
 @pytest.fixture
 def fast_twin(twin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Let `tcpcrypt.wire` call the functions of `twin`."""
-    for name in ("parse_eno", "walk_options", "checksum"):
+    for name in (
+        *("parse_eno", "walk_options", "checksum"),
+        *("parse_segment", "rebuild_segment"),
+    ):
         monkeypatch.setattr(_fast, name, getattr(twin, name))
     return twin

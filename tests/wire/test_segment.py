@@ -88,6 +88,7 @@ def test_fields_and_checksums(network: Any, payload: bytes) -> None:
     assert str(segment.source) == network.src
     assert str(segment.destination) == network.dst
     assert (segment.source_port, segment.destination_port) == (40000, 443)
+    assert segment.flow == (segment.source.packed, 40000, segment.destination.packed, 443)
     assert (segment.seq, segment.ack) == (0xFEDCBA98, 0x01234567)
     assert segment.flags == TcpFlags.SYN | TcpFlags.ACK
     assert segment.data_offset == 40
