@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tcpcrypt.core.negotiation import Negotiation
 
@@ -21,8 +20,7 @@ SocketAddress = tuple[Any, ...]
 """As Python's sockets have it: `(host, port)` or `(host, port, flow, scope)`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tuple4:
+class Tuple4(NamedTuple):
     """A connection, seen from this host; addresses are packed."""
 
     local: bytes

@@ -30,6 +30,7 @@ __all__ = [
 _HEADER: Final = struct.Struct("=IHHII")
 _GENERIC: Final = struct.Struct("!BBH")
 _ATTRIBUTE: Final = struct.Struct("=HH")
+_PACKET_HEADER: Final = struct.Struct("!IHB")
 _ATTRIBUTE_TYPE: Final = 0x3FFF
 _SUBSYSTEM: Final = 3 << 8
 _MESSAGE_PACKET: Final = _SUBSYSTEM | 0
@@ -58,6 +59,9 @@ class Hook(enum.IntEnum):
     FORWARD = 2
     OUTPUT = 3
     POSTROUTING = 4
+
+
+_HOOKS: Final = {hook.value: hook for hook in Hook}
 
 
 class Verdict(enum.IntEnum):
@@ -158,28 +162,33 @@ def parse_messages(datagram: memoryview) -> Iterator[QueuedPacket | Answer]:
 
 
 def _packet(body: memoryview) -> QueuedPacket:
-    if len(body) < _GENERIC.size:
+    end = len(body)
+    if end < _GENERIC.size:
         raise LocalError("nfnetlink message is too short")
-    queue = _GENERIC.unpack_from(body)[2]
-    attributes = dict(_attributes(body[_GENERIC.size :]))
-    header = attributes.get(_ATTR_PACKET)
-    if header is None or len(header) < 7:
-        raise LocalError("queued packet has no header")
-    identifier, _protocol, hook = struct.unpack_from("!IHB", header)
-    mark = attributes.get(_ATTR_MARK)
-    return QueuedPacket(
-        queue,
-        identifier,
-        Hook(hook),
-        int.from_bytes(mark, "big") if mark is not None else 0,
-        attributes.get(_ATTR_PAYLOAD, memoryview(b"")),
-    )
-
-
-def _attributes(rest: memoryview) -> Iterator[tuple[int, memoryview]]:
-    while len(rest) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(rest)
-        if not _ATTRIBUTE.size <= length <= len(rest):
+    header = mark = payload = None
+    at = _GENERIC.size
+    while end - at >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if not _ATTRIBUTE.size <= length <= end - at:
             raise LocalError("netlink attribute has a wrong length")
-        yield kind & _ATTRIBUTE_TYPE, rest[_ATTRIBUTE.size : length]
-        rest = rest[length + -length % 4 :]
+        kind &= _ATTRIBUTE_TYPE
+        if kind == _ATTR_PACKET:
+            header = body[at + _ATTRIBUTE.size : at + length]
+        elif kind == _ATTR_MARK:
+            mark = body[at + _ATTRIBUTE.size : at + length]
+        elif kind == _ATTR_PAYLOAD:
+            payload = body[at + _ATTRIBUTE.size : at + length]
+        at += length + -length % 4
+    if header is None or len(header) < _PACKET_HEADER.size:
+        raise LocalError("queued packet has no header")
+    identifier, _protocol, number = _PACKET_HEADER.unpack_from(header)
+    hook = _HOOKS.get(number)
+    if hook is None:
+        raise LocalError("queued packet comes from no hook that there is")
+    return QueuedPacket(
+        _GENERIC.unpack_from(body)[2],
+        identifier,
+        hook,
+        int.from_bytes(mark, "big") if mark is not None else 0,
+        payload if payload is not None else memoryview(b""),
+    )

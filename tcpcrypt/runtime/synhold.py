@@ -45,14 +45,9 @@ class HeldSyn:
         # Its content stays where it was received, and that is used again.
         self._packet: QueuedPacket | None = replace(packet, payload=memoryview(b""))
         self._decision: int | None = None
-        self.connection = Tuple4(
-            segment.source.packed,
-            segment.source_port,
-            segment.destination.packed,
-            segment.destination_port,
-        )
+        self.connection = Tuple4(*segment.flow)
         self.queue = packet.queue
-        self.family = segment.source.version
+        self.family = segment.version
         self.mark = packet.mark & ~MARK_MASK
         """The bits of the application's SO_MARK that are not ours."""
         self.dscp = _traffic_class(packet.payload) & _DSCP
