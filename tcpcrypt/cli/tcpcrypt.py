@@ -73,6 +73,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "ask whether the path to a host keeps option 69 and what the host offers",
         "tcpcrypt probe www.example.org:80",
     ),
+    "rules": Command(
+        "tcpcrypt.cli.rules",
+        "show the firewall rules that a configuration asks for, or those in the kernel",
+        "tcpcrypt rules --print --config tcpcrypt.toml",
+    ),
     "session-id": Command(
         "tcpcrypt.cli.session_id",
         "print the session ID of one connection",

@@ -355,10 +355,11 @@ HOST_CHECKS: Final[tuple[Check[Facts], ...]] = (
     ),
     Check(
         *("surroundings", "other firewalls", I, _others),
-        "their rules stay as they are and apply as well; connections that peers open encrypted"
-        " pass INPUT under the port of the daemon's listener",
-        "where INPUT drops by default, accept them with `-m conntrack --ctstate DNAT"
-        " --ctorigdstport PORT` beside `--dport PORT`",
+        "their rules stay as they are and apply as well: they see the connections between hosts"
+        " with their real addresses and ports, and those between the daemon and programs of this"
+        " host on the loopback, which they have to let pass",
+        "see that they accept what comes and goes by lo; rules by a program's user see the daemon's"
+        " on the wire instead",
     ),
     Check(*("surroundings", "tcpcryptd", I, _running), "", ""),
     Check(

@@ -86,15 +86,12 @@ FEATURES: Final = (
         *("-p tcp -m socket --nowildcard --restore-skmark -j RETURN", "xt_socket"),
     ),
     Feature(
-        *("match tcp-option 69", R, "nat", "PREROUTING"),
+        *("match tcp-option 69", R, "mangle", "PREROUTING"),
         *("-p tcp --syn --tcp-option 69 -j RETURN", "xt_tcpudp"),
     ),
     Feature(
-        *("match addrtype", R, "nat", "PREROUTING"),
+        *("match addrtype", R, "mangle", "PREROUTING"),
         *("-m addrtype --dst-type LOCAL -j RETURN", "xt_addrtype"),
-    ),
-    Feature(
-        *("target DNAT", R, "nat", "PREROUTING", "-p tcp -j DNAT --to-destination :1", "xt_nat"),
     ),
     Feature(*("target CT", R, "raw", "OUTPUT", "-p tcp -j CT --notrack", "xt_CT")),
     Feature(
