@@ -51,7 +51,7 @@ _START_PATIENCE: Final = 10.0
 """Seconds that the worker has until it is ready."""
 _END_PATIENCE: Final = 20.0
 """Seconds that the end takes at most, with a worker that hangs."""
-_LOOK_AFTER: Final = 30.0
+_LOOK_AFTER: Final = 10.0
 """Seconds between two looks whether the rules are as they were."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _AT_START: Final = ("backend", "steering", "control", "user", "families", "log")
@@ -318,8 +318,8 @@ class _Daemon:
             return
         self._manager.stopping("waiting for connections to end")
         self._manager.extend(seconds + _END_PATIENCE)
-        self._report("draining", {"seconds": seconds})
         self._installation.drain()
+        self._report("draining", {"seconds": seconds})
         self._crew.say("drain")
         end = time.monotonic() + seconds
         while not self._drained and len(self._ended_by) == 1 and not self._status:
