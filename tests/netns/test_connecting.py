@@ -1,0 +1,249 @@
+"""How connections come about, or do not: addresses, ports, refusals, silence.
+
+Plain sockets; what connect(), bind() and accept() tell is what they tell
+without the daemon.
+"""
+
+import errno
+import os
+import select
+import socket
+import time
+
+import pytest
+from netns.network import PORT, Network
+from netns.processes import descriptors
+
+from tcpcrypt.tools.labdaemon import LabDaemon
+from tcpcrypt.tools.netns import wait_until
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+
+def all_encrypted(*daemons: LabDaemon) -> bool:
+    trouble = ("fallback", "refused", "failed", "aborted", "bug")
+    return all(d.events("enabled") and not d.events(*trouble) for d in daemons)
+
+
+# --- addresses ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bound", "family"),
+    [("0.0.0.0", 4), ("::", 6), ("::", 4), ("v4", 4), ("v6", 6)],
+    ids=["wildcard-4", "wildcard-6", "dual-stack", "specific-4", "specific-6"],
+)
+def test_listeners_on_any_and_on_one_address(pair: Network, bound: str, family: int) -> None:
+    daemons = pair.both()
+    end, mine = pair.server_end, pair.client_end
+    address = {"v4": end.v4, "v6": end.v6}.get(bound, bound)
+    client = mine.v4 if family == 4 else mine.v6
+    kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with pair.server.socket(kind, socket.SOCK_STREAM) as listener:
+        if ":" in address:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bound != "::"))
+        listener.bind((address, PORT))
+        listener.listen()
+        listener.settimeout(10)
+        with pair.connect(family) as one:
+            other, came = listener.accept()
+            with other:
+                one.sendall(b"hello")
+                assert other.recv(10) == b"hello"
+                assert came[0].removeprefix("::ffff:") == client
+                assert other.getsockname()[1] == PORT
+    assert all_encrypted(*daemons)
+
+
+@pytest.mark.parametrize("mode", ["opportunistic", "require"])
+@pytest.mark.parametrize("to", ["127.0.0.1", "::1", "v4", "v6"])
+def test_traffic_of_a_host_to_itself_is_left_alone(pair: Network, to: str, mode: str) -> None:
+    daemon = pair.daemon(pair.server, "--mode", mode)
+    address = {"v4": pair.server_end.v4, "v6": pair.server_end.v6}.get(to, to)
+    kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with (
+        pair.listen(6 if ":" in address else 4) as listener,
+        pair.server.socket(kind, socket.SOCK_STREAM) as one,
+    ):
+        one.settimeout(10)
+        one.connect((address, PORT))
+        other, came = listener.accept()
+        with other:
+            assert came[:2] == one.getsockname()[:2]
+            one.sendall(b"hello")
+            assert other.recv(10) == b"hello"
+            other.sendall(b"back")
+            assert one.recv(10) == b"back"
+    assert not daemon.events("enabled", "fallback", "refused", "failed", "closed")
+
+
+@FAMILIES
+def test_a_service_restarts_while_connections_live_or_linger(pair: Network, family: int) -> None:
+    """bind() with SO_REUSEADDR minds only what it would mind without the daemon."""
+    daemons = pair.both()
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+
+    def service() -> socket.socket:
+        listener = pair.server.socket(kind, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.settimeout(10)
+        listener.bind(("", PORT))
+        listener.listen()
+        return listener
+
+    with service() as listener, pair.connect(family) as one:
+        other, _address = listener.accept()
+        listener.close()
+        with other, service() as again, pair.connect(family) as two:
+            third, _address = again.accept()
+            # The service closes first: TIME_WAIT is on its side.
+            third.close()
+            assert two.recv(1) == b""
+            one.sendall(b"still there")
+            assert other.recv(100) == b"still there"
+            other.close()
+            assert one.recv(1) == b""
+    for daemon in daemons:
+        daemon.wait_for("closed", count=2)
+    with service() as once_more, pair.connect(family):
+        once_more.accept()[0].close()
+    assert all_encrypted(*daemons)
+
+
+@FAMILIES
+def test_the_clients_host_may_serve_the_same_port(pair: Network, family: int) -> None:
+    """A connection to a service elsewhere does not take the port here."""
+    daemons = pair.both()
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with pair.conversation(family), pair.client.socket(kind, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("", PORT))
+        listener.listen()
+    assert all_encrypted(*daemons)
+
+
+# --- connections that do not come about ---------------------------------------------
+
+
+def outcome(pair: Network, address: str, family: int = 4, port: int = PORT) -> str:
+    """Name of the error that connect() reports."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with pair.client.socket(kind, socket.SOCK_STREAM) as one:
+        one.setblocking(False)
+        number = one.connect_ex((address, port))
+        if number == errno.EINPROGRESS:
+            ready = select.select([], [one], [], 15)[1]
+            assert ready, "connect() did not end"
+            number = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.errorcode.get(number, os.strerror(number))
+
+
+@FAMILIES
+@pytest.mark.parametrize("daemons", ["both", "client", "server"])
+@pytest.mark.parametrize("mode", ["opportunistic", "require"])
+def test_a_port_without_a_listener_refuses(
+    pair: Network, daemons: str, mode: str, family: int
+) -> None:
+    ours = None
+    if daemons != "server":
+        ours = pair.daemon(pair.client, "--mode", mode)
+    if daemons != "client":
+        pair.daemon(pair.server, "--mode", mode)
+    address = pair.server_end.v4 if family == 4 else pair.server_end.v6
+    # The first packet ever waits a second for neighbour discovery.
+    assert outcome(pair, address, family, PORT + 1) == "ECONNREFUSED"
+    for _ in range(2):
+        begun = time.monotonic()
+        assert outcome(pair, address, family) == "ECONNREFUSED"
+        assert time.monotonic() - begun < 1
+    if ours is not None:
+        # Nothing was learnt from it: as soon as a service is there it is reached.
+        if daemons == "client":
+            pair.daemon(pair.server, "--mode", mode)
+        with pair.conversation(family):
+            ours.wait_for("enabled")
+
+
+@FAMILIES
+def test_a_host_that_is_not_there_is_unreachable(pair: Network, family: int) -> None:
+    """Nobody answers ARP or neighbour discovery."""
+    address = "10.99.1.200" if family == 4 else "fd99:1::200"
+    without = outcome(pair, address, family)
+    assert without == "EHOSTUNREACH"
+    pair.client.run("ip", "neighbour", "flush", "dev", pair.client_end.device)
+    ours = pair.daemon(pair.client)
+    assert outcome(pair, address, family) == without
+    assert not ours.events("enabled", "fallback")
+
+
+@FAMILIES
+def test_a_network_without_a_route_is_unreachable(pair: Network, family: int) -> None:
+    pair.daemon(pair.client)
+    address = "203.0.113.1" if family == 4 else "2001:db8::1"
+    assert outcome(pair, address, family) == "ENETUNREACH"
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    ("v4", "v6"),
+    [
+        ("icmp-host-unreachable", "icmp6-addr-unreachable"),
+        ("icmp-net-unreachable", "icmp6-no-route"),
+        ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+    ],
+)
+def test_a_router_that_says_unreachable(path: Network, family: int, v4: str, v6: str) -> None:
+    assert path.middle is not None
+    for command, name in (("iptables", v4), ("ip6tables", v6)):
+        path.middle.run(
+            *(command, "-A", "FORWARD", "-p", "tcp", "--dport", str(PORT)),
+            *("-j", "REJECT", "--reject-with", name),
+        )
+    address = path.server_end.v4 if family == 4 else path.server_end.v6
+    without = outcome(path, address, family)
+    assert without in {"EHOSTUNREACH", "ENETUNREACH", "EACCES"}
+    path.daemon(path.client)
+    begun = time.monotonic()
+    # The daemon does not carry which kind of unreachable: "host" stands for all.
+    assert outcome(path, address, family) == "EHOSTUNREACH"
+    assert time.monotonic() - begun < 1
+
+
+def test_silence_is_a_timeout(path: Network) -> None:
+    path.client.sysctl("net.ipv4.tcp_syn_retries", "1")
+    path.meddle("-p", "tcp", "--dport", str(PORT), "-j", "DROP")
+    assert outcome(path, path.server_end.v4) == "ETIMEDOUT"
+    ours = path.daemon(path.client)
+    begun = time.monotonic()
+    assert outcome(path, path.server_end.v4) == "ETIMEDOUT"
+    assert time.monotonic() - begun < 8
+    assert not ours.events("enabled", "fallback")
+
+
+def test_an_application_that_gives_up_leaves_nothing(path: Network) -> None:
+    """Its own time-out closes the socket while the daemon still tries."""
+    path.meddle("-p", "tcp", "--dport", str(PORT), "-j", "DROP")
+    ours = path.daemon(path.client)
+    before = descriptors(ours.process.pid)
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            path.connect(timeout=0.2)
+    wait_until(
+        lambda: descriptors(ours.process.pid) <= before, "as few descriptors as before", 30, 0.2
+    )
+
+
+def test_connect_waits_for_the_peer(path: Network) -> None:
+    """connect() succeeds when the server has answered, not before."""
+    assert path.middle is not None
+    path.both()
+    block = ("-p", "tcp", "--sport", str(PORT), "-j", "DROP")
+    with path.listen():
+        path.meddle(*block)
+        with path.client.socket(socket.AF_INET, socket.SOCK_STREAM) as one:
+            one.setblocking(False)
+            assert one.connect_ex((path.server_end.v4, PORT)) == errno.EINPROGRESS
+            assert select.select([], [one], [], 0.7)[1] == []
+            path.middle.run("iptables", "-t", "mangle", "-D", "FORWARD", *block)
+            assert select.select([], [one], [], 15)[1] == [one]
+            assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
