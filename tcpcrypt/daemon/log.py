@@ -125,14 +125,20 @@ class Log:
         now = self._clock()
         if priority <= self.threshold:
             bucket = self._buckets.setdefault(event, _Bucket(now))
-            words = {name: _clean(str(value)) for name, value in fields.items()}
-            if bucket.suppressed:
-                words["suppressed"] = str(bucket.suppressed)
-            if bucket.take(now) and self._sink.write(priority, event, words):
-                bucket.suppressed = 0
-            else:
+            if not bucket.take(now) or not self._tell(priority, event, fields, bucket):
                 bucket.suppress(now)
         self.summarize(SUMMARY_AFTER)
+
+    def _tell(
+        self, priority: Priority, event: str, fields: Mapping[str, object], bucket: _Bucket
+    ) -> bool:
+        words = {name: _clean(str(value)) for name, value in fields.items()}
+        if bucket.suppressed:
+            words["suppressed"] = str(bucket.suppressed)
+        told = self._sink.write(priority, event, words)
+        if told:
+            bucket.suppressed = 0
+        return told
 
     def summarize(self, age: float = 0.0) -> None:
         """Tell of what was suppressed at least `age` seconds ago and not told since."""

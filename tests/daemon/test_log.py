@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import shlex
+import signal
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpcrypt.daemon import log as log_module
+from tcpcrypt.daemon.journal import Journal
 from tcpcrypt.daemon.log import Log, Priority, StreamSink, open_log
 from tcpcrypt.errors import LocalError
 
@@ -231,3 +234,38 @@ def test_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     log.write("started", {"ports": "80,443"})
     log.close()
     assert capfd.readouterr().err.endswith("event=started ports=80,443\n")
+
+
+def test_a_journal_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(log_module, "Journal", lambda: Journal(tmp_path / "nobody"))
+    with pytest.raises(LocalError, match="No such file"):
+        open_log("journald")
+
+
+def test_auto_is_stderr_where_no_journal_is(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    log = open_log()
+    log.write("started", {})
+    log.close()
+    assert capfd.readouterr().err.endswith("event=started\n")
+
+
+def test_a_line_that_was_torn_ends_before_the_next(tmp_path: Path) -> None:
+    """A disk that fills up in the middle of a line, and is emptied."""
+    path = tmp_path / "log"
+    log = open_log(str(path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+        log.write("enabled", {"id": 1, "client": "10.0.0.1:4000"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    log.write("enabled", {"id": 2})
+    log.close()
+    torn, whole = path.read_text().splitlines()
+    assert len(torn) == 50
+    assert whole.endswith(" event=enabled id=2 suppressed=1")
