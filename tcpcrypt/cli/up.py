@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _load(config: Path) -> Configuration:
     if not config.exists():
         raise LocalError(
-            f"{config} does not exist; `tcpcrypt policy init > {config}` makes one to start from"
+            f"{config} does not exist; `tcpcrypt policy init {config}` makes one to start from"
         )
     try:
         return load(config)

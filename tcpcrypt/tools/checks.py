@@ -13,12 +13,10 @@ from typing import Final
 
 import tcpcrypt
 from tcpcrypt import _fast
-from tcpcrypt.runtime.installation import QUEUE_NUMBERS
-from tcpcrypt.runtime.routing import TABLE_LOCAL
-from tcpcrypt.runtime.rules import CHAIN_PREFIX
 from tcpcrypt.tools.findings import Check, Facts, Finding, Need
+from tcpcrypt.tools.surroundings import SURROUNDINGS
 
-__all__ = ["HOST_CHECKS", "daemon_runs"]
+__all__ = ["HOST_CHECKS"]
 
 _CAPABILITIES: Final = {
     "CAP_SETGID": 6,
@@ -32,18 +30,6 @@ _DESCRIPTORS_A_CONNECTION: Final = 2
 _DESCRIPTORS_WANTED: Final = 16384
 _CONNTRACK_FULL: Final = 0.9
 _SOCK_OPS_SINCE: Final = (5, 10)
-_IPV6_MTU_MIN: Final = 1280
-_OTHERS: Final = {
-    "Docker": r"^:DOCKER",
-    "ufw": r"^:ufw6?-",
-    "fail2ban": r"^:f2b-",
-    "Kubernetes": r"^:KUBE-",
-    "libvirt": r"^:LIBVIRT",
-    "a default policy of DROP": r"^:(INPUT|OUTPUT|FORWARD) DROP",
-}
-"""By what chain in iptables-save one knows them."""
-_OUR_CHAIN: Final = f":{CHAIN_PREFIX}"
-_OTHER_TABLES: Final = {"firewalld": r"^table inet firewalld$", "nftables": r"^table inet filter$"}
 
 
 def _capability(*names: str) -> Finding:
@@ -189,63 +175,6 @@ def _clock(_facts: Facts) -> Finding:
     return Finding(time.time() > built - 86400, stamp)
 
 
-def _others(facts: Facts) -> Finding:
-    found = []
-    for patterns, commands in (
-        (_OTHERS, (("iptables-save",), ("ip6tables-save",), ("iptables-legacy-save",))),
-        (_OTHER_TABLES, (("nft", "list", "tables"),)),
-    ):
-        text = "\n".join(facts.run(*command) or "" for command in commands)
-        found += [name for name, known in patterns.items() if re.search(known, text, re.MULTILINE)]
-    return Finding(not found, ", ".join(found) or "none that is known")
-
-
-def _running(facts: Facts) -> Finding:
-    if not daemon_runs(facts):
-        return Finding(True, "none in this network namespace")
-    queues = [line.split() for line in facts.lines("proc/net/netfilter/nfnetlink_queue")]
-    pids = {q[1] for q in queues if len(q) > 1 and q[0].isdecimal() and int(q[0]) in QUEUE_NUMBERS}
-    return Finding(True, f"running, process {', '.join(sorted(pids))}" if pids else "running")
-
-
-def daemon_runs(facts: Facts) -> bool:
-    """Whether a tcpcryptd has the lock of this network namespace."""
-    return any(line.split()[-1:] == ["@tcpcryptd"] for line in facts.lines("proc/net/unix"))
-
-
-def _left_over(facts: Facts) -> Finding:
-    if daemon_runs(facts):
-        return Finding(True, "the running daemon's")
-    found: dict[str, str] = {}
-    for command in ("iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"):
-        text = facts.run(f"{command}-save") or ""
-        chains = sorted(
-            {line.split()[0][1:] for line in text.splitlines() if line.startswith(_OUR_CHAIN)}
-        )
-        # Where iptables is the legacy one, both names tell the same.
-        if chains and found.get(command.removesuffix("-legacy")) != ", ".join(chains):
-            found[command] = ", ".join(chains)
-    for family in ("-4", "-6"):
-        text = facts.run("ip", family, "rule") or ""
-        if re.search(rf"lookup {TABLE_LOCAL}\b", text):
-            found[f"ip {family} rule"] = f"lookup {TABLE_LOCAL}"
-    text = "; ".join(f"{where}: {what}" for where, what in found.items())
-    return Finding(not found, text or "nothing")
-
-
-def _mtu(facts: Facts) -> Finding:
-    found = {}
-    for device in sorted((facts.root / "sys/class/net").glob("*")):
-        text = facts.read(f"sys/class/net/{device.name}/mtu")
-        if text and text.isdecimal() and device.name != "lo":
-            found[device.name] = int(text)
-    if not found:
-        return Finding(True, "no devices but the loopback")
-    name = min(found, key=lambda device: found[device])
-    smallest = f"smallest {found[name]} ({name})"
-    return Finding(found[name] >= _IPV6_MTU_MIN, smallest)
-
-
 R, O, I = Need.REQUIRED, Need.OPTIONAL, Need.INFORMATION  # noqa: E741 (columns of a table)
 _PACKAGES: Final = "Debian: apt-get install iproute2 iptables util-linux"
 
@@ -353,24 +282,5 @@ HOST_CHECKS: Final[tuple[Check[Facts], ...]] = (
         " are wrong; encryption does not need the clock",
         "set it: timedatectl set-ntp true",
     ),
-    Check(
-        *("surroundings", "other firewalls", I, _others),
-        "their rules stay as they are and apply as well: they see the connections between hosts"
-        " with their real addresses and ports, and those between the daemon and programs of this"
-        " host on the loopback, which they have to let pass",
-        "see that they accept what comes and goes by lo; rules by a program's user see the daemon's"
-        " on the wire instead",
-    ),
-    Check(*("surroundings", "tcpcryptd", I, _running), "", ""),
-    Check(
-        *("surroundings", "left over of a dead daemon", O, _left_over),
-        "a daemon was killed: its rules wait for the next one, or keep up what `require` says",
-        "`tcpcrypt up` takes them over, `tcpcrypt down` removes them",
-    ),
-    Check(
-        *("surroundings", "path MTU", I, _mtu),
-        "a device below IPv6's minimum of 1280 bytes fragments; encryption adds nothing to a"
-        " packet (frames are part of the stream), so the path's MTU stays what it was",
-        "see to the device's MTU, whether or not anything is encrypted",
-    ),
+    *SURROUNDINGS,
 )

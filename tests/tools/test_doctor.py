@@ -26,6 +26,7 @@ def look(name: str, facts: Facts) -> Finding:
     return check.look(facts)
 
 
+CONFIG = "etc/tcpcrypt/tcpcrypt.toml"
 CONNTRACK = "proc/sys/net/netfilter/nf_conntrack_"
 
 
@@ -64,6 +65,9 @@ CONNTRACK = "proc/sys/net/netfilter/nf_conntrack_"
             True,
             "net.ipv4.tcp_fwmark_accept=0, net.ipv4.fwmark_reflect=1",
         ),
+        ("configuration", {}, False, "no /etc/tcpcrypt/tcpcrypt.toml"),
+        ("configuration", {CONFIG: '[[policy]]\nmatch = {}\nmode = "never"\n'}, True, "1 policies"),
+        ("configuration", {CONFIG: "[daemon]\nuser = 7\n"}, False, "tcpcrypt.toml:2: daemon.user"),
         ("cgroup v2", {"proc/mounts": "cgroup /sys/fs/cgroup cgroup rw 0 0\nodd\n"}, False, "not"),
         ("cgroup v2", {"proc/mounts": "none /cg cgroup2 rw 0 0\n"}, True, "at /cg"),
         ("AES in the CPU", {"proc/cpuinfo": "flags : fpu aes sse\n"}, True, "there"),
