@@ -1,4 +1,4 @@
-"""`tcpcrypt policy`: write a configuration file to start from, or explain one."""
+"""`tcpcrypt policy`: a configuration file to start from, what a file means, what is in force."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from tcpcrypt.cli import query
 from tcpcrypt.daemon.configuration import (
     DEFAULT_PATH,
-    SIZE_MAX,
     ConfigurationError,
     Document,
     read_document,
@@ -22,6 +23,7 @@ from tcpcrypt.daemon.configuration import (
 )
 from tcpcrypt.daemon.review import Meaning, Warn, file_warnings, meanings, sentence, warnings
 from tcpcrypt.daemon.starter import starter_file
+from tcpcrypt.daemon.toml_text import SIZE_MAX
 
 __all__ = ["configure", "run"]
 
@@ -61,11 +63,28 @@ def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
         epilog=f"example: tcpcrypt policy init {DEFAULT_PATH}",
     )
     init.add_argument("file", nargs="?", type=Path, metavar="FILE", help="where it goes")
+    show = actions.add_parser(
+        "show",
+        help="show the policies that the running daemon goes by",
+        description="Show the policies that the running daemon goes by, in their order.",
+        epilog="example: tcpcrypt policy show --json",
+    )
+    query.add_arguments(show)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run `check` or `init`; returns the exit status."""
-    return _check(arguments) if arguments.action == "check" else _init(arguments)
+    """Run `check`, `init` or `show`; returns the exit status."""
+    return {"check": _check, "init": _init, "show": _show}[arguments.action](arguments)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    with query.client(arguments) as daemon:
+        policies = daemon.policy()
+    if arguments.json:
+        query.print_json({"policies": policies})
+    else:
+        _print_policies([policy["meaning"] for policy in policies])
+    return _OK
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -132,9 +151,7 @@ def _print_answer(document: Document, warned: list[Warn]) -> None:
     _print_lines(meanings(document))
     if not document.problems:
         print()
-        for index, policy in enumerate(document.policies):
-            _print_row(f"policy {index + 1}: ", sentence(policy))
-        print(f"Every {'other ' if document.policies else ''}connection is left alone.")
+        _print_policies([sentence(policy) for policy in document.policies])
     if warned or document.problems:
         print()
     for warn in warned:
@@ -145,6 +162,12 @@ def _print_answer(document: Document, warned: list[Warn]) -> None:
     counts = [(len(warned), "warning"), (len(document.problems), "error")]
     words = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n]
     print(f"{document.source}: {', '.join(words) or 'ok'}")
+
+
+def _print_policies(sentences: Sequence[str]) -> None:
+    for number, text in enumerate(sentences, 1):
+        _print_row(f"policy {number}: ", text)
+    print(f"Every {'other ' if sentences else ''}connection is left alone.")
 
 
 def _print_lines(found: list[Meaning]) -> None:

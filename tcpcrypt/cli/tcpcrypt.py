@@ -65,7 +65,7 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "policy": Command(
         "tcpcrypt.cli.policy",
-        "write a configuration file to start from, or explain one line by line",
+        "write a configuration file to start from, explain one, or show what is in force",
         "tcpcrypt policy check /etc/tcpcrypt/tcpcrypt.toml",
     ),
     "probe": Command(

@@ -8,10 +8,9 @@ the file, the line and the key; all faults of a file are found in one reading.
 from __future__ import annotations
 
 import difflib
+import math
 import os
-import re
 import stat
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,18 @@ from typing import Any, Final
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
-from tcpcrypt.daemon.key_lines import KeyPath, Lines, key_lines
-from tcpcrypt.daemon.keys import KEYS, MATCH, PLANNED, POLICIES_MAX, SECTIONS, Key, keys_of
+from tcpcrypt.daemon.key_lines import KeyPath, Lines
+from tcpcrypt.daemon.keys import (
+    COMBINATIONS_MAX,
+    KEYS,
+    MATCH,
+    PLANNED,
+    POLICIES_MAX,
+    SECTIONS,
+    Key,
+    keys_of,
+)
+from tcpcrypt.daemon.toml_text import SIZE_MAX, TomlError, parse_toml
 from tcpcrypt.daemon.values import NETWORKS_MAX, shown
 from tcpcrypt.errors import LocalError
 
@@ -39,12 +48,11 @@ __all__ = [
 ]
 
 DEFAULT_PATH: Final = Path("/etc/tcpcrypt/tcpcrypt.toml")
-SIZE_MAX: Final = 1 << 20
-"""Bytes of a configuration file."""
 _SECRETS_PER_PEER: Final = 64
 """A browser opens dozens of connections at once, and many clients can share one
 address.  The secret that a SYN asks for must not be pushed out before its ACK."""
-_LINE_OF: Final = re.compile(r" ?\(at line (\d+), column \d+\)$")
+_RANGES_A_RULE: Final = 7
+"""Ranges of ports that one rule of the firewall takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,40 +180,10 @@ def read_file(path: Path | str) -> bytes:
 def read_document(text: str | bytes, source: str = "configuration") -> Document:
     """Read `text` as far as it can be read; never raises for what is in it."""
     try:
-        decoded = _decoded(text)
-        values = tomllib.loads(decoded)
-    except _NotTomlError as error:
-        return Document(source, (), (), (error.problem,), None)
-    except RecursionError:
-        return Document(source, (), (), (Problem(0, "", "nested too deeply"),), None)
-    except ValueError as error:
-        if not isinstance(error, tomllib.TOMLDecodeError):  # more digits than Python reads
-            return Document(source, (), (), (Problem(0, "", "a number is too large"),), None)
-        message = str(error)
-        place = _LINE_OF.search(message)
-        line = int(place[1]) if place else 0
-        if message.endswith("(at end of document)"):
-            line = decoded.count("\n") + 1
-        text_ = _LINE_OF.sub("", message).removesuffix(" (at end of document)")
-        return Document(source, (), (), (Problem(line, "", f"not TOML: {text_}"),), None)
-    return _Reader(source, key_lines(decoded)).read(values)
-
-
-class _NotTomlError(Exception):
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-
-
-def _decoded(text: str | bytes) -> str:
-    if len(text) > SIZE_MAX:
-        raise _NotTomlError(Problem(0, "", f"larger than {SIZE_MAX} bytes"))
-    if isinstance(text, str):
-        return text
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        line = text.count(b"\n", 0, error.start) + 1
-        raise _NotTomlError(Problem(line, "", "not UTF-8 text")) from None
+        values, lines = parse_toml(text)
+    except TomlError as error:
+        return Document(source, (), (), (Problem(error.line, "", str(error)),), None)
+    return _Reader(source, lines).read(values)
 
 
 @dataclass(slots=True)
@@ -217,6 +195,7 @@ class _Reader:
     settings: list[Setting] = field(default_factory=list)
     headers: list[tuple[int, str, int | None]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    combinations: int = 0
 
     def read(self, values: Mapping[str, Any]) -> Document:
         top = [section for section in SECTIONS if "." not in section]
@@ -306,6 +285,21 @@ class _Reader:
             if policy is not None:
                 yield policy
 
+    def _count(self, index: int, match: Mapping[str, Any]) -> None:
+        """The firewall says "or" by one rule for each combination of conditions."""
+        before = self.combinations
+        names = ("local", "remote", "uid", "cgroup")
+        alternatives = [len(match.get(name, ())) for name in names]
+        alternatives.append(math.ceil(len(match.get("ports", ())) / _RANGES_A_RULE))
+        self.combinations += math.prod(max(1, number) for number in alternatives)
+        if before <= COMBINATIONS_MAX < self.combinations:
+            self._problem(
+                ("policy", index, "match"),
+                _label(MATCH, index).rstrip("."),
+                f"the policies up to here name {self.combinations} combinations of addresses,"
+                f" ports, users and control groups; {COMBINATIONS_MAX} are the most",
+            )
+
     def _policy(self, index: int, value: object) -> Policy | None:
         path: KeyPath = ("policy", index)
         before = len(self.problems)
@@ -318,6 +312,7 @@ class _Reader:
                 _label(MATCH, index).rstrip("."),
                 f"more than {NETWORKS_MAX} networks in one policy",
             )
+        self._count(index, match)
         direction = match.get("direction", "both")
         for name in ("uid", "cgroup"):
             if name in match and direction == "incoming":

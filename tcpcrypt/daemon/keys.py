@@ -13,10 +13,21 @@ from typing import Final
 from tcpcrypt.daemon import values
 from tcpcrypt.daemon.values import Kind, choice
 
-__all__ = ["KEYS", "MATCH", "PLANNED", "POLICIES_MAX", "SECTIONS", "Key", "keys_of"]
+__all__ = [
+    "COMBINATIONS_MAX",
+    "KEYS",
+    "MATCH",
+    "PLANNED",
+    "POLICIES_MAX",
+    "SECTIONS",
+    "Key",
+    "keys_of",
+]
 
 POLICIES_MAX: Final = 64
 """Policies of one file."""
+COMBINATIONS_MAX: Final = 8192
+"""Of addresses, ports, users and control groups, in all policies of one file together."""
 MATCH: Final = "policy.match"
 
 
@@ -161,7 +172,8 @@ KEYS: Final[tuple[Key, ...]] = (
         {
             "keep": "when the daemon ends, however it ends, connections under `require` stay"
             " refused, until `tcpcrypt down`",
-            "remove": "when the daemon is stopped, connections under `require` go in the clear",
+            "remove": "when the daemon is stopped, connections under `require` go in the clear;"
+            " where it is killed or fails, they stay refused",
         },
         "What remains of the mode `require` while no daemon runs.",
     ),

@@ -28,6 +28,10 @@ _LINK_LOCAL: Final = (ipaddress.ip_network("fe80::/10"),)
 _EVERYWHERE: Final = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
+CGROUPS: Final = Path("/sys/fs/cgroup")
+"""Where cgroup v2 is, if this host has it alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Meaning:
     """What one line, or a part of it, means."""
@@ -114,7 +118,7 @@ def warnings(document: Document) -> list[Warn]:
     for index, policy in enumerate(configuration.policies):
         line = document.policy_line(index)
         found += [
-            Warn(line, index + 1, text) for text in _of_networks(policy, configuration.daemon)
+            Warn(line, index + 1, text) for text in _of_conditions(policy, configuration.daemon)
         ]
         earlier = configuration.policies[:index]
         found += [Warn(line, index + 1, text) for text in _of_ssh(policy, earlier)]
@@ -150,7 +154,7 @@ def _of_the_whole(configuration: Configuration) -> Iterator[Warn]:
         yield Warn(
             0,
             None,
-            'guard = "remove": what `require` protects goes in the clear while no daemon runs',
+            'guard = "remove": once it is stopped, connections under `require` go in the clear',
         )
     try:
         pwd.getpwnam(configuration.daemon.user)
@@ -179,7 +183,7 @@ def _of_ssh(policy: Policy, earlier: Sequence[Policy]) -> Iterator[str]:
         yield f"{named}: be sure of another way into this host while you try it"
 
 
-def _of_networks(policy: Policy, daemon: DaemonSettings) -> Iterator[str]:
+def _of_conditions(policy: Policy, daemon: DaemonSettings) -> Iterator[str]:
     """What a policy reaches that it perhaps should not, and not what it should."""
     match, mode = policy.match, policy.mode
     if mode is Mode.NEVER:
@@ -195,7 +199,11 @@ def _of_networks(policy: Policy, daemon: DaemonSettings) -> Iterator[str]:
     if not common:
         yield "never used: `local` and `remote` have no IP version in common"
     for version in sorted(common.difference(daemon.families or common)):
-        yield f"reaches IPv{version}, which `families` leaves out: there it has no effect"
+        effect = "in the clear" if mode is Mode.REQUIRE else "left alone"
+        yield f"reaches IPv{version}, which `families` leaves out: connections there are {effect}"
+    for path in match.cgroups:
+        if CGROUPS.joinpath("cgroup.procs").exists() and not CGROUPS.joinpath(path).is_dir():
+            yield f"names control group {path}, which this host does not have now"
     for networks in (match.local, match.remote):
         if networks and _subset(networks, _LOOPBACK):
             yield "names the loopback alone: connections within this host are left alone"

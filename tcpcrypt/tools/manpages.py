@@ -18,18 +18,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
 
-from tcpcrypt.daemon.configuration import DEFAULT_PATH, SIZE_MAX, DaemonSettings
-from tcpcrypt.daemon.keys import KEYS, MATCH, POLICIES_MAX, SECTIONS, Key
+from tcpcrypt.daemon.configuration import DEFAULT_PATH, DaemonSettings
+from tcpcrypt.daemon.keys import COMBINATIONS_MAX, KEYS, MATCH, POLICIES_MAX, SECTIONS, Key
+from tcpcrypt.daemon.toml_text import SIZE_MAX
 from tcpcrypt.daemon.values import NETWORKS_MAX
 from tcpcrypt.tools import roff
 
-__all__ = ["EXAMPLE", "main", "pages"]
+__all__ = ["EXAMPLE", "RELOADED", "main", "pages"]
 
 _PROGRAM: Final = "tcpcrypt.cli.tcpcrypt"
 _DAEMON: Final = "tcpcrypt.cli.tcpcryptd"
 """By name, because this is text about the programs and not a part of them."""
 _SOURCE: Final = f"tcpcrypt {version('tcpcrypt')}"
 _MANUAL: Final = "tcpcrypt manual"
+
+RELOADED: Final = ("path_memory", "guard", "drain")
+"""Keys of [daemon] that a reload reads again; the daemon has the others in a list."""
 
 EXAMPLE: Final = """\
 # ssh protects itself.
@@ -59,10 +63,16 @@ is a value that this page does not allow; the message names line and key.
 `tcpcrypt policy init` writes one to start from.
 
 Where a list is allowed, a single value may stand for a list of one.
+
+The daemon reads the file when it starts and on SIGHUP (`systemctl reload tcpcryptd`); a file
+with a fault changes nothing then.  Of [daemon], only {", ".join(f"`{key}`" for key in RELOADED)}
+follow a reload; the rest takes a restart, and the log says so.
 """
 _LIMITS: Final = (
     f"A file has at most {SIZE_MAX} bytes and {POLICIES_MAX} policies;"
-    f" a policy names at most {NETWORKS_MAX} networks."
+    f" a policy names at most {NETWORKS_MAX} networks.  Combinations of addresses, users"
+    f" and control groups (and of every seven ports), each a rule of the firewall,"
+    f" are at most {COMBINATIONS_MAX} in all."
 )
 _EXIT_PROGRAM: Final = {
     0: "Done, or the answer is yes.",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tcpcrypt.cli import tcpcrypt as program
+from tcpcrypt.daemon import app
 from tcpcrypt.daemon.configuration import parse
 from tcpcrypt.daemon.keys import KEYS
 from tcpcrypt.tools import manpages, roff
@@ -81,6 +82,11 @@ def test_the_example_of_the_page_is_valid(pages: dict[str, str]) -> None:
     policies = parse(manpages.EXAMPLE).policies
     assert [policy.mode.value for policy in policies] == ["never", "require", "opportunistic"]
     assert " ".join(manpages.EXAMPLE.split()) in read(pages["tcpcrypt.toml.5"])
+
+
+def test_what_a_reload_changes() -> None:
+    keys = {key.name for key in KEYS if key.section == "daemon"}
+    assert keys - set(app._AT_START) == set(manpages.RELOADED)
 
 
 def test_every_command_is_in_the_page(pages: dict[str, str]) -> None:

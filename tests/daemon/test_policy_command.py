@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from daemon.overview import serving
 
 from tcpcrypt.cli import tcpcrypt as command
 from tcpcrypt.core.policy import Match, Mode, Policy
@@ -354,13 +355,18 @@ def test_a_guard_that_is_removed() -> None:
     daemon = 'user = "nobody"\nguard = "remove"'
     text = f'[daemon]\n{daemon}\n[[policy]]\nmode = "{policy[0]}"\nmatch = {{ {policy[1]} }}'
     (warn,) = warnings(read_document(text))
-    assert "in the clear while no daemon runs" in warn.message
+    assert "once it is stopped, connections under `require` go in the clear" in warn.message
 
 
 def test_an_ip_version_that_is_left_out() -> None:
     text = '[daemon]\nuser = "nobody"\nfamilies = 4\n[[policy]]\nmode = "opportunistic"\n'
     (warn,) = warnings(read_document(text + "match.ports = 80"))
-    assert warn.message == "reaches IPv6, which `families` leaves out: there it has no effect"
+    assert warn.message == (
+        "reaches IPv6, which `families` leaves out: connections there are left alone"
+    )
+    required = text.replace("opportunistic", "require") + 'match = {ports = 80, remote = "::2"}'
+    (warn,) = warnings(read_document(required))
+    assert warn.message.endswith("connections there are in the clear")
     assert warnings(read_document(text + 'match = {ports = 80, remote = "10.0.0.0/8"}')) == []
 
 
@@ -371,3 +377,34 @@ def test_a_user_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pwd.getpwnam", nobody_there)
     (warn,) = warnings(read_document('[[policy]]\nmode = "opportunistic"\nmatch.ports = 80'))
     assert warn.message == 'this host has no user "tcpcrypt"; "nobody" takes its place'
+
+
+def test_a_control_group_that_does_not_exist(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tcpcrypt.daemon.review.CGROUPS", tmp_path)
+    policy = ("opportunistic", 'ports = 80, cgroup = ["a.slice/b", "c.slice"]')
+    assert warned(policy) == [], "where cgroup v2 is not mounted alone, nothing is known"
+    (tmp_path / "cgroup.procs").touch()
+    (tmp_path / "c.slice").mkdir()
+    assert warned(policy) == ["1: names control group a.slice/b, which this host does not have now"]
+
+
+# --- show ----------------------------------------------------------------------
+
+
+def test_show_tells_what_is_in_force(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with serving(tmp_path / "control.sock") as service:
+        status, out, err = run(capsys, "show", "--control", service.path)
+        assert (status, err) == (0, "")
+        assert out.startswith("policy 1: Connections to port 22 (ssh), opened by this host or by")
+        assert out.endswith("Every other connection is left alone.\n")
+        status, out, err = run(capsys, "show", "--control", service.path, "--json")
+        assert (status, err) == (0, "")
+        assert json.loads(out)["policies"][0]["match"] == {"ports": ["22"]}
+
+
+def test_show_without_a_daemon(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, out, err = run(capsys, "show", "--control", tmp_path / "none")
+    assert (status, out) == (1, "")
+    assert err.startswith("tcpcrypt: ")
