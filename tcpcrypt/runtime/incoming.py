@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import random
 import socket
+from typing import Final
 
 from tcpcrypt.runtime.connection import Connection, Gone
 from tcpcrypt.runtime.context import Context
@@ -17,6 +20,11 @@ from tcpcrypt.runtime.loop import WRITE
 from tcpcrypt.runtime.steering import NotSteeredError
 
 __all__ = ["AcceptedByPeer"]
+
+_PORTS: Final = range(1024, 16384)
+"""From which the daemon connects to services.  Systems give higher ones to their
+clients, so that hardly ever a client's own has the same number."""
+_PORT_TRIES: Final = 64
 
 
 class AcceptedByPeer(Connection):
@@ -27,6 +35,11 @@ class AcceptedByPeer(Connection):
     def __init__(self, context: Context, gone: Gone, outer: socket.socket) -> None:
         super().__init__(context, gone)
         self._outer = outer
+        self._client_here: SocketAddress = ()
+
+    @property
+    def ends(self) -> tuple[SocketAddress, SocketAddress]:
+        return self._client_here[:2], self._service[:2]
 
     def start(self) -> None:
         context, outer = self._context, self._outer
@@ -55,13 +68,15 @@ class AcceptedByPeer(Connection):
         self._context.loop.watch(inner.fileno(), WRITE, self._on_inner)
 
     def _service_socket(self) -> socket.socket:
-        """A socket that connects to the service in the name of the client."""
-        try:
-            return self._bound_to(self._client)
-        except OSError:
-            # The client's port is taken here: an earlier connection of the same
-            # tuple is in TIME_WAIT, or a service listens there.  Its address counts more.
-            return self._bound_to((self._client[0], 0, *self._client[2:]))
+        """A socket that connects to the service from the client's address."""
+        for _ in range(_PORT_TRIES):
+            port = random.choice(_PORTS)
+            try:
+                return self._bound_to((self._client[0], port, *self._client[2:]))
+            except OSError as error:
+                if error.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}:
+                    raise
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
     def _bound_to(self, client: SocketAddress) -> socket.socket:
         sock = self._context.privileges.service(6 if ":" in client[0] else 4)
@@ -72,6 +87,7 @@ class AcceptedByPeer(Connection):
         except BaseException:
             sock.close()
             raise
+        self._client_here = client
         return sock
 
     def _on_inner(self, _events: int) -> None:

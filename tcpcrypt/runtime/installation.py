@@ -118,9 +118,9 @@ class Installation:
         listeners = self.steering.peer_ports()
         self._firewall.install(
             [
-                *guard_rules(policies, listeners),
+                *guard_rules(policies, serving=True),
                 *opening_rules((), self.generation, self.older),
-                *divert_rules(self.settings.policies, listeners),
+                *divert_rules(self.settings.policies),
                 *self.steering.rules(),
                 *accepting_rules((), listeners),
             ]
@@ -148,7 +148,9 @@ class Installation:
         if self._installed:
             self._installed = False
             try:
-                self._firewall.remove(guard_rules(self.settings.policies) if guard else ())
+                self._firewall.remove(
+                    guard_rules(self.settings.policies, serving=False) if guard else ()
+                )
             finally:
                 self._routing.remove()
 
@@ -169,9 +171,9 @@ def rules_for(
     """All rules for `policies`, as they stand while the daemon serves."""
     listeners = steering.peer_ports()
     return [
-        *guard_rules(policies, listeners),
+        *guard_rules(policies, serving=True),
         *opening_rules(policies, generation, older),
-        *divert_rules(policies, listeners),
+        *divert_rules(policies),
         *steering.rules(),
         *accepting_rules(policies, listeners),
     ]

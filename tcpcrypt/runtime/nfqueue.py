@@ -5,8 +5,9 @@ to a peer carries MARK_HANDSHAKE from its creation until its negotiation is
 finished, then MARK_DONE.  Outgoing packets have the mark of their socket;
 incoming ones get it by `-m socket --restore-skmark`, which finds the socket
 that is going to receive them.  A connection that is still a request, as
-before its first ACK, has no mark yet; that is why everything to the
-listener's own port is diverted that is not marked done.
+before its first ACK, has no mark yet; that is why whatever comes to a service
+with option 69 is diverted.  An ACK that completes a handshake without it is
+not seen here, and known by the connection that it brings (`accepted`).
 
 An off-path attacker who guesses the 4-tuple must not be able to talk a
 handshake into plain TCP by a segment that TCP itself will discard, so
@@ -24,7 +25,7 @@ import errno
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -91,27 +92,24 @@ class _Accepting:
     since: float = field(default_factory=time.monotonic)
 
 
-def divert_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) -> list[Rule]:
-    """What diverts handshakes; `listeners` are the ports for peers, by family."""
+def divert_rules(policies: Sequence[Policy]) -> list[Rule]:
+    """What diverts handshakes."""
     divert = ("-j", "NFQUEUE", "--queue-num", str(QUEUE_NUMBER))
-    with_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
     rules = [
+        Rule("mangle", "POSTROUTING", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
         # Comes by a second time (`NfqueueBackend.take`).
         Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_DONE), "-j", "RETURN")),
-        Rule("mangle", "POSTROUTING", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
+        # With option 69 and for the listener: the steering gave it the mark.
+        Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
     ]
     for policy in policies:
         if policy.mode is Mode.NEVER or policy.match.direction is FlowDirection.INCOMING:
             continue
         for family, where in selectors(policy.match, outgoing=True, answers=True):
-            words = ("!", "-i", "lo", "-p", "tcp", *where, *with_socket)
+            of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
+            words = ("!", "-i", "lo", "-p", "tcp", *where, *of_socket)
             rule = Rule("mangle", "INPUT", (*words, *marked(MARK_HANDSHAKE), *divert), (family,))
             rules.append(rule)
-    for family, port in listeners.items():
-        to = ("-p", "tcp", "--dport", str(port))
-        done = (*to, *with_socket, *marked(MARK_DONE), "-j", "RETURN")
-        rules.append(Rule("mangle", "INPUT", done, (family,)))
-        rules.append(Rule("mangle", "INPUT", (*to, *divert), (family,)))
     return rules
 
 
@@ -127,7 +125,7 @@ class NfqueueBackend:
     def __init__(self, queue: PacketQueue, privileges: Privileges) -> None:
         self._queue = queue
         self._privileges = privileges
-        self._listeners: dict[int, NewNegotiation] = {}
+        self._new: NewNegotiation | None = None
         self._opening: dict[Tuple4, _Opening] = {}
         self._opening_by_fd: dict[int, Tuple4] = {}
         self._accepting: OrderedDict[tuple[Tuple4, int], _Accepting] = OrderedDict()
@@ -135,8 +133,8 @@ class NfqueueBackend:
         self.evicted = 0
         """Passive handshakes given up for want of room."""
 
-    def adopt_listener(self, listener: socket.socket, new: NewNegotiation) -> None:
-        self._listeners[listener.getsockname()[1]] = new
+    def adopt_listener(self, _listener: socket.socket, new: NewNegotiation) -> None:
+        self._new = new
 
     def opener(self, family: int, mark: int) -> socket.socket:
         return self._privileges.opener(family, mark)
@@ -165,6 +163,9 @@ class NfqueueBackend:
         if entry is None:
             return None
         self._accepting.pop((entry.connection, entry.received_isn), None)
+        if not entry.negotiation.finished:
+            # The ACK that has opened the connection had no option.
+            entry.negotiation.segment_received(False, True, b"")
         self._privileges.finish(sock)
         if not entry.negotiation.finished:
             entry.negotiation.abandon()
@@ -217,9 +218,7 @@ class NfqueueBackend:
                 changed = self._open_in(opening, segment)
             self._follow(key, opening)
             return changed
-        if key.local_port in self._listeners:
-            return self._accept_out(key, segment) if outgoing else self._accept_in(key, segment)
-        return None  # finished a moment ago, its mark not yet changed
+        return self._accept_out(key, segment) if outgoing else self._accept_in(key, segment)
 
     def _follow(self, key: Tuple4, opening: _Opening) -> None:
         """Act on what the last segment changed."""
@@ -287,9 +286,11 @@ class NfqueueBackend:
 
     def _request(self, key: Tuple4, isn: int) -> _Accepting:
         """The handshake that a SYN belongs to; a SYN with another number is another."""
-        entry = self._accepting.get((key, isn))
+        entry, new = self._accepting.get((key, isn)), self._new
         if entry is None:
-            entry = _Accepting(self._listeners[key.local_port](key), key, isn)
+            if new is None:
+                raise _UnknownError
+            entry = _Accepting(new(key), key, isn)
             self._accepting[key, isn] = entry
             now = time.monotonic()
             while self._accepting:

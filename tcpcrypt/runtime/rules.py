@@ -14,6 +14,7 @@ from typing import Final
 __all__ = [
     "CHAIN_PREFIX",
     "HOOKS",
+    "LISTENER_ADDRESS",
     "MARK_ACCEPTED",
     "MARK_DIRECT",
     "MARK_DONE",
@@ -27,6 +28,7 @@ __all__ = [
     "go_to",
     "marked",
     "set_mark",
+    "tproxy",
 ]
 
 MARK_MASK: Final = 0x00F00000
@@ -60,6 +62,18 @@ def marked(mark: int) -> tuple[str, ...]:
 def set_mark(mark: int) -> tuple[str, ...]:
     """The target that gives a packet `mark` and keeps the bits of others."""
     return ("-j", "MARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
+
+
+LISTENER_ADDRESS: Final = {4: "127.0.0.1", 6: "::1"}
+"""Where the daemon's listeners are bound: from outside nobody but TPROXY gets there."""
+
+
+def tproxy(family: int, port: int, mark: int) -> tuple[str, ...]:
+    """The target that hands packets to the listener with this port and gives them `mark`."""
+    return (
+        *("-j", "TPROXY", "--on-ip", LISTENER_ADDRESS[family], "--on-port", str(port)),
+        *("--tproxy-mark", f"{mark:#x}/{MARK_MASK:#x}"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

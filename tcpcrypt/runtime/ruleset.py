@@ -13,9 +13,10 @@ table) what follows is steered by the policy's addresses and ports, so that at
 worst a plain connection is reset, and never an encrypted one continued in
 clear.
 
-*What a peer opens* (nat PREROUTING).  A SYN with option 69, to a port on which
-somebody listens, goes to the daemon's listener.  All others go on untouched,
-and where nobody listens the kernel refuses as ever.
+*What a peer opens* (mangle PREROUTING).  A segment with option 69, to a port on
+which somebody listens, goes to the daemon's listener.  All others go on
+untouched, and where nobody listens the kernel refuses as ever.  What comes from
+outside for a connection of the daemon to a service is dropped (mangle INPUT).
 
 *The guard* (filter).  A SYN that a policy names and that nobody decided on
 does not leave; one that `require` names is refused, on both sides.  The part
@@ -46,6 +47,7 @@ from tcpcrypt.runtime.rules import (
     go_to,
     marked,
     set_mark,
+    tproxy,
 )
 
 __all__ = [
@@ -113,6 +115,8 @@ def opening_rules(
         rules.append(Rule("mangle", "OUTPUT", of_old, (old.local.version,)))
     for index, policy in concerned:
         rules += _opening_rules_of(policy, hold_queue(generation, index))
+    for _index, policy in concerned:
+        rules += _of_others(policy)
     rules += [
         Rule("mangle", _STEER, set_mark(MARK_STEERED)),
         Rule("mangle", _DIRECT, _connection_mark(MARK_DIRECT)),
@@ -142,23 +146,29 @@ def _opening_rules_of(policy: Policy, queue: int) -> list[Rule]:
                 hold = (*to, "--syn", *owner, "-j", "NFQUEUE", "--queue-num", str(queue))
                 rules.append(Rule("mangle", "OUTPUT", hold, (family,)))
             rules.append(Rule("mangle", "OUTPUT", (*to, "!", "--syn", *go_to(_STEER)), (family,)))
-        elif owned == ((),):
-            rules.append(Rule("mangle", "OUTPUT", (*to, "-j", "RETURN"), (family,)))
-        else:
-            for owner in owned:
-                leave = (*to, "--syn", *owner, *go_to(_DIRECT))
-                rules.append(Rule("mangle", "OUTPUT", leave, (family,)))
+            continue
+        for owner in owned:
+            leave = (*to, "--syn", *owner, *go_to(_DIRECT))
+            rules.append(Rule("mangle", "OUTPUT", leave, (family,)))
+        if owned == ((),):
+            rules.append(Rule("mangle", "OUTPUT", (*to, "!", "--syn", "-j", "RETURN"), (family,)))
     return rules
+
+
+def _of_others(policy: Policy) -> list[Rule]:
+    """What nobody that a policy names has opened: its owner is not to be asked again."""
+    if policy.mode is Mode.NEVER or not (policy.match.uids or policy.match.cgroups):
+        return []
+    return [
+        Rule("mangle", "OUTPUT", (*_TCP, *where, "--syn", *go_to(_DIRECT)), (family,))
+        for family, where in selectors(policy.match, outgoing=True)
+    ]
 
 
 def accepting_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) -> list[Rule]:
     """Bring what peers open with ENO to the listener (its port, by family)."""
     untracked = ("-o", "lo", *_TCP, *marked(MARK_INNER), "-j", "CT", "--notrack")
     rules = [Rule("raw", "OUTPUT", untracked)]
-    for family, port in listeners.items():
-        # Before DNAT: whoever names the listener's port was not steered.
-        direct = ("!", "-i", "lo", *_TCP, "--dport", str(port), "-j", "DROP")
-        rules.append(Rule("mangle", "PREROUTING", direct, (family,)))
     for _index, policy in _for(policies, FlowDirection.INCOMING):
         if policy.match.uids or policy.match.cgroups:
             continue  # nobody here opened it
@@ -170,25 +180,27 @@ def accepting_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) ->
             zoned = ("!", "-s", "fe80::/10") if family == 6 and "-s" not in where else ()
             from_outside = ("!", "-i", "lo", *_TCP, *where)
             if policy.mode is Mode.NEVER:
-                words: Words = (*from_outside, "-j", "RETURN")
-            else:
-                words = (
-                    *(*from_outside, *zoned, "--syn", "--tcp-option", str(TCP_OPTION_ENO)),
-                    *("-m", "addrtype", "--dst-type", "LOCAL", "-m", "socket", "--nowildcard"),
-                    *("-j", "DNAT", "--to-destination", f":{listeners[family]}"),
-                )
-            rules.append(Rule("nat", "PREROUTING", words, (family,)))
+                leave = (*from_outside, "--syn", "-j", "RETURN")
+                rules.append(Rule("mangle", "PREROUTING", leave, (family,)))
+                continue
+            # Not of SYNs alone: where the kernel sends SYN cookies it keeps nothing of
+            # them, and the ACK would go to the service.
+            eno = ("--tcp-option", str(TCP_OPTION_ENO))
+            listened = ("-m", "addrtype", "--dst-type", "LOCAL", "-m", "socket", "--nowildcard")
+            target = tproxy(family, listeners[family], MARK_HANDSHAKE)
+            words = (*from_outside, *zoned, *eno, *listened, *target)
+            rules.append(Rule("mangle", "PREROUTING", words, (family,)))
+            of_ours = ("-m", "socket", "--nowildcard", "--restore-skmark", *marked(MARK_INNER))
+            forged = (*from_outside, "!", "--syn", *of_ours, "-j", "DROP")
+            rules.append(Rule("mangle", "INPUT", forged, (family,)))
     return rules
 
 
-def guard_rules(
-    policies: Sequence[Policy], listeners: Mapping[int, int] | None = None
-) -> list[Rule]:
-    """What may not pass.  `listeners` None: the part that outlives the daemon.
+def guard_rules(policies: Sequence[Policy], *, serving: bool) -> list[Rule]:
+    """What may not pass; `serving` False: the part of it that outlives the daemon.
 
     That is empty where no policy requires encryption.
     """
-    serving = listeners is not None
     if not serving and not _requires(policies):
         return []
     reset: Words = ("-j", "REJECT", "--reject-with", "tcp-reset")
@@ -213,18 +225,15 @@ def guard_rules(
                 words = ("!", "-o", "lo", *_TCP, *where, "--syn", *owner, *target)
                 rules.append(Rule("filter", "OUTPUT", words, (family,)))
     if _requires(policies):
-        rules += _guard_of_services(policies, listeners or {}, reset)
+        rules += _guard_of_services(policies, serving, reset)
     return rules
 
 
-def _guard_of_services(
-    policies: Sequence[Policy], listeners: Mapping[int, int], reset: Words
-) -> list[Rule]:
+def _guard_of_services(policies: Sequence[Policy], serving: bool, reset: Words) -> list[Rule]:
     rules = []
-    for family, port in listeners.items():
-        # What DNAT took has the listener's port by now.
-        taken = (*_TCP, "--dport", str(port), "-j", "RETURN")
-        rules.append(Rule("filter", "INPUT", taken, (family,)))
+    if serving:
+        # Those are the daemon's, as their way through its queue has shown.
+        rules.append(Rule("filter", "INPUT", (*_TCP, *marked(MARK_DONE), "-j", "RETURN")))
     for _index, policy in _for(policies, FlowDirection.INCOMING):
         if policy.match.uids or policy.match.cgroups:
             continue

@@ -9,49 +9,49 @@ the start and left alone one by one.  Whatever carries the mark and would leave
 by another device is dropped, and so is a SYN on which nobody decided
 (`tcpcrypt.runtime.ruleset`).
 
-Accepting side, DNAT.  A SYN with option 69 goes to a listener of ours under
-another port of the same address; SYNs without it reach the service untouched.
-TPROXY will not do here.  The service has to see the client's address and
-port, hence our connection to it has the very 4-tuple of the peer's connection
-to us, in one namespace.  Linux looks established sockets up by 4-tuple, the
-newest first, and a socket that is not bound to a device, as the service's is
-not, matches packets of any device.  Tried with our two sockets bound to their
-devices or not, in all four ways: the connection to the service did not come
-about, or the peer's next segment no longer reached us.  DNAT gives the peer's
-connection another local port and keeps its address.  The connection to the
-service is bound to the client's address (IP_TRANSPARENT), carries MARK_INNER
-so that it and the answers stay on `lo`, and is not tracked, because its tuple
-is that of the tracked connection.
+Accepting side, TPROXY too.  A SYN with option 69 to a port on which somebody
+listens is handed to our listener; SYNs without it reach the service untouched.
+Again no address is translated, so that the firewall rules of others see the
+peer's connection as the service's, with the port that they know.  (DNAT to a
+port of ours would show them that port: default-deny firewalls would drop it,
+and those that let pass what was translated would open what they close.)
+
+Our connection to the service comes from the client's address, so that logs and
+access rules hold, but from another port: with the client's own it would have
+the four-tuple of the peer's connection to us, in one namespace, and Linux looks
+the newest socket up first.  The port is below those that systems give to
+clients.  The connection carries MARK_INNER, so that it and the answers stay on
+`lo`; whatever comes from outside for a socket with that mark is dropped, for
+nobody there may speak in the client's name.
 
 Known limits.  Link-local IPv6 is left alone (refused where encryption is
-required).  A host firewall sees the peer's connections under the listener's
-port (`-m conntrack --ctstate DNAT --ctorigdstport` tells the real one).  A
-service that sets SO_MARK on its listener is not reached.  What never leaves
-the host is never touched.
+required).  A service that sets SO_MARK on its listener is not reached.  A
+client behind a translator that happens to use the very port of one of our
+connections to the same service, from the same address, has to wait until that
+has ended.  What never leaves the host is never touched.
 """
 
 from __future__ import annotations
 
-import random
 import socket
-import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.eno_backend import SocketAddress
 from tcpcrypt.runtime.privileges import be_transparent, tcp_socket
-from tcpcrypt.runtime.rules import MARK_ACCEPTED, MARK_MASK, MARK_STEERED, Rule, marked
+from tcpcrypt.runtime.rules import (
+    LISTENER_ADDRESS,
+    MARK_ACCEPTED,
+    MARK_STEERED,
+    Rule,
+    marked,
+    tproxy,
+)
 
 __all__ = ["NotSteeredError", "Steering", "TransparentSteering"]
 
-_SOL_IP: Final = 0
-_SOL_IPV6: Final = 41
-_SO_ORIGINAL_DST: Final = 80
 _BACKLOG: Final = 4096
-_LISTENER_PORTS: Final = range(16384, 32768)
-"""Below the ports that Linux gives to clients: the listener's own port must not
-be one from which a client comes, whose port the connection to the service uses."""
 
 
 class NotSteeredError(LocalError):
@@ -101,8 +101,11 @@ class TransparentSteering:
         self._peer: dict[int, socket.socket] = {}
         try:
             for family in families:
-                self._application[family] = self._application_listener(family)
-                self._peer[family] = self._peer_listener(family)
+                self._application[family] = self._listener(family)
+                self._application[family].setsockopt(
+                    socket.SOL_SOCKET, socket.SO_MARK, MARK_ACCEPTED
+                )
+                self._peer[family] = self._listener(family)
         except BaseException:
             self.close()
             raise
@@ -115,74 +118,54 @@ class TransparentSteering:
     def peer_listeners(self) -> Sequence[socket.socket]:
         return tuple(self._peer.values())
 
-    def _application_listener(self, family: int) -> socket.socket:
+    def _listener(self, family: int) -> socket.socket:
         sock = tcp_socket(family)
         self._sockets.append(sock)
         be_transparent(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_ACCEPTED)
+        # What is accepted has the service's address and port, and inherits this:
+        # the service may be started again while there are such connections.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Nobody but TPROXY reaches an address of the loopback from outside.
-        sock.bind((_loopback(family), 0))
+        sock.bind((LISTENER_ADDRESS[family], 0))
         return sock
-
-    def _peer_listener(self, family: int) -> socket.socket:
-        sock = tcp_socket(family)
-        self._sockets.append(sock)
-        for port in random.sample(_LISTENER_PORTS, 100):
-            try:
-                sock.bind(("", port))
-            except OSError:
-                continue
-            return sock
-        raise LocalError(f"no free port for the IPv{family} listener")
 
     def listen(self) -> None:
         for sock in self._sockets:
             sock.listen(_BACKLOG)
 
     def rules(self) -> list[Rule]:
-        """What hands steered packets to the listeners."""
-        rules = []
-        for family, sock in self._application.items():
-            tproxy = (
-                *("-i", "lo", "-p", "tcp", *marked(MARK_STEERED), "-j", "TPROXY"),
-                *("--on-ip", _loopback(family), "--on-port", str(sock.getsockname()[1])),
-                *("--tproxy-mark", f"{MARK_STEERED:#x}/{MARK_MASK:#x}"),
+        """What hands steered packets to the listener for applications."""
+        return [
+            Rule(
+                "mangle",
+                "PREROUTING",
+                (
+                    *("-i", "lo", "-p", "tcp", *marked(MARK_STEERED)),
+                    *tproxy(family, sock.getsockname()[1], MARK_STEERED),
+                ),
+                (family,),
             )
-            rules.append(Rule("mangle", "PREROUTING", tproxy, (family,)))
-        return rules
+            for family, sock in self._application.items()
+        ]
 
     def peer_ports(self) -> dict[int, int]:
         """The ports of the listeners for peers, by family."""
         return {family: sock.getsockname()[1] for family, sock in self._peer.items()}
 
     def meant_by_application(self, sock: socket.socket) -> SocketAddress:
-        address: SocketAddress = sock.getsockname()
-        if address[1] == self._application[_family(sock)].getsockname()[1]:
-            raise NotSteeredError("connection to the listener itself")
-        return address
+        return _meant(sock, self._application)
 
     def meant_by_peer(self, sock: socket.socket) -> SocketAddress:
-        address: SocketAddress
-        if sock.family == socket.AF_INET:
-            raw = sock.getsockopt(_SOL_IP, _SO_ORIGINAL_DST, 16)
-            address = (socket.inet_ntoa(raw[4:8]), struct.unpack_from("!H", raw, 2)[0])
-        else:
-            raw = sock.getsockopt(_SOL_IPV6, _SO_ORIGINAL_DST, 28)
-            port, flow = struct.unpack_from("!HI", raw, 2)
-            scope = struct.unpack_from("=I", raw, 24)[0]
-            address = (socket.inet_ntop(socket.AF_INET6, raw[8:24]), port, flow, scope)
-        if address[1] == self._peer[_family(sock)].getsockname()[1]:
-            raise NotSteeredError("connection to the listener itself")
-        return address
+        return _meant(sock, self._peer)
 
     def close(self) -> None:
         while self._sockets:
             self._sockets.pop().close()
 
 
-def _family(sock: socket.socket) -> int:
-    return 4 if sock.family == socket.AF_INET else 6
-
-
-def _loopback(family: int) -> str:
-    return "127.0.0.1" if family == 4 else "::1"
+def _meant(sock: socket.socket, listeners: Mapping[int, socket.socket]) -> SocketAddress:
+    address: SocketAddress = sock.getsockname()
+    own = listeners[4 if sock.family == socket.AF_INET else 6].getsockname()
+    if address[:2] == own[:2]:
+        raise NotSteeredError("connection to the listener itself")
+    return address

@@ -12,6 +12,7 @@ from netns.observed import eno, segments
 
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Capture, Host, Link, wait_until
+from tcpcrypt.wire.segment import Segment
 
 IP_TOS_VOICE = 0xB8
 HERE = "/"
@@ -53,8 +54,11 @@ def opened(network: Network, port: int, family: int = 4) -> Iterator[list[bytes 
         with other:
             other.settimeout(10)
             assert other.recv(1) == b"?"
-        syns = [s for s in segments(capture.packets, port) if s.flags.syn and not s.flags.ack]
-        found += [eno(syn) for syn in syns]
+
+        def syns() -> list[Segment]:
+            return [s for s in segments(capture.packets, port) if s.flags.syn and not s.flags.ack]
+
+        found += [eno(syn) for syn in wait_until(syns, "SYN")]
         yield found
 
 

@@ -36,7 +36,7 @@ def words(rules: list[Rule], table: str, hook: str, family: int = 4) -> list[str
 
 def everything(policies: tuple[Policy, ...]) -> list[Rule]:
     return [
-        *guard_rules(policies, LISTENERS),
+        *guard_rules(policies, serving=True),
         *opening_rules(policies, 0, ()),
         *accepting_rules(policies, LISTENERS),
     ]
@@ -69,7 +69,6 @@ def test_what_drops_comes_first() -> None:
         "*filter",
         "*raw",
         "*mangle",
-        "*nat",
     ]
 
 
@@ -102,36 +101,32 @@ def test_each_policy_has_its_queue_and_generations_take_turns() -> None:
 def test_the_first_policy_that_matches_decides() -> None:
     spared = Policy(Mode.NEVER, Match(remote=(ipaddress.ip_network("10.9.0.0/16"),)))
     rules = everything((spared, *STRICT))
-    for table, hook in (("mangle", "OUTPUT"), ("filter", "OUTPUT")):
-        lines = words(rules, table, hook)
+    for hook, decides in (("mangle", "NFQUEUE"), ("filter", "REJECT --reject-with tcp-reset")):
+        lines = words(rules, hook, "OUTPUT")
         first = next(i for i, line in enumerate(lines) if "10.9.0.0/16" in line)
-        assert lines[first].endswith("-d 10.9.0.0/16 -j RETURN") or "--syn" in lines[first]
-        assert all(
-            "10.9" in line or ("NFQUEUE" not in line and "REJECT" not in line)
-            for line in lines[:first]
-            if "MARK" not in line and "mark" not in line
-        )
+        named = next(i for i, line in enumerate(lines) if "dports" in line and decides in line)
+        assert first < named
     assert not any("10.9" in line for line in words(rules, "mangle", "OUTPUT", 6))
-    incoming = words(rules, "nat", "PREROUTING")
-    assert incoming[0] == "! -i lo -p tcp -s 10.9.0.0/16 -j RETURN"
-    assert "DNAT" in incoming[1]
+    incoming = words(rules, "mangle", "PREROUTING")
+    assert incoming[0] == "! -i lo -p tcp -s 10.9.0.0/16 --syn -j RETURN"
+    assert "TPROXY --on-ip 127.0.0.1 --on-port 20000" in incoming[1]
 
 
 def test_only_require_refuses_plain_clients() -> None:
     assert words(everything(WEB), "filter", "INPUT") == []
     refusing = words(everything(STRICT), "filter", "INPUT")
-    assert refusing[0] == "-p tcp --dport 20000 -j RETURN"
+    assert refusing[0] == "-p tcp -m mark --mark 0x300000/0xf00000 -j RETURN"
     assert refusing[1].startswith("! -i lo -p tcp --syn -m multiport --dports 80,8000:8099")
     assert refusing[1].endswith("REJECT --reject-with tcp-reset")
 
 
 def test_the_guard_that_outlives_the_daemon() -> None:
-    assert guard_rules(WEB) == []
+    assert guard_rules(WEB, serving=False) == []
     both = (Policy(Mode.OPPORTUNISTIC, Match(ports=(range(1, 2),))), *STRICT)
-    out = words(guard_rules(both), "filter", "OUTPUT")
+    out = words(guard_rules(both, serving=False), "filter", "OUTPUT")
     assert [line.split()[-1] for line in out[-2:]] == ["RETURN", "tcp-reset"]
-    assert words(guard_rules(both), "filter", "INPUT")[-1].endswith("tcp-reset")
-    assert {rule.table for rule in guard_rules(both)} == {"filter"}
+    assert words(guard_rules(both, serving=False), "filter", "INPUT")[-1].endswith("tcp-reset")
+    assert {rule.table for rule in guard_rules(both, serving=False)} == {"filter"}
 
 
 def test_owners_decide_on_syns_alone() -> None:
@@ -149,7 +144,7 @@ def test_owners_decide_on_syns_alone() -> None:
 
 def test_direction() -> None:
     only_out = (Policy(Mode.REQUIRE, Match(FlowDirection.OUTGOING, ports=(range(5, 6),))),)
-    assert words(everything(only_out), "nat", "PREROUTING") == []
+    assert words(everything(only_out), "mangle", "PREROUTING") == []
     assert not any("--dport 5 " in line for line in words(everything(only_out), "filter", "INPUT"))
     only_in = (Policy(Mode.REQUIRE, Match(FlowDirection.INCOMING, ports=(range(5, 6),))),)
     assert not any("NFQUEUE" in line for line in words(everything(only_in), "mangle", "OUTPUT"))
