@@ -43,6 +43,11 @@ class LabDaemon:
         if self.process.poll() is not None:
             raise LocalError(f"tcpcryptd on {host.name}: {self.errors()}")
 
+    @property
+    def worker(self) -> int:
+        """The process that moves the data."""
+        return int(self.events("started")[0].get("worker", self.process.pid))
+
     def errors(self) -> str:
         """What the daemon wrote to stderr."""
         return self._errors.read_text().strip()

@@ -102,7 +102,7 @@ def test_memory_stays_bounded_when_nobody_reads(pair: Network) -> None:
             while sent < 400_000_000:
                 sent += one.send(bytes(1 << 20))
         for daemon in (ours, theirs):
-            status = daemon.host.run("cat", f"/proc/{daemon.process.pid}/status").stdout
+            status = daemon.host.run("cat", f"/proc/{daemon.worker}/status").stdout
             resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
             assert int(resident.split()[1]) < 120_000  # kB
     assert sent < 400_000_000
