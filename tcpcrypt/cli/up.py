@@ -84,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _load(config: Path) -> Configuration:
     if not config.exists():
         raise LocalError(
-            f"{config} does not exist; `tcpcrypt policy init {config}` makes one to start from"
+            f"{config} does not exist; `mkdir -p {config.parent}` and `tcpcrypt policy init"
+            f" {config}` make one to start from"
         )
     try:
         return load(config)

@@ -141,6 +141,8 @@ def probe(address: SocketAddress, timeout: float = 5.0, *, each: bool = False) -
             f"the two answers have different TTLs ({with_option.ttl} with option 69, {plain.ttl}"
             " without): something between answers one of them"
         )
+    if with_option.answer is Answer.ACCEPTED and plain.answer is Answer.REFUSED:
+        notes.append("the host refuses connections that are not encrypted")
     return Result(
         address,
         _conclude(with_option, plain, outcome),

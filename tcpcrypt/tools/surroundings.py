@@ -109,7 +109,8 @@ SURROUNDINGS: Final[tuple[Check[Facts], ...]] = (
     Check(
         *("surroundings", "configuration", O, _configuration),
         "tcpcryptd does not start by it; it does with --config FILE or --port",
-        f"tcpcrypt policy init {DEFAULT_PATH}, adapt it, tcpcrypt policy check {DEFAULT_PATH}",
+        f"mkdir -p {DEFAULT_PATH.parent}; tcpcrypt policy init {DEFAULT_PATH}; adapt it;"
+        f" tcpcrypt policy check {DEFAULT_PATH}",
     ),
     Check(
         *("surroundings", "the worker's user", I, _account),

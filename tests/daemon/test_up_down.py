@@ -172,7 +172,8 @@ def test_no_configuration(place: Place) -> None:
     place.config.unlink()
     done = place.up(check=False)
     assert done.returncode == 1
-    assert "does not exist; `tcpcrypt policy init" in done.stderr
+    assert f"{place.config} does not exist" in done.stderr
+    assert f"`tcpcrypt policy init {place.config}`" in done.stderr
 
 
 def test_the_error_of_the_daemon_is_told(place: Place) -> None:

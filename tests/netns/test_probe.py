@@ -5,12 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from netns.network import PORT, Network
 from netns.observed import eno, segments
 
+from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Capture, Host
 
 SYN = ("-p", "tcp", "--tcp-flags", "SYN,ACK", "SYN")
@@ -79,6 +81,26 @@ def test_a_daemon_of_the_own_host_is_gone_around(pair: Network) -> None:
     assert result["conclusion"] == "plain"
     assert not ours.events("fallback", "enabled", "failed")
     assert probe(pair)["conclusion"] == "refused"
+
+
+@pytest.mark.parametrize("policies", ["one", "all"])
+def test_requirements_on_both_sides_do_not_mislead_it(
+    pair: Network, tmp_path: Path, policies: str
+) -> None:
+    """Neither the own daemon's, of any port at all, nor the peer's."""
+    ports = {"one": str(PORT), "all": '"1-65535"'}[policies]
+    config = tmp_path / "tcpcrypt.toml"
+    config.write_text(
+        f'[daemon]\ncontrol = "{tmp_path}/run/control.sock"\n'
+        f'[[policy]]\nmatch = {{ ports = {ports} }}\nmode = "require"\n'
+    )
+    LabDaemon(pair.client, "--config", str(config))
+    pair.daemon(pair.server, "--mode", "require")
+    with pair.listen():
+        result = probe(pair)
+    assert result["conclusion"] == "encrypts"
+    assert result["without_option"]["answer"] == "refused"
+    assert result["notes"] == ["the host refuses connections that are not encrypted"]
 
 
 @pytest.mark.parametrize("family", [4, 6])
