@@ -34,6 +34,7 @@ from tcpcrypt.daemon.confinement import (
 from tcpcrypt.daemon.control import ControlSocket
 from tcpcrypt.daemon.crew import RELOAD_MAX, Crew, open_installation
 from tcpcrypt.daemon.notify import ServiceManager, Watchdog
+from tcpcrypt.daemon.process import Process, fork
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Report, Settings
 from tcpcrypt.runtime.installation import Installation
@@ -44,7 +45,6 @@ __all__ = ["Task", "serve", "settings_of"]
 _CAPABILITIES: Final = (
     Capability.NET_ADMIN,
     Capability.NET_RAW,
-    Capability.NET_BIND_SERVICE,
     Capability.KILL,
 )
 _START_PATIENCE: Final = 10.0
@@ -53,6 +53,9 @@ _END_PATIENCE: Final = 20.0
 """Seconds that the end takes at most, with a worker that hangs."""
 _LOOK_AFTER: Final = 10.0
 """Seconds between two looks whether the rules are as they were."""
+_LOOKED: Final = 100
+"""Exit status that says that no rule is missing; those of errors are below."""
+_MISSING_MAX: Final = 100
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _AT_START: Final = ("backend", "steering", "control", "user", "families", "log")
 """Keys of [daemon] that a reload does not change."""
@@ -144,6 +147,7 @@ class _Daemon:
         self._reloading: Configuration | None = None
         self._ended_by: list[str] = []
         self._status = 0
+        self._look: Process | None = None
 
     def run(self, control: ControlSocket | None, log: Collection[int]) -> int:
         daemon = self._configuration.daemon
@@ -256,17 +260,41 @@ class _Daemon:
             self._stop("unconfirmed", 1)
 
     def _look_after(self) -> None:
-        """See whether somebody else has changed our rules."""
+        """See whether somebody else has changed our rules.
+
+        In a process of its own: where there are many rules of others it takes
+        long, and the worker may want sockets meanwhile.
+        """
+        if self._ended_by:
+            return
+        installation = self._installation
+        self._look = fork(lambda: _LOOKED + min(installation.missing(), _MISSING_MAX))
+        self._loop.watch(self._look.fileno(), READ, self._on_looked)
+
+    def _on_looked(self, _events: int) -> None:
+        missing = (self._forget_look() or 0) - _LOOKED
         self._loop.call_later(_LOOK_AFTER, self._look_after)
-        if self._ended_by or self._reloading is not None:
+        if not missing or self._ended_by or self._reloading is not None:
             return
         try:
-            missing = self._installation.missing()
-            if missing:
-                self._installation.restore()
-                self._report("restored", {"rules": missing})
+            if missing < 0:
+                raise LocalError("there is no telling whether they are as they were")
+            self._installation.restore()
+            self._report("restored", {"rules": missing})
         except LocalError as error:
             self._report("failed", {"reason": f"rules cannot be looked after: {error}"})
+
+    def _forget_look(self) -> int | None:
+        look, self._look = self._look, None
+        if look is None:
+            return None
+        self._loop.forget(look.fileno())
+        status = look.wait(0)
+        if status is None:
+            look.kill()
+            look.wait(_END_PATIENCE)
+        look.close()
+        return status
 
     # --- reload ----------------------------------------------------------------------------
 
@@ -294,6 +322,7 @@ class _Daemon:
     def _finish_reload(self, found: Configuration) -> None:
         """The worker knows the new policies; now the kernel may."""
         self._reloading = None
+        self._forget_look()
         try:
             self._installation.update(found.policies)
         except LocalError as error:
@@ -334,6 +363,7 @@ class _Daemon:
         self._manager.extend(_END_PATIENCE)
         if self._watchdog is not None:
             self._watchdog.close()
+        self._forget_look()
         fell = self._crew.end_worker() != 0
         guard = self._confirmed and (fell or self._configuration.daemon.guard == "keep")
         try:

@@ -64,7 +64,6 @@ class Capability(enum.IntEnum):
     SETGID = 6
     SETUID = 7
     SETPCAP = 8
-    NET_BIND_SERVICE = 10
     NET_ADMIN = 12
     NET_RAW = 13
 
