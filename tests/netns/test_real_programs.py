@@ -155,8 +155,8 @@ def test_help_and_usage() -> None:
     command = [sys.executable, "-m", "tcpcrypt.cli.tcpcryptd"]
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert "example:" in done.stdout
-    for wrong in ([], ["--port", "0"], ["--port", "9-8"], ["--port", "x"]):
+    assert "examples:" in done.stdout
+    for wrong in (["--mode", "require"], ["--port", "0"], ["--port", "9-8"], ["--port", "x"]):
         assert subprocess.run([*command, *wrong], capture_output=True, check=False).returncode == 2
 
 
