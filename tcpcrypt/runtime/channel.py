@@ -48,9 +48,9 @@ class Channel:
         """The own stream is over and its FIN given to the kernel."""
         self.closed = False
         self._loop = loop
-        self._readable = readable
-        self._drained = drained
-        self._failed = failed
+        self._readable: Callable[[], None] = readable
+        self._drained: Callable[[], None] = drained
+        self._failed: Callable[[OSError], None] = failed
         self._out: deque[tuple[memoryview, bool]] = deque()
         self._reading = False
         self._ending = False
@@ -107,6 +107,9 @@ class Channel:
             self._out.clear()
             self.pending = 0
             self.sock.close()
+            # What refers to its owner goes, so that both are freed at once and
+            # not by the garbage collector.
+            self._readable = self._drained = self._failed = _nothing
 
     def _watch(self) -> None:
         if self.closed:
@@ -171,5 +174,10 @@ class Channel:
 
     def _fail(self, error: OSError) -> None:
         if not self.closed:
+            failed = self._failed
             self._close()
-            self._failed(error)
+            failed(error)
+
+
+def _nothing(*_arguments: object) -> None:
+    """What a closed channel calls."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.events import Established
+from tcpcrypt.core.events import Established, Rekeyed
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation
 from tcpcrypt.core.policy import Policy
 from tcpcrypt.core.session import Session
@@ -149,6 +149,7 @@ class Connection(ABC):
             ready=self._on_ready,
             ended=self._on_ended,
             releasing=context.backend.release,
+            rekeyed=self._on_rekeyed,
         )
         self._relay.start()
         return True
@@ -169,6 +170,10 @@ class Connection(ABC):
                 counters.fresh += 1
             self._context.report("enabled", self.describe())
         self._want_inner()
+
+    def _on_rekeyed(self, event: Rekeyed) -> None:
+        facts = {"direction": event.direction.value, "generation": event.generation}
+        self._context.report("rekeyed", {"id": self.number, **facts})
 
     def _attach(self) -> None:
         inner, self._inner = self._inner, None

@@ -45,7 +45,12 @@ class Firewall:
         try:
             for family in self._families:
                 ours = [rule for rule in wanted if family in rule.families]
-                command = self._installed[family] = self._install(family, ours)
+                try:
+                    command = self._installed[family] = self._install(family, ours)
+                except LocalError:
+                    if ours:
+                        raise
+                    continue  # an IP version that is not served, nor has iptables
                 self._shape[family] = self._verified(command, ours)
         except BaseException:
             self.remove()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -52,7 +52,7 @@ class Installation:
         self._queue: PacketQueue | None = None
         self._steering: TransparentSteering | None = None
         self._routing = Routing(settings.families)
-        self._firewall = Firewall(settings.families)
+        self._firewall = Firewall()
         self._installed = False
 
     @property
@@ -168,15 +168,31 @@ def rules_for(
     older: Iterable[OlderConnection],
     steering: TransparentSteering,
 ) -> list[Rule]:
-    """All rules for `policies`, as they stand while the daemon serves."""
+    """All rules for `policies`, as they stand while the daemon serves.
+
+    Of an IP version that it does not serve, what `require` names is refused.
+    """
     listeners = steering.peer_ports()
-    return [
+    rules = [
         *guard_rules(policies, serving=True),
         *opening_rules(policies, generation, older),
         *divert_rules(policies),
         *steering.rules(),
         *accepting_rules(policies, listeners),
     ]
+    others = [family for family in (4, 6) if family not in listeners]
+    return [
+        *_limited(rules, listeners),
+        *_limited(guard_rules(policies, serving=False), others),
+    ]
+
+
+def _limited(rules: Iterable[Rule], families: Collection[int]) -> Iterator[Rule]:
+    """Those that concern these IP versions, and for these alone."""
+    for rule in rules:
+        kept = tuple(family for family in rule.families if family in families)
+        if kept:
+            yield replace(rule, families=kept)
 
 
 def remove_everything(families: Sequence[int] = (4, 6)) -> int:

@@ -54,7 +54,7 @@ class Relay:
 
     `ready` is called once, with the session's facts or None, when data can
     pass: the application's side is wanted then (`attach`).  `ended` is called
-    once, with the error's text where there was one.
+    once, with the error's text where there was one; `rekeyed` at each change of keys.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Relay:
         ready: Callable[[Established | None], None],
         ended: Callable[[Ending, str], None],
         releasing: Callable[[socket.socket], None],
+        rekeyed: Callable[[Rekeyed], None],
     ) -> None:
         self.session = session
         self.sent = 0
@@ -75,9 +76,10 @@ class Relay:
         self.rekeys = 0
         """Key changes of both directions (RFC 8548 section 3.8)."""
         self._loop = loop
-        self._ready = ready
-        self._ended = ended
-        self._releasing = releasing
+        self._ready: Callable[[Established | None], None] = ready
+        self._ended: Callable[[Ending, str], None] = ended
+        self._releasing: Callable[[socket.socket], None] = releasing
+        self._rekeyed = rekeyed
         self._over = False
         self._inner: Channel | None = None
         self._early: list[memoryview] = []
@@ -229,6 +231,7 @@ class Relay:
                 self._ready(event)
             elif isinstance(event, Rekeyed):
                 self.rekeys += 1
+                self._rekeyed(event)
             elif isinstance(event, StreamEnded):
                 self._peer_ended = True
                 self._end_inner()
@@ -286,4 +289,11 @@ class Relay:
         if self.session is not None:
             self.session.wipe()
         self._early.clear()
-        self._ended(ending, detail)
+        ended = self._ended
+        # See `Channel`: no circle of references stays behind.
+        self._ready = self._ended = self._releasing = self._rekeyed = _nothing
+        ended(ending, detail)
+
+
+def _nothing(*_arguments: object) -> None:
+    """What a relay calls once it is over."""

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tcpcrypt.errors import LocalError
@@ -19,17 +20,18 @@ LogLine = dict[str, str]
 class LabDaemon:
     """Starts the daemon in `host` and returns when its rules are in place.
 
-    Raises `LocalError` with what it wrote to stderr if it does not start.
+    `through` is a command that runs it, as `prlimit`.  Raises `LocalError` with
+    what it wrote to stderr if it does not start.
     """
 
-    def __init__(self, host: Host, *arguments: str) -> None:
+    def __init__(self, host: Host, *arguments: str, through: Sequence[str] = ()) -> None:
         self.host = host
         self._directory = tempfile.TemporaryDirectory(prefix="tcpcrypt-lab-")
         self._log = Path(self._directory.name) / "log"
         self._errors = Path(self._directory.name) / "stderr"
         with self._errors.open("w") as errors:
             self.process = host.start(
-                *(sys.executable, "-m", "tcpcrypt.cli.tcpcryptd"),
+                *(*through, sys.executable, "-m", "tcpcrypt.cli.tcpcryptd"),
                 *("--log-file", str(self._log), *arguments),
                 stderr=errors,
                 # `-m` looks into the current directory first, and what is to run

@@ -221,3 +221,17 @@ def test_services_on_one_address_or_all(pair: Network, family: int) -> None:
                 other, address = listener.accept()
                 other.close()
                 assert address[0] == device_address(pair.client_end, family)
+
+
+def test_an_ip_version_that_is_not_served_is_refused_under_require(
+    pair: Network, tmp_path: Path
+) -> None:
+    for host in (pair.client, pair.server):
+        text = f'[daemon]\nfamilies = [4]\ncontrol = "{tmp_path}/{host.name}.sock"\n'
+        configured(pair, host, tmp_path, text + policy("require", ports=PORT))
+    with pair.conversation(4):
+        pass
+    with pair.listen(6), pytest.raises(ConnectionRefusedError):
+        pair.connect(6)
+    with opened(pair, 8000, 6) as syns:
+        assert syns == [None]
