@@ -8,7 +8,6 @@ once in both options, with data that both TEPs' rules allow.
 from __future__ import annotations
 
 import hmac
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -129,8 +128,8 @@ def _once(option: SynOption) -> dict[int, Suboption]:
     RFC 8547 section 4.5 leaves repetition to the TEP, and tcpcrypt gives it no
     meaning, so that a repeated TEP is not valid (open point E8).
     """
-    counts = Counter(suboption.tep for suboption in option.suboptions)
-    return {s.tep: s for s in option.suboptions if counts[s.tep] == 1}
+    teps = [suboption.tep for suboption in option.suboptions]
+    return {s.tep: s for s in option.suboptions if teps.count(s.tep) == 1}
 
 
 def offer_options(
