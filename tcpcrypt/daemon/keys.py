@@ -140,7 +140,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "[4, 6]",
         "The IP versions served are {}.",
         'IP versions to serve; "auto" means those that this host has.  Connections over'
-        " another version are not touched, whatever a policy says.",
+        " another version are refused where a policy says `require`, and not touched otherwise.",
     ),
     Key(
         "daemon",
