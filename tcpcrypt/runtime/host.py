@@ -137,6 +137,7 @@ class Host:
         self._generation += 1
         self._context.policies = settings.policies
         self._context.config = settings.config
+        self._context.paths.seconds = settings.path_memory
         self._take_queues()
 
     def _take_queues(self) -> None:

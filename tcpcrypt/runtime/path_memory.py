@@ -39,7 +39,8 @@ class PathMemory:
     """Bounded; the service seen longest ago is forgotten first."""
 
     def __init__(self, seconds: float, *, clock: Clock = time.monotonic) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
+        """For what is noted from now on."""
         self._clock = clock
         self._peers: OrderedDict[tuple[bytes, int], Remembered] = OrderedDict()
 
@@ -53,12 +54,12 @@ class PathMemory:
 
     def note(self, address: bytes, port: int, last: str, reason: str = "") -> bool:
         """A connection to this service ended up as `last`; whether it is now left alone."""
-        plain = last == "plain" and self._seconds > 0
+        plain = last == "plain" and self.seconds > 0
         before = self._peers.pop((address, port), None)
         self._peers[address, port] = Remembered(
             last,
             reason,
-            self._clock() + self._seconds if plain else None,
+            self._clock() + self.seconds if plain else None,
             1 + (before.connections if before is not None else 0),
         )
         if len(self._peers) > _CAPACITY:

@@ -268,6 +268,22 @@ def test_killed_under_require(pair: Network, tmp_path: Path, who: str) -> None:
     assert theirs.process.poll() is None
 
 
+def test_all_three_killed(pair: Network, both: tuple[Daemon, Daemon], tmp_path: Path) -> None:
+    """Nobody is left to clean up: nothing passes in the clear until the next daemon is there."""
+    ours = both[0]
+    for pid in (ours.janitor, ours.process.pid, ours.worker):
+        os.kill(pid, signal.SIGKILL)
+    ours.process.wait(10)
+    assert "NFQUEUE" in rules(pair.client)
+    with pair.listen(), pytest.raises(TimeoutError):
+        pair.connect(timeout=0.5)
+    again = Daemon(pair.client, tmp_path).started()
+    with conversation(pair, again):
+        pass
+    assert again.host.stop(again.process) == 0
+    assert rules(pair.client) == ""
+
+
 def test_a_restart_right_after_the_kill(
     pair: Network, both: tuple[Daemon, Daemon], tmp_path: Path
 ) -> None:
