@@ -199,7 +199,7 @@ def _of_conditions(policy: Policy, daemon: DaemonSettings) -> Iterator[str]:
     if not common:
         yield "never used: `local` and `remote` have no IP version in common"
     for version in sorted(common.difference(daemon.families or common)):
-        effect = "in the clear" if mode is Mode.REQUIRE else "left alone"
+        effect = "refused" if mode is Mode.REQUIRE else "left alone"
         yield f"reaches IPv{version}, which `families` leaves out: connections there are {effect}"
     for path in match.cgroups:
         if CGROUPS.joinpath("cgroup.procs").exists() and not CGROUPS.joinpath(path).is_dir():

@@ -366,7 +366,7 @@ def test_an_ip_version_that_is_left_out() -> None:
     )
     required = text.replace("opportunistic", "require") + 'match = {ports = 80, remote = "::2"}'
     (warn,) = warnings(read_document(required))
-    assert warn.message.endswith("connections there are in the clear")
+    assert warn.message.endswith("connections there are refused")
     assert warnings(read_document(text + 'match = {ports = 80, remote = "10.0.0.0/8"}')) == []
 
 
