@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tcpcrypt.daemon.client import Client
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Host, Lab, become_root
 
@@ -48,16 +49,19 @@ class Site:
     address: str
     service: subprocess.Popen[str]
     daemons: tuple[LabDaemon, ...]
+    control: Path
+    """The control socket of the opening daemon."""
 
     def cpu(self) -> list[float]:
         """Seconds of processor time so far: the opening daemon, the accepting one, the service."""
         processes = [daemon.process.pid for daemon in self.daemons] + [self.service.pid]
         return [cpu_of(pid) for pid in processes]
 
-    def started(self, how: str) -> int:
-        """Connections that the opening daemon has begun so, "fresh" or "resumed"."""
-        lines = self.daemons[0].log_text().splitlines()
-        return sum(1 for line in lines if f"start={how}" in line and "event=enabled" in line)
+    def counters(self) -> dict[str, int]:
+        """Those of the opening daemon."""
+        with Client(self.control) as client:
+            found: dict[str, int] = client.status()["counters"]
+        return found
 
 
 def cpu_of(pid: int) -> float:
@@ -95,10 +99,10 @@ def sites(kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, dict[str, Site]
     with tempfile.TemporaryDirectory(prefix="tcpcrypt-bench-") as directory, Lab() as lab:
         os.chmod(directory, 0o755)
         program = compiled(Path(directory))
-        yield program, {kind: _site(lab, program, kind) for kind in kinds}
+        yield program, {kind: _site(lab, program, kind, Path(directory)) for kind in kinds}
 
 
-def _site(lab: Lab, program: str, kind: str) -> Site:
+def _site(lab: Lab, program: str, kind: str, directory: Path) -> Site:
     client, server = lab.host(f"client-{kind}"), lab.host(f"server-{kind}")
     _end, far = lab.join(client, server)
     for host in (client, server):
@@ -108,19 +112,19 @@ def _site(lab: Lab, program: str, kind: str) -> Site:
         host.sysctl("net.core.somaxconn", "65535")
     arguments = ("--port", PORT, *(("--no-resume",) if kind == "fresh" else ()))
     daemons: tuple[LabDaemon, ...] = ()
+    control = directory / f"{kind}.sock"
     if kind != "plain":
-        daemons = (LabDaemon(client, *arguments), LabDaemon(server, *arguments))
+        at = ("--control", str(control))
+        daemons = (LabDaemon(client, *arguments, *at), LabDaemon(server, *arguments))
     service = server.start(program, "serve", far.v4, PORT, stdout=subprocess.PIPE, text=True)
     assert service.stdout is not None
     assert service.stdout.readline() == "ready\n"
-    return Site(kind, client, server, far.v4, service, daemons)
+    return Site(kind, client, server, far.v4, service, daemons, control)
 
 
 def run(program: str, site: Site, concurrency: int, seconds: float) -> dict[str, Any]:
     """One round; what the generator says, and what it cost."""
-    before, resumed, fresh = site.cpu(), 0, 0
-    if site.daemons:
-        resumed, fresh = site.started("resumed"), site.started("fresh")
+    before, counted = site.cpu(), site.counters() if site.daemons else {}
     words = (program, "open", site.address, PORT, str(concurrency), str(seconds))
     said: dict[str, Any] = json.loads(site.client.run(*words, timeout=seconds + 30).stdout)
     *daemons, service = (b - a for a, b in zip(before, site.cpu(), strict=True))
@@ -129,7 +133,8 @@ def run(program: str, site: Site, concurrency: int, seconds: float) -> dict[str,
     said["load_us"] = (said["cpu_s"] + service) / count * 1e6
     said["cpu_us"] = [spent / count * 1e6 for spent in daemons]
     if site.daemons:
-        resumed, fresh = site.started("resumed") - resumed, site.started("fresh") - fresh
+        counters = site.counters()
+        resumed, fresh = (counters[name] - counted[name] for name in ("resumed", "fresh"))
         said["resumed_share"] = resumed / max(resumed + fresh, 1)
     return said
 

@@ -207,10 +207,9 @@ class NfqueueBackend:
 
     def _pass(self, hook: Hook, segment: Segment) -> bytes | None:
         """Show the segment to whom it concerns; the changed packet, or None."""
-        source = (segment.source.packed, segment.source_port)
-        destination = (segment.destination.packed, segment.destination_port)
         outgoing = hook is Hook.POSTROUTING
-        key = Tuple4(*source, *destination) if outgoing else Tuple4(*destination, *source)
+        flow = segment.flow
+        key = Tuple4(*flow) if outgoing else Tuple4(*flow[2:], *flow[:2])
         opening = self._opening.get(key)
         if opening is not None:
             changed = self._open_out(opening, segment) if outgoing else None
