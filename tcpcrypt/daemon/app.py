@@ -32,7 +32,7 @@ from tcpcrypt.daemon.confinement import (
     without_core_dumps,
 )
 from tcpcrypt.daemon.control import ControlSocket
-from tcpcrypt.daemon.crew import RELOAD_MAX, Crew, open_installation
+from tcpcrypt.daemon.crew import Crew, open_installation
 from tcpcrypt.daemon.notify import ServiceManager, Watchdog
 from tcpcrypt.daemon.process import Process, fork
 from tcpcrypt.errors import LocalError
@@ -306,9 +306,7 @@ class _Daemon:
         try:
             text = configuration.read_file(source)
             found = configuration.parse(text, str(source))
-            if len(text) > RELOAD_MAX:
-                raise LocalError(f"{source}: larger than {RELOAD_MAX} bytes, which needs a restart")
-            self._crew.say("reload", text.decode())
+            self._crew.say_reload(text.decode())
         except LocalError as error:
             self._keep_old(str(error))
         else:

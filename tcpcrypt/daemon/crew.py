@@ -23,10 +23,12 @@ from tcpcrypt.runtime.installation import QUEUE_NUMBERS, Installation
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.privileges import DirectPrivileges
 
-__all__ = ["RELOAD_MAX", "Crew", "open_installation"]
+__all__ = ["Crew", "open_installation"]
 
-RELOAD_MAX: Final = 128 << 10
-"""Bytes of a configuration that can be given to a running worker."""
+_PART: Final = 1 << 15
+"""Characters of a text that go in one message; JSON may make six bytes of one."""
+_MESSAGE_MAX: Final = 8 * _PART
+"""Bytes."""
 _VERBS: Final = ("ready", "alive", "confirmed", "reloaded", "reload_failed", "drained")
 """What the worker says of its own accord."""
 _STOP_PATIENCE: Final = 10.0
@@ -84,7 +86,7 @@ class Crew:
         self._reason = ""
         self._janitor: Janitor | None = None
         self._clean: Callable[[], object] = lambda: None
-        ours, theirs = Words.pair(WORD_MAX, 2 * RELOAD_MAX)
+        ours, theirs = Words.pair(WORD_MAX, _MESSAGE_MAX)
         relay, verdicts = verdict_pair()
         queue = installation.queue.fileno()
         inheritance = Inheritance(
@@ -115,6 +117,13 @@ class Crew:
     def say(self, verb: str, value: Any = None) -> None:
         """Tell the worker."""
         self._broker.say(verb, value)
+
+    def say_reload(self, text: str) -> None:
+        """Give the worker another configuration; it answers `reloaded` or `reload_failed`."""
+        parts = [text[at : at + _PART] for at in range(0, len(text), _PART)] or [""]
+        for part in parts[:-1]:
+            self._broker.say("part", part)
+        self._broker.say("reload", parts[-1])
 
     def appoint_janitor(self, clean: Callable[[], object]) -> None:
         """Have a janitor that knows the present state; one that there was may go."""

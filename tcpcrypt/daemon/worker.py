@@ -96,6 +96,8 @@ class _Worker:
         self._loop = self._host.loop
         self._queue.attach(self._loop)
         self._privileges.attach(self._loop)
+        self._text = ""
+        """The parts of a configuration that have come."""
         self._server: ControlServer | None = None
         if inherited.control is not None:
             self._server = ControlServer(
@@ -132,9 +134,12 @@ class _Worker:
         self._privileges.say("confirmed", None)
 
     def _heard(self, verb: str, value: Any) -> None:
-        if verb == "reload":
+        if verb == "part":
+            self._text += value
+        elif verb == "reload":
+            text, self._text = self._text + value, ""
             try:
-                self._reload(value)
+                self._reload(text)
             except LocalError as error:
                 self._privileges.say("reload_failed", str(error)[:_REASON_MAX])
             else:

@@ -382,6 +382,10 @@ def test_reload(pair: Network, both: tuple[Daemon, Daemon]) -> None:
     assert ours.events("reloaded")[1]["restart_to_change"] == "user"
     with conversation(pair, ours):
         pass
+    large = ours.file.read_text() + "# \u00fc\n" * 200_000
+    ours.file.write_text(large)
+    ours.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(ours.events("reloaded")) == 3, "reload of a large file")
     assert ours.process.poll() is None
 
 
