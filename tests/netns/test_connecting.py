@@ -4,6 +4,7 @@ Plain sockets; what connect(), bind() and accept() tell is what they tell
 without the daemon.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -12,10 +13,11 @@ import time
 
 import pytest
 from netns.network import PORT, Network
+from netns.observed import segments
 from netns.processes import descriptors
 
 from tcpcrypt.tools.labdaemon import LabDaemon
-from tcpcrypt.tools.netns import wait_until
+from tcpcrypt.tools.netns import Capture, free_of, wait_until
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
@@ -119,6 +121,66 @@ def test_the_clients_host_may_serve_the_same_port(pair: Network, family: int) ->
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("", PORT))
         listener.listen()
+    assert all_encrypted(*daemons)
+
+
+# --- options of the application's socket ----------------------------------------------
+
+
+def test_data_that_fast_open_puts_into_the_syn_are_encrypted(pair: Network) -> None:
+    secret = b"what TCP Fast Open would send in clear"
+
+    def exchange() -> None:
+        with pair.listen() as listener, pair.client.socket() as one:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 10)
+            one.sendto(secret, socket.MSG_FASTOPEN, (pair.server_end.v4, PORT))
+            other, _address = listener.accept()
+            with other:
+                assert other.recv(100) == secret
+                other.sendall(b"thanks")
+                assert one.recv(100) == b"thanks"
+
+    for host in (pair.client, pair.server):
+        host.sysctl("net.ipv4.tcp_fastopen", "3")
+    # The first connection gets a cookie, with which the next one's SYN has data.
+    with Capture(pair.client_end) as capture:
+        exchange()
+        exchange()
+    assert any(s.flags.syn and bytes(s.payload) == secret for s in segments(capture.packets))
+    daemons = pair.both()
+    with Capture(pair.client_end) as capture:
+        for _ in range(3):
+            exchange()
+    assert capture.dropped == 0
+    assert free_of(capture.packets, secret) == [secret]
+    assert len(daemons[0].wait_for("enabled", count=3)) == 3
+    assert all_encrypted(*daemons)
+
+
+@pytest.mark.parametrize(("opener", "service"), [(True, True), (True, False), (False, True)])
+def test_multipath_sockets(pair: Network, opener: bool, service: bool) -> None:
+    """They go on as plain TCP does where the other side has no MPTCP."""
+    try:
+        pair.client.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP).close()
+    except OSError as error:
+        pytest.skip(f"this kernel has no MPTCP: {error}")
+    daemons = pair.both()
+    protocol = {True: socket.IPPROTO_MPTCP, False: socket.IPPROTO_TCP}
+    with (
+        pair.server.socket(socket.AF_INET, socket.SOCK_STREAM, protocol[service]) as listener,
+        pair.client.socket(socket.AF_INET, socket.SOCK_STREAM, protocol[opener]) as one,
+    ):
+        listener.settimeout(10)
+        listener.bind(("", PORT))
+        listener.listen()
+        one.settimeout(10)
+        one.connect((pair.server_end.v4, PORT))
+        one.sendall(b"question")
+        other, _address = listener.accept()
+        with other:
+            assert other.recv(100) == b"question"
+            other.sendall(b"answer")
+            assert one.recv(100) == b"answer"
     assert all_encrypted(*daemons)
 
 
@@ -247,3 +309,37 @@ def test_connect_waits_for_the_peer(path: Network) -> None:
             path.middle.run("iptables", "-t", "mangle", "-D", "FORWARD", *block)
             assert select.select([], [one], [], 15)[1] == [one]
             assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+@pytest.mark.long
+def test_connections_that_are_given_up_at_once_leave_nothing(pair: Network) -> None:
+    """As a browser does with the slower of two addresses: close() amid connect()."""
+    daemons = pair.both()
+    before = [descriptors(daemon.process.pid) for daemon in daemons]
+    with pair.listen() as listener:
+        for _ in range(10):
+            socks = []
+            for _ in range(20):
+                sock = pair.client.socket(socket.AF_INET, socket.SOCK_STREAM)
+                sock.setblocking(False)
+                sock.connect_ex((pair.server_end.v4, PORT))
+                socks.append(sock)
+            for sock in socks:
+                sock.close()
+            listener.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    listener.accept()[0].close()
+        for daemon, was in zip(daemons, before, strict=True):
+            wait_until(
+                lambda daemon=daemon, was=was: descriptors(daemon.process.pid) <= was + 4,
+                f"as few descriptors as before, {was}",
+                60,
+                0.2,
+            )
+        listener.settimeout(10)
+        with pair.connect() as one:
+            one.sendall(b"?")
+            other, _address = listener.accept()
+            assert other.recv(1) == b"?"
+            other.close()
