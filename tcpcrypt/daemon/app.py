@@ -306,6 +306,7 @@ class _Daemon:
         try:
             text = configuration.read_file(source)
             found = configuration.parse(text, str(source))
+            self._installation.rehearse(found.policies)
             self._crew.say_reload(text.decode())
         except LocalError as error:
             self._keep_old(str(error))

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from tcpcrypt.errors import LocalError
@@ -25,6 +26,7 @@ _TABLES: Final = ("filter", "raw", "mangle", "nat")
 _COMMANDS: Final = {4: "iptables", 6: "ip6tables"}
 _VARIANTS: Final = ("", "-nft", "-legacy")
 """What the system prefers, then whatever else there is."""
+_TRIAL: Final = "TRIAL-"
 
 
 class Firewall:
@@ -55,6 +57,20 @@ class Firewall:
         except BaseException:
             self.remove()
             raise
+
+    def rehearse(self, rules: Iterable[Rule]) -> None:
+        """See whether the kernel takes `rules`, in chains to which nothing leads.
+
+        Raises `LocalError` if it does not, as for a control group that does
+        not exist.  To come after `install`.
+        """
+        wanted = tuple(rules)
+        for family, command in self._installed.items():
+            trial = [_on_trial(rule) for rule in wanted if family in rule.families]
+            try:
+                self._restore(command, _transaction(trial, {}))
+            finally:
+                self._restore(command, _dismantling(trial))
 
     def _install(self, family: int, rules: Sequence[Rule]) -> str:
         problems = []
@@ -177,6 +193,22 @@ def _left_behind(saved: str) -> dict[str, list[str]]:
             if target.startswith(CHAIN_PREFIX):
                 found.setdefault(table, []).append("-D" + line[2:])
     return found
+
+
+def _on_trial(rule: Rule) -> Rule:
+    words = tuple(word.replace(CHAIN_PREFIX, CHAIN_PREFIX + _TRIAL) for word in rule.words)
+    return replace(rule, hook=_TRIAL + rule.hook, words=words)
+
+
+def _dismantling(rules: Sequence[Rule]) -> str:
+    """The text that removes the chains of `rules`, whether they exist or not."""
+    lines: list[str] = []
+    for table in dict.fromkeys(rule.table for rule in rules):
+        chains = list(dict.fromkeys(rule.chain for rule in rules if rule.table == table))
+        # Naming a chain makes it empty, or makes it.
+        lines += [f"*{table}", *(f":{chain} - [0:0]" for chain in chains)]
+        lines += [*(f"-X {chain}" for chain in chains), "COMMIT"]
+    return "\n".join(lines) + "\n" if lines else ""
 
 
 def _transaction(

@@ -92,6 +92,10 @@ class Installation:
         self._routing.install()
         self._firewall.install(self.rules())
 
+    def rehearse(self, policies: Sequence[Policy]) -> None:
+        """See whether these policies can be put in force; nothing changes."""
+        self._firewall.rehearse(rules_for(policies, self.generation + 1, (), self.steering))
+
     def update(self, policies: Sequence[Policy]) -> None:
         """Put other policies in force; for connections that are open nothing changes.
 

@@ -1,6 +1,7 @@
 """Which connections a configuration reaches, and which it leaves alone."""
 
 import contextlib
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -235,3 +236,22 @@ def test_an_ip_version_that_is_not_served_is_refused_under_require(
         pair.connect(6)
     with opened(pair, 8000, 6) as syns:
         assert syns == [None]
+
+
+def test_a_reload_that_the_kernel_would_not_take_changes_nothing(
+    pair: Network, tmp_path: Path
+) -> None:
+    """The control group does not exist: the daemon says so and serves on as before."""
+    before = control(tmp_path) + policy("require", ports=PORT)
+    ours = configured(pair, pair.client, tmp_path, before)
+    pair.daemon(pair.server)
+    saved = pair.client.run("iptables-save").stdout
+    file = tmp_path / "client.toml"
+    file.write_text(before + policy("require", direction="outgoing", cgroup="there/is/none"))
+    ours.process.send_signal(signal.SIGHUP)
+    assert "iptables" in ours.wait_for("reload_failed")[0]["reason"]
+    with pair.conversation():
+        assert ours.wait_for("enabled")
+    text = pair.client.run("iptables-save").stdout
+    assert "TRIAL" not in text
+    assert text.count("TCPCRYPT") == saved.count("TCPCRYPT")
