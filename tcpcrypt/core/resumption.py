@@ -152,8 +152,9 @@ class ResumptionCache:
         The chain is held for this handshake until `release`.  `keep` False: the
         next index is not kept, so that this is the chain's last use.
         """
+        self._expire()
         handle = self._table.newest(peer)
-        while handle is not None and self._held(handle):
+        while handle is not None and handle in self._holds:
             handle = self._table.older(handle)
         ticket = self._read(handle, 0) if handle is not None else None
         if handle is None or ticket is None or ticket.tep not in teps:
@@ -171,8 +172,9 @@ class ResumptionCache:
         None also while another handshake is about to spend a secret of the same
         chain, which voids the rest of the record: there will be a fresh exchange.
         """
+        self._expire()
         found = self._table.lookup(_key(tep, identifier))
-        if found is None or self._held(found[0]):
+        if found is None or found[0] in self._holds:
             return None
         handle, position = found
         ticket = self._read(handle, position)
@@ -221,16 +223,19 @@ class ResumptionCache:
         return self._table.clear() if peer is None else self._table.remove_peer(peer)
 
     def _hold(self, handle: int, hold: _Hold) -> None:
-        former = self._holds.pop(handle, None)
-        if former is not None:
-            former.wipe()
         self._holds[handle] = hold
         if len(self._holds) > _HOLDS_MAX:
             self._holds.popitem(last=False)[1].wipe()
 
-    def _held(self, handle: int) -> bool:
-        hold = self._holds.get(handle)
-        return hold is not None and hold.until > self._clock()
+    def _expire(self) -> None:
+        """Give free what was held for too long; all are held for the same time."""
+        now = self._clock()
+        while self._holds:
+            handle, hold = next(iter(self._holds.items()))
+            if hold.until > now:
+                break
+            hold.wipe()
+            del self._holds[handle]
 
     def _spend(self, handle: int) -> bool:
         """Take a record out, and whatever waits for it; True if it was there."""

@@ -140,7 +140,7 @@ class Connection(ABC):
             context.report("fallback", {**self.describe(), "reason": outcome.reason.value})
         else:
             session = self._session(self._config, outcome, peer)
-        context.loop.forget(outer.fileno())
+        # From here on it is the relay's, which watches it in our place.
         self._outer = None
         self._relay = Relay(
             context.loop,
@@ -178,7 +178,6 @@ class Connection(ABC):
     def _attach(self) -> None:
         inner, self._inner = self._inner, None
         if inner is not None and self._relay is not None:
-            self._context.loop.forget(inner.fileno())
             self._relay.attach(inner)
 
     def _on_ended(self, ending: Ending, detail: str) -> None:

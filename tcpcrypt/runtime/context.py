@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,6 +53,9 @@ class Counters:
     closed: int = 0
 
 
+_address = functools.lru_cache(1024)(ipaddress.ip_address)
+
+
 @dataclass(slots=True)
 class Context:
     """Handed to every connection."""
@@ -72,8 +76,7 @@ class Context:
 
     def policy_of_service(self, connection: Tuple4, service: SocketAddress) -> Policy:
         """The policy for a connection that a peer opened to a service here."""
-        remote = ipaddress.ip_address(connection.remote)
-        local = ipaddress.ip_address(connection.local)
+        remote, local = _address(connection.remote), _address(connection.local)
         flow = Flow(FlowDirection.INCOMING, local, service[1], remote, connection.remote_port)
         return select(self.policies, flow)
 

@@ -11,6 +11,7 @@ import enum
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from socket import htonl, htons
 from typing import Final
 
 from tcpcrypt.errors import LocalError
@@ -30,6 +31,11 @@ __all__ = [
 _HEADER: Final = struct.Struct("=IHHII")
 _GENERIC: Final = struct.Struct("!BBH")
 _ATTRIBUTE: Final = struct.Struct("=HH")
+_VERDICT: Final = struct.Struct("=IHHIIHHHHII")
+"""A verdict up to its first attribute, which is whole; six messages a connection
+make it worth one call."""
+_VERDICT_LEN: Final = 12
+_MARK: Final = struct.Struct("=HHI")
 _PACKET_HEADER: Final = struct.Struct("!IHB")
 _ATTRIBUTE_TYPE: Final = 0x3FFF
 _SUBSYSTEM: Final = 3 << 8
@@ -130,12 +136,19 @@ def verdict(
     packet: QueuedPacket, what: Verdict, payload: bytes | None = None, mark: int | None = None
 ) -> bytes:
     """Decide on `packet`; put `payload` in its place and `mark` on it if they are given."""
-    attributes = _attribute(_ATTR_VERDICT, struct.pack("!II", what, packet.identifier))
+    tail = b""
     if mark is not None:
-        attributes += _attribute(_ATTR_MARK, struct.pack("!I", mark))
+        tail = _MARK.pack(_MARK.size, _ATTR_MARK, htonl(mark))
     if payload is not None:
-        attributes += _attribute(_ATTR_PAYLOAD, payload)
-    return _message(_MESSAGE_VERDICT, packet.queue, attributes, 0, ack=False)
+        tail += _attribute(_ATTR_PAYLOAD, payload)
+    return (
+        _VERDICT.pack(
+            *(_VERDICT.size + len(tail), _MESSAGE_VERDICT, _FLAG_REQUEST, 0, 0),
+            *(0, htons(packet.queue)),
+            *(_VERDICT_LEN, _ATTR_VERDICT, htonl(what), htonl(packet.identifier)),
+        )
+        + tail
+    )
 
 
 def parse_messages(datagram: memoryview) -> Iterator[QueuedPacket | Answer]:
