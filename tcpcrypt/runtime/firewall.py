@@ -9,6 +9,7 @@ of others are never touched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from tcpcrypt.runtime.rules import CHAIN_PREFIX, HOOKS, Rule
 
 __all__ = ["Firewall", "rendered"]
 
-_TABLES: Final = ("filter", "raw", "mangle", "nat")
+_TABLES: Final = ("filter", "mangle", "nat")
 _COMMANDS: Final = {4: "iptables", 6: "ip6tables"}
 _VARIANTS: Final = ("", "-nft", "-legacy")
 """What the system prefers, then whatever else there is."""
@@ -39,24 +40,37 @@ class Firewall:
         self._families = tuple(families)
         self._installed: dict[int, str] = {}
         self._shape: dict[int, list[str]] = {}
+        self._rules: tuple[Rule, ...] = ()
         self._lock = -1
 
     def install(self, rules: Iterable[Rule]) -> None:
-        """Put `rules` into the kernel, in place of those that are there."""
+        """Put `rules` into the kernel, in place of those that are there.
+
+        If that fails, those that were installed before are put back.
+        """
         wanted = tuple(rules)
         try:
-            for family in self._families:
-                ours = [rule for rule in wanted if family in rule.families]
-                try:
-                    command = self._installed[family] = self._install(family, ours)
-                except LocalError:
-                    if ours:
-                        raise
-                    continue  # an IP version that is not served, nor has iptables
-                self._shape[family] = self._verified(command, ours)
+            self._install_all(wanted)
         except BaseException:
-            self.remove()
+            if not self._rules:
+                self.remove()
+            else:
+                # Never less than before: connections may depend on it.
+                with contextlib.suppress(LocalError):
+                    self._install_all(self._rules)
             raise
+        self._rules = wanted
+
+    def _install_all(self, wanted: Sequence[Rule]) -> None:
+        for family in self._families:
+            ours = [rule for rule in wanted if family in rule.families]
+            try:
+                command = self._installed[family] = self._install(family, ours)
+            except LocalError:
+                if ours:
+                    raise
+                continue  # an IP version that is not served, nor has iptables
+            self._shape[family] = self._verified(command, ours)
 
     def rehearse(self, rules: Iterable[Rule]) -> None:
         """See whether the kernel takes `rules`, in chains to which nothing leads.
@@ -131,6 +145,7 @@ class Firewall:
                 text = _transaction(ours, _left_behind(saved), _TABLES[::-1])
                 self._restore(command, text)
         self._shape.clear()
+        self._rules = ()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

@@ -7,6 +7,7 @@ them go; there is one installation in a network namespace.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Settings
 from tcpcrypt.runtime.firewall import Firewall
 from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH, QUEUE_NUMBER, divert_rules
-from tcpcrypt.runtime.older import OlderConnection, older_connections
+from tcpcrypt.runtime.older import OlderConnection, older_connections, still_there
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.routing import Routing
 from tcpcrypt.runtime.rules import MARK_HANDSHAKE, Rule
@@ -37,6 +38,8 @@ QUEUE_NUMBERS: Final = frozenset(
     {QUEUE_NUMBER, *(hold_queue(g, slot) for g in (0, 1) for slot in range(HOLD_SLOTS))}
 )
 """All netfilter queues that the daemon takes."""
+_FORMER_MAX: Final = 256
+"""Policies of former configurations whose connections are cared for."""
 
 
 class Installation:
@@ -48,6 +51,7 @@ class Installation:
         """Counts the sets of policies."""
         self.older: list[OlderConnection] = []
         """What was there before, and is left alone."""
+        self._former: list[Policy] = []
         self._lock: socket.socket | None = None
         self._queue: PacketQueue | None = None
         self._steering: TransparentSteering | None = None
@@ -94,7 +98,7 @@ class Installation:
 
     def rehearse(self, policies: Sequence[Policy]) -> None:
         """See whether these policies can be put in force; nothing changes."""
-        self._firewall.rehearse(rules_for(policies, self.generation + 1, (), self.steering))
+        self._firewall.rehearse(rules_for(policies, self.generation + 1, self.steering))
 
     def update(self, policies: Sequence[Policy]) -> None:
         """Put other policies in force; for connections that are open nothing changes.
@@ -105,10 +109,16 @@ class Installation:
         self.generation += 1
         # What was left alone goes on to be; what only now is named is older than that.
         self.older = [
-            *self.older,
+            *still_there(self.older),
             *older_connections(self.settings.policies, before.policies),
         ]
+        self._remember(before.policies)
         self._firewall.install(self.rules())
+
+    def _remember(self, policies: Iterable[Policy]) -> None:
+        """Their connections may be open, and are steered by them should marks be lost."""
+        known = dict.fromkeys((*self._former, *policies))
+        self._former = [p for p in known if p not in self.settings.policies][-_FORMER_MAX:]
 
     def drain(self) -> None:
         """Let new connections pass by, but for those that `require` refuses.
@@ -119,20 +129,29 @@ class Installation:
             replace(policy, mode=Mode.NEVER) if policy.mode is Mode.OPPORTUNISTIC else policy
             for policy in self.settings.policies
         ]
-        listeners = self.steering.peer_ports()
+        former = (*self._former, *self.settings.policies)
+        # A SYN that nobody holds any more is plain, and so is what follows.
+        spared = [replace(policy, mode=Mode.NEVER) for policy in policies]
         self._firewall.install(
             [
                 *guard_rules(policies, serving=True),
-                *opening_rules((), self.generation, self.older),
-                *divert_rules(self.settings.policies),
+                *divert_rules(),
+                *opening_rules(
+                    [s for s, p in zip(spared, policies, strict=True) if p.mode is Mode.NEVER],
+                    self.generation,
+                    self.older,
+                    former,
+                ),
                 *self.steering.rules(),
-                *accepting_rules((), listeners),
+                *accepting_rules((), self.steering.peer_ports()),
             ]
         )
 
     def rules(self) -> list[Rule]:
         """All rules, as they stand while the daemon serves."""
-        return rules_for(self.settings.policies, self.generation, self.older, self.steering)
+        return rules_for(
+            self.settings.policies, self.generation, self.steering, self.older, self._former
+        )
 
     def missing(self) -> int:
         """How many rules are not as they were installed: somebody has changed them."""
@@ -151,6 +170,10 @@ class Installation:
         """
         if self._installed:
             self._installed = False
+            for listener in self.steering.application_listeners:
+                # Resets those in its queue that nobody has taken up, whoever else holds it.
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)
             try:
                 self._firewall.remove(
                     guard_rules(self.settings.policies, serving=False) if guard else ()
@@ -169,8 +192,9 @@ class Installation:
 def rules_for(
     policies: Sequence[Policy],
     generation: int,
-    older: Iterable[OlderConnection],
     steering: TransparentSteering,
+    older: Iterable[OlderConnection] = (),
+    former: Iterable[Policy] = (),
 ) -> list[Rule]:
     """All rules for `policies`, as they stand while the daemon serves.
 
@@ -179,8 +203,8 @@ def rules_for(
     listeners = steering.peer_ports()
     rules = [
         *guard_rules(policies, serving=True),
-        *opening_rules(policies, generation, older),
-        *divert_rules(policies),
+        *divert_rules(),
+        *opening_rules(policies, generation, older, former),
         *steering.rules(),
         *accepting_rules(policies, listeners),
     ]

@@ -50,7 +50,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self.failed: Callable[[int, Exception], None] | None = None
-        """Takes what a callback of a descriptor raised; None lets it through."""
+        """Takes what a callback of a descriptor (-1: of a timer) raised; None lets it through."""
         self._stopped = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, READ, self._on_wake)
@@ -110,7 +110,12 @@ class Loop:
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if timer.call is not None:
-                timer.call()
+                try:
+                    timer.call()
+                except Exception as error:
+                    if self.failed is None:
+                        raise
+                    self.failed(-1, error)
 
     def _patience(self, timeout: float | None) -> float:
         while self._timers and self._timers[0][2].call is None:

@@ -2,12 +2,12 @@
 
 Bulk data never comes here.  What is diverted is told by socket marks: a socket
 to a peer carries MARK_HANDSHAKE from its creation until its negotiation is
-finished, then MARK_DONE.  Outgoing packets have the mark of their socket;
-incoming ones get it by `-m socket --restore-skmark`, which finds the socket
-that is going to receive them.  A connection that is still a request, as
-before its first ACK, has no mark yet; that is why whatever comes to a service
-with option 69 is diverted.  An ACK that completes a handshake without it is
-not seen here, and known by the connection that it brings (`accepted`).
+finished, then MARK_DONE.  Outgoing packets have the mark of their socket.
+Incoming ones are known by the connection's mark, which the SYN gives it and
+the first packet with MARK_DONE takes back.  What a peer opens is known by the
+option that it carries, for which the steering marks it.  An ACK that completes
+a handshake without it is not seen here, and known by the connection that it
+brings (`accepted`).
 
 An off-path attacker who guesses the 4-tuple must not be able to talk a
 handshake into plain TCP by a segment that TCP itself will discard, so
@@ -25,20 +25,25 @@ import errno
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from tcpcrypt.core.negotiation import Fallback, Negotiation
-from tcpcrypt.core.policy import FlowDirection, Mode, Policy
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.registry import TCP_OPTION_FAST_OPEN
 from tcpcrypt.runtime.eno_backend import NewNegotiation, SocketAddress, Tuple4
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
-from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, MARK_MASK, Rule, marked
-from tcpcrypt.runtime.ruleset import selectors
+from tcpcrypt.runtime.rules import (
+    MARK_DONE,
+    MARK_HANDSHAKE,
+    MARK_MASK,
+    MARK_PASSED,
+    Rule,
+    marked,
+)
 from tcpcrypt.wire.segment import Segment
 from tcpcrypt.wire.tcpopt import insert_option, mss, remove_option, replace_mss, room
 
@@ -92,25 +97,24 @@ class _Accepting:
     since: float = field(default_factory=time.monotonic)
 
 
-def divert_rules(policies: Sequence[Policy]) -> list[Rule]:
-    """What diverts handshakes."""
+def divert_rules() -> list[Rule]:
+    """What diverts handshakes; to stand before the rules that steer."""
     divert = ("-j", "NFQUEUE", "--queue-num", str(QUEUE_NUMBER))
-    rules = [
-        Rule("mangle", "POSTROUTING", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
+    handshake, done = (("-p", "tcp", *marked(mark)) for mark in (MARK_HANDSHAKE, MARK_DONE))
+    ours = f"{MARK_HANDSHAKE:#x}/{MARK_MASK:#x}"
+    of_connection = ("-m", "connmark", "--mark", ours)
+    begun, over = (("-j", "CONNMARK", "--set-xmark", x) for x in (ours, f"0x0/{MARK_MASK:#x}"))
+    return [
+        # Here, not in POSTROUTING: others may translate the address afterwards.
+        Rule("mangle", "OUTPUT", (*handshake, "--syn", *begun)),
+        Rule("mangle", "OUTPUT", (*handshake, *divert)),
+        Rule("mangle", "OUTPUT", (*done, *of_connection, *over)),
         # Comes by a second time (`NfqueueBackend.take`).
-        Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_DONE), "-j", "RETURN")),
+        Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_PASSED), "-j", "RETURN")),
         # With option 69 and for the listener: the steering gave it the mark.
-        Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_HANDSHAKE), *divert)),
+        Rule("mangle", "INPUT", (*handshake, *divert)),
+        Rule("mangle", "INPUT", ("!", "-i", "lo", "-p", "tcp", *of_connection, *divert)),
     ]
-    for policy in policies:
-        if policy.mode is Mode.NEVER or policy.match.direction is FlowDirection.INCOMING:
-            continue
-        for family, where in selectors(policy.match, outgoing=True, answers=True):
-            of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
-            words = ("!", "-i", "lo", "-p", "tcp", *where, *of_socket)
-            rule = Rule("mangle", "INPUT", (*words, *marked(MARK_HANDSHAKE), *divert), (family,))
-            rules.append(rule)
-    return rules
 
 
 class NfqueueBackend:
@@ -202,12 +206,12 @@ class NfqueueBackend:
 
     def _let_go(self, packet: QueuedPacket, changed: bytes | None = None) -> None:
         # Not ACCEPT, which would skip the rules of others in this table.
-        mark = packet.mark & ~MARK_MASK | MARK_DONE
+        mark = packet.mark & ~MARK_MASK | MARK_PASSED
         self._queue.verdict(packet, Verdict.REPEAT, changed, mark)
 
     def _pass(self, hook: Hook, segment: Segment) -> bytes | None:
         """Show the segment to whom it concerns; the changed packet, or None."""
-        outgoing = hook is Hook.POSTROUTING
+        outgoing = hook is Hook.OUTPUT
         flow = segment.flow
         key = Tuple4(*flow) if outgoing else Tuple4(*flow[2:], *flow[:2])
         opening = self._opening.get(key)

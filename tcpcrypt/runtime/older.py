@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from tcpcrypt.core.policy import Flow, FlowDirection, Mode, Policy
 
-__all__ = ["OlderConnection", "older_connections"]
+__all__ = ["OlderConnection", "older_connections", "still_there"]
+
+_PROC: Final = Path("/proc/net")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class OlderConnection:
 def older_connections(
     policies: Sequence[Policy],
     before: Sequence[Policy] = (),
-    directory: Path = Path("/proc/net"),
+    directory: Path = _PROC,
 ) -> list[OlderConnection]:
     """Those that `policies` name and `before`, which were in force until now, did not.
 
@@ -34,6 +37,22 @@ def older_connections(
     them where a policy names what looks like their client's port.
     """
     found = []
+    for connection in _connections(directory):
+        if connection.remote.is_loopback or connection.local == connection.remote:
+            continue
+        flow = Flow(FlowDirection.OUTGOING, *dataclasses.astuple(connection))
+        if _named(policies, flow) and not _named(before, flow):
+            found.append(connection)
+    return found
+
+
+def still_there(older: Iterable[OlderConnection], directory: Path = _PROC) -> list[OlderConnection]:
+    """Those of `older` that have not ended since."""
+    now = set(_connections(directory))
+    return [connection for connection in older if connection in now]
+
+
+def _connections(directory: Path) -> Iterator[OlderConnection]:
     for name in ("tcp", "tcp6"):
         try:
             lines = (directory / name).read_text().splitlines()[1:]
@@ -41,15 +60,8 @@ def older_connections(
             continue  # no IPv6 in this kernel
         for line in lines:
             _number, local, remote, state = line.split()[:4]
-            if state == "0A":  # listening
-                continue
-            connection = OlderConnection(*_parse_endpoint(local), *_parse_endpoint(remote))
-            if connection.remote.is_loopback or connection.local == connection.remote:
-                continue
-            flow = Flow(FlowDirection.OUTGOING, *dataclasses.astuple(connection))
-            if _named(policies, flow) and not _named(before, flow):
-                found.append(connection)
-    return found
+            if state != "0A":  # listening
+                yield OlderConnection(*_parse_endpoint(local), *_parse_endpoint(remote))
 
 
 def _named(policies: Sequence[Policy], flow: Flow) -> bool:

@@ -27,8 +27,11 @@ __all__ = ["OpenedByApplication"]
 
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
 _IPV6_TCLASS: Final = 67
-_INNER_PATIENCE: Final = 20.0
-"""Seconds for the application to take up the connection that it asked for."""
+_PEER_PATIENCE: Final = 140.0
+"""Seconds for the peer to answer; Linux gives up on a SYN after some 127."""
+_INNER_PATIENCE: Final = 5.0
+"""Seconds for the application to take up the connection that it asked for; its
+kernel repeats the SYN after 1 and 3."""
 _REFUSALS: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
 
 
@@ -49,7 +52,9 @@ class OpenedByApplication(Connection):
         self._connected = False
         self._peer = peer_name(held.connection.remote, held.connection.remote_port)
         self._data_can_pass = False
+        self._steered = False
         self._patience: Timer | None = None
+        held.superseded = self._not_wanted
         self._obey(policy)
 
     @property
@@ -58,6 +63,7 @@ class OpenedByApplication(Connection):
         return self._held.connection
 
     def start(self) -> None:
+        self._patience = self._context.loop.call_later(_PEER_PATIENCE, self._no_answer)
         try:
             self._connect()
         except OSError as error:
@@ -93,10 +99,10 @@ class OpenedByApplication(Connection):
 
     def came(self, inner: socket.socket) -> None:
         """The application's connection has reached the daemon."""
-        if self._inner is not None or self._patience is None:
+        if self._inner is not None or not self._steered:
             close_with_reset(inner)
             return
-        self._patience.cancel()
+        self._wait_for(None)
         self._held.forget()
         inner.setblocking(False)
         self._inner = inner
@@ -141,9 +147,19 @@ class OpenedByApplication(Connection):
             and negotiation.outcome is not None
         ):
             self._remember(negotiation)
-            if self._speak(negotiation, self._peer) and self._relay is not None:
-                self._patience = self._context.loop.call_later(_INNER_PATIENCE, self._not_wanted)
+            if self._speak(negotiation, self._peer) and self.state != "closed":
+                self._steered = True
+                self._wait_for(self._context.loop.call_later(_INNER_PATIENCE, self._not_wanted))
                 self._held.steer()
+
+    def _wait_for(self, timer: Timer | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = timer
+
+    def _no_answer(self) -> None:
+        # The kernel's own patience is shorter; a handshake that nobody sees any more has none.
+        self._fail(errno.ETIMEDOUT)
 
     def _remember(self, negotiation: Negotiation) -> None:
         outcome, remote = negotiation.outcome, self._held.connection
@@ -163,8 +179,7 @@ class OpenedByApplication(Connection):
     def _drop(self) -> None:
         if self._negotiation is not None:
             self._negotiation.abandon()
-        if self._patience is not None:
-            self._patience.cancel()
+        self._wait_for(None)
         if not self._held.decided:
             self._held.refuse()
         self._held.forget()

@@ -52,17 +52,16 @@ class Routing:
                     raise LocalError(f"{path}: {error.strerror}") from error
 
     def repair(self) -> None:
-        """Put back what somebody has taken out."""
+        """Put back what somebody has taken out; at no moment is there less than before."""
         for family in self._families:
-            self._delete(family)
-            self._add(family)
+            self._add(family, check=False)  # one that is there cannot be added
 
-    def _add(self, family: int) -> None:
+    def _add(self, family: int, *, check: bool = True) -> None:
         everywhere = "0.0.0.0/0" if family == 4 else "::/0"
         route = ("local", everywhere, "dev", "lo", "table", str(TABLE_LOCAL))
         self._ip(family, "route", "replace", *route)
         for mark in (MARK_STEERED, MARK_INNER):
-            self._ip(family, "rule", "add", *self._rule(mark))
+            self._ip(family, "rule", "add", *self._rule(mark), check=check)
 
     def _delete(self, family: int) -> int:
         found = 0

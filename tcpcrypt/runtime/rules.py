@@ -21,6 +21,7 @@ __all__ = [
     "MARK_HANDSHAKE",
     "MARK_INNER",
     "MARK_MASK",
+    "MARK_PASSED",
     "MARK_REFUSED",
     "MARK_STEERED",
     "MARK_UNREACHABLE",
@@ -44,11 +45,15 @@ MARK_ACCEPTED: Final = 0x00500000
 """Sockets on which the daemon accepted an application's connection.  Without a
 mark of their own they would take that of the packets (`tcp_fwmark_accept`)."""
 MARK_DIRECT: Final = 0x00600000
-"""An application's SYN that may leave as it is, and (as a connection mark) what follows."""
+"""An application's SYN that may leave as it is, and (as a connection mark) what
+follows; the SYN of a peer that comes to a service as it is, and (as the mark of
+the service's socket, `tcp_fwmark_accept`) what the service answers."""
 MARK_REFUSED: Final = 0x00700000
 """An application's SYN that is to be answered with a reset."""
 MARK_UNREACHABLE: Final = 0x00800000
 """An application's SYN that is to be answered with `host unreachable`."""
+MARK_PASSED: Final = 0x00900000
+"""A packet of a handshake that has been through the daemon's queue."""
 
 CHAIN_PREFIX: Final = "TCPCRYPT-"
 HOOKS: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")

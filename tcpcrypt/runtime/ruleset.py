@@ -9,14 +9,15 @@ policy matched, for only the kernel knows the owner of a socket for certain.
 The verdict gives the SYN a mark: steered to the daemon, to leave as it is, or
 to be refused.  The first two are kept as connection marks, and what follows
 goes the same way.  Where the connection mark is lost (somebody flushed the
-table) what follows is steered by the policy's addresses and ports, so that at
-worst a plain connection is reset, and never an encrypted one continued in
-clear.
+table, or it forgot an idle connection) what follows is steered by the policy's
+addresses and ports, so that at worst a plain connection is reset or hangs, and
+never an encrypted one continues in clear.  Nobody outside can bring about that
+a connection is left alone.
 
 *What a peer opens* (mangle PREROUTING).  A segment with option 69, to a port on
 which somebody listens, goes to the daemon's listener.  All others go on
 untouched, and where nobody listens the kernel refuses as ever.  What comes from
-outside for a connection of the daemon to a service is dropped (mangle INPUT).
+outside for a connection within this host is dropped (mangle INPUT).
 
 *The guard* (filter).  A SYN that a policy names and that nobody decided on
 does not leave; one that `require` names is refused, on both sides.  The part
@@ -40,6 +41,7 @@ from tcpcrypt.runtime.rules import (
     MARK_HANDSHAKE,
     MARK_INNER,
     MARK_MASK,
+    MARK_PASSED,
     MARK_REFUSED,
     MARK_STEERED,
     MARK_UNREACHABLE,
@@ -85,34 +87,38 @@ def hold_queue(generation: int, index: int) -> int:
 
 
 def opening_rules(
-    policies: Sequence[Policy], generation: int, older: Iterable[OlderConnection]
+    policies: Sequence[Policy],
+    generation: int,
+    older: Iterable[OlderConnection],
+    former: Iterable[Policy] = (),
 ) -> list[Rule]:
-    """Hold and steer what applications of this host open."""
+    """Hold and steer what applications of this host open.
+
+    `former` are policies that were in force, whose connections may be open.
+    """
     concerned = list(_for(policies, FlowDirection.OUTGOING))
-    rules = [Rule("mangle", "OUTPUT", ("-o", "lo", "-j", "RETURN"))]
-    # Our own sockets.  MARK_ACCEPTED is not among them: they talk over `lo`, and
-    # what leaves with their mark is a reset of the application's kernel that
-    # reflects it (`fwmark_reflect`), which has to come to us.
-    for own in (MARK_HANDSHAKE, MARK_DONE, MARK_INNER):
-        rules.append(Rule("mangle", "OUTPUT", (*marked(own), "-j", "RETURN")))
-    rules.append(Rule("mangle", "OUTPUT", (*_TCP, *marked(MARK_ACCEPTED), *go_to(_STEER))))
+    rules = _of_our_own()
     for decided in (MARK_STEERED, MARK_DIRECT, MARK_REFUSED, MARK_UNREACHABLE):
         # A held SYN comes by a second time, for the sake of others' rules behind ours.
-        words = (*_TCP, "--syn", *marked(decided), "-j", "RETURN")
+        # And what services here answer has MARK_DIRECT.
+        syn = () if decided == MARK_DIRECT else ("--syn",)
+        words = (*_TCP, *syn, *marked(decided), "-j", "RETURN")
         rules.append(Rule("mangle", "OUTPUT", words))
     zoned = ("-d", "fe80::/10", "-j", "RETURN")
     if not _requires(policies):
         # A link-local address without its zone, which is lost on `lo`, means nothing.
         rules.append(Rule("mangle", "OUTPUT", zoned, (6,)))
     for mark, target in ((MARK_STEERED, go_to(_STEER)), (MARK_DIRECT, ("-j", "RETURN"))):
-        follows = (*_TCP, "!", "--syn", "-m", "connmark", "--mark", f"{mark:#x}/{_MASK}")
-        rules.append(Rule("mangle", "OUTPUT", (*follows, *target)))
+        follows = (*_TCP, "!", "--syn", *_of_connection(mark), *target)
+        rules.append(Rule("mangle", "OUTPUT", follows))
     for old in older:
         of_old = (
             *(*_TCP, "!", "--syn", "-s", str(old.local), "--sport", str(old.local_port)),
             *("-d", str(old.remote), "--dport", str(old.remote_port), "-j", "RETURN"),
         )
         rules.append(Rule("mangle", "OUTPUT", of_old, (old.local.version,)))
+    for policy in former:
+        rules += _steering_what_follows(policy)
     for index, policy in concerned:
         rules += _opening_rules_of(policy, hold_queue(generation, index))
     for _index, policy in concerned:
@@ -122,17 +128,52 @@ def opening_rules(
         Rule("mangle", _DIRECT, _connection_mark(MARK_DIRECT)),
         Rule("mangle", _DIRECT, set_mark(MARK_DIRECT)),
     ]
+    from_outside = ("!", "-i", "lo", *_TCP)
+    for mark in (MARK_STEERED, MARK_INNER):
+        # These connections are within this host.
+        rules.append(Rule("mangle", "INPUT", (*from_outside, *_of_connection(mark), "-j", "DROP")))
     # The answers of services here are not what an application opens, whatever the
-    # port of their client.
-    came = ("!", "-i", "lo", *_TCP, "--syn", "-m", "conntrack", "--ctstate", "NEW")
-    rules.append(Rule("mangle", "INPUT", (*came, *_connection_mark(MARK_DIRECT))))
-    stray = ("!", "-o", "lo", *marked(MARK_STEERED), "-j", "DROP")
-    rules.append(Rule("mangle", "POSTROUTING", stray))
+    # port of their client.  A mark of the socket, which nobody outside can give to
+    # another connection, as one could by a forged SYN if it were the connection's.
+    came = (*from_outside, "--syn", *marked(0), *set_mark(MARK_DIRECT))
+    rules.append(Rule("mangle", "INPUT", came))
+    for mark in (MARK_STEERED, MARK_INNER):
+        rules.append(Rule("mangle", "POSTROUTING", ("!", "-o", "lo", *marked(mark), "-j", "DROP")))
     save = ("-j", "CONNMARK", "--save-mark", "--nfmask", _MASK, "--ctmask", _MASK)
     for mark in (MARK_STEERED, MARK_DIRECT):
         rules.append(Rule("mangle", "POSTROUTING", (*_TCP, "--syn", *marked(mark), *save)))
     rules.append(Rule("mangle", "POSTROUTING", (*marked(MARK_DIRECT), *set_mark(0))))
+    # Its way is decided; what others translate is the daemon's connection to the peer.
+    rules.append(Rule("nat", "OUTPUT", (*_TCP, *marked(MARK_STEERED), "-j", "ACCEPT")))
     return rules
+
+
+def _of_our_own() -> list[Rule]:
+    """The daemon's own connections: to services, to peers, and those of applications."""
+    inner = ("-o", "lo", *_TCP, "--syn", *marked(MARK_INNER), *_connection_mark(MARK_INNER))
+    rules = [
+        Rule("mangle", "OUTPUT", inner),
+        Rule("mangle", "OUTPUT", ("-o", "lo", "-j", "RETURN")),
+        # What a service answers stays here whatever mark it has given to its socket.
+        Rule("mangle", "OUTPUT", (*_TCP, *_of_connection(MARK_INNER), *set_mark(MARK_INNER))),
+    ]
+    for own in (MARK_PASSED, MARK_DONE, MARK_INNER):
+        rules.append(Rule("mangle", "OUTPUT", (*marked(own), "-j", "RETURN")))
+    # MARK_ACCEPTED is not among them: they talk over `lo`, and what leaves with
+    # their mark is a reset of the application's kernel that reflects it
+    # (`fwmark_reflect`), which has to come to us.
+    rules.append(Rule("mangle", "OUTPUT", (*_TCP, *marked(MARK_ACCEPTED), *go_to(_STEER))))
+    return rules
+
+
+def _steering_what_follows(policy: Policy) -> list[Rule]:
+    """For packets whose connection has lost its mark."""
+    if policy.mode is Mode.NEVER or policy.match.direction is FlowDirection.INCOMING:
+        return []
+    return [
+        Rule("mangle", "OUTPUT", (*_TCP, *where, "!", "--syn", *go_to(_STEER)), (family,))
+        for family, where in selectors(policy.match, outgoing=True)
+    ]
 
 
 def _opening_rules_of(policy: Policy, queue: int) -> list[Rule]:
@@ -167,17 +208,18 @@ def _of_others(policy: Policy) -> list[Rule]:
 
 def accepting_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) -> list[Rule]:
     """Bring what peers open with ENO to the listener (its port, by family)."""
-    untracked = ("-o", "lo", *_TCP, *marked(MARK_INNER), "-j", "CT", "--notrack")
-    rules = [Rule("raw", "OUTPUT", untracked)]
+    # From a link-local address the service could be reached over its own link
+    # alone, not over `lo`.
+    zoned = ("-s", "fe80::/10", "-j", "RETURN")
+    rules = [Rule("mangle", "PREROUTING", ("!", "-i", "lo", *zoned), (6,))]
+    # Nor may it be translated: it has come to its end.
+    rules.append(Rule("nat", "PREROUTING", (*_TCP, *marked(MARK_HANDSHAKE), "-j", "ACCEPT")))
     for _index, policy in _for(policies, FlowDirection.INCOMING):
         if policy.match.uids or policy.match.cgroups:
             continue  # nobody here opened it
         for family, where in selectors(policy.match, outgoing=False):
             if family not in listeners:
                 continue
-            # From a link-local address the service could be reached over its
-            # own link alone, not over `lo`.
-            zoned = ("!", "-s", "fe80::/10") if family == 6 and "-s" not in where else ()
             from_outside = ("!", "-i", "lo", *_TCP, *where)
             if policy.mode is Mode.NEVER:
                 leave = (*from_outside, "--syn", "-j", "RETURN")
@@ -185,14 +227,13 @@ def accepting_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) ->
                 continue
             # Not of SYNs alone: where the kernel sends SYN cookies it keeps nothing of
             # them, and the ACK would go to the service.
-            eno = ("--tcp-option", str(TCP_OPTION_ENO))
+            # SYN-ACKs answer what this host has opened.
+            no_answer = ("!", "--tcp-flags", "SYN,ACK", "SYN,ACK")
+            eno = (*no_answer, "--tcp-option", str(TCP_OPTION_ENO))
             listened = ("-m", "addrtype", "--dst-type", "LOCAL", "-m", "socket", "--nowildcard")
             target = tproxy(family, listeners[family], MARK_HANDSHAKE)
-            words = (*from_outside, *zoned, *eno, *listened, *target)
+            words = (*from_outside, *eno, *listened, *target)
             rules.append(Rule("mangle", "PREROUTING", words, (family,)))
-            of_ours = ("-m", "socket", "--nowildcard", "--restore-skmark", *marked(MARK_INNER))
-            forged = (*from_outside, "!", "--syn", *of_ours, "-j", "DROP")
-            rules.append(Rule("mangle", "INPUT", forged, (family,)))
     return rules
 
 
@@ -210,8 +251,11 @@ def guard_rules(policies: Sequence[Policy], *, serving: bool) -> list[Rule]:
         for family, name in ((4, "icmp-host-unreachable"), (6, "icmp6-addr-unreachable")):
             unreachable = (*marked(MARK_UNREACHABLE), "-j", "REJECT", "--reject-with", name)
             rules.append(Rule("filter", "OUTPUT", unreachable, (family,)))
-    decided = ("-m", "mark", "!", "--mark", f"0x0/{_MASK}", "-j", "RETURN")
-    rules.append(Rule("filter", "OUTPUT", decided))
+        # Should somebody take out the rules that steer: it has a mark and is not marked.
+        lost = (*_TCP, *_of_connection(MARK_STEERED), *marked(0), *reset)
+        rules.append(Rule("filter", "OUTPUT", lost))
+        for decided in (MARK_STEERED, MARK_DIRECT, MARK_PASSED, MARK_DONE, MARK_INNER):
+            rules.append(Rule("filter", "OUTPUT", (*marked(decided), "-j", "RETURN")))
     if not _requires(policies):
         rules.append(Rule("filter", "OUTPUT", ("-d", "fe80::/10", "-j", "RETURN"), (6,)))
     for _index, policy in _for(policies, FlowDirection.OUTGOING):
@@ -233,7 +277,7 @@ def _guard_of_services(policies: Sequence[Policy], serving: bool, reset: Words) 
     rules = []
     if serving:
         # Those are the daemon's, as their way through its queue has shown.
-        rules.append(Rule("filter", "INPUT", (*_TCP, *marked(MARK_DONE), "-j", "RETURN")))
+        rules.append(Rule("filter", "INPUT", (*_TCP, *marked(MARK_PASSED), "-j", "RETURN")))
     for _index, policy in _for(policies, FlowDirection.INCOMING):
         if policy.match.uids or policy.match.cgroups:
             continue
@@ -259,6 +303,10 @@ def selectors(
                 for ports in _ports(match.ports, "--sport" if answers else "--dport"):
                     where = (*_with(local, here), *_with(remote, there), *ports)
                     yield family, where
+
+
+def _of_connection(mark: int) -> Words:
+    return ("-m", "connmark", "--mark", f"{mark:#x}/{_MASK}")
 
 
 def _connection_mark(mark: int) -> Words:

@@ -134,8 +134,22 @@ class TransparentSteering:
             sock.listen(_BACKLOG)
 
     def rules(self) -> list[Rule]:
-        """What hands steered packets to the listener for applications."""
-        return [
+        """What hands steered packets to the listener for applications, and nothing else."""
+        unasked = [
+            # Programs of this host that name a listener's own address.
+            Rule(
+                "mangle",
+                "PREROUTING",
+                (
+                    *("-i", "lo", "-p", "tcp", "-d", LISTENER_ADDRESS[family]),
+                    *("--dport", str(sock.getsockname()[1]), "-j", "DROP"),
+                ),
+                (family,),
+            )
+            for listeners in (self._application, self._peer)
+            for family, sock in listeners.items()
+        ]
+        return unasked + [
             Rule(
                 "mangle",
                 "PREROUTING",

@@ -28,25 +28,32 @@ __all__ = ["HELD_MAX", "HeldSyn", "SynHold"]
 
 HELD_MAX: Final = 16384
 """Connections that may wait at once; the SYNs of others are dropped, and come again."""
+PACKETS_KEPT: Final = 1024
+"""Beyond it a SYN waits until it is repeated, and no longer."""
 _DSCP: Final = 0xFC
 
 
 class HeldSyn:
     """One connection that an application opens.  Decide once, then `forget`.
 
-    The SYN's repetitions, which come while the application has no answer, are
-    dropped before the decision and share it afterwards.
+    The SYN's repetitions, which come while the application has no answer, share
+    the decision.
     """
 
-    __slots__ = ("_decision", "_hold", "_packet", "connection", "dscp", "family", "mark", "queue")
+    __slots__ = (
+        *("_decision", "_hold", "_packet", "connection", "dscp", "family", "isn", "mark", "queue"),
+        "superseded",
+    )
 
     def __init__(self, hold: SynHold, packet: QueuedPacket, segment: Segment) -> None:
         self._hold = hold
-        # Its content stays where it was received, and that is used again.
-        self._packet: QueuedPacket | None = replace(packet, payload=memoryview(b""))
+        self._packet: QueuedPacket | None = None
         self._decision: int | None = None
         self.connection = Tuple4(*segment.flow)
         self.queue = packet.queue
+        self.isn = segment.seq
+        self.superseded: Callable[[], None] = self.forget
+        """Called when another connection of the same addresses takes its place."""
         self.family = segment.version
         self.mark = packet.mark & ~MARK_MASK
         """The bits of the application's SO_MARK that are not ours."""
@@ -87,9 +94,21 @@ class HeldSyn:
 
     def drop(self) -> None:
         """Give no answer; the application goes on to wait."""
-        packet, self._packet = self._packet, None
+        packet = self._take_out()
         if packet is not None:
             self._hold.queue.verdict(packet, Verdict.DROP)
+
+    def keep(self, packet: QueuedPacket) -> None:
+        """Let this one wait for the decision."""
+        # Its content stays where it was received, and that is used again.
+        self._packet = replace(packet, payload=memoryview(b""))
+        self._hold.packets += 1
+
+    def _take_out(self) -> QueuedPacket | None:
+        packet, self._packet = self._packet, None
+        if packet is not None:
+            self._hold.packets -= 1
+        return packet
 
     def forget(self) -> None:
         """A later SYN of the same addresses is a new connection.  Idempotent."""
@@ -98,16 +117,25 @@ class HeldSyn:
 
     def _decide(self, mark: int) -> None:
         self._decision = mark
-        packet, self._packet = self._packet, None
+        packet = self._take_out()
         if packet is not None:
             self._pass(packet)
 
     def repeated(self, packet: QueuedPacket) -> None:
-        """The application's kernel has sent the SYN again."""
-        if self._decision is None:
-            self._hold.queue.verdict(packet, Verdict.DROP)
-        else:
+        """The application's kernel has sent the SYN again.
+
+        It takes the place of the one before, unless so many wait that they
+        could fill the kernel's queue: then none of this connection waits, and
+        a later repetition takes the decision.
+        """
+        if self._decision is not None:
             self._pass(packet)
+            return
+        self.drop()
+        if self._hold.packets < PACKETS_KEPT:
+            self.keep(packet)
+        else:
+            self._hold.queue.verdict(packet, Verdict.DROP)
 
     def _pass(self, packet: QueuedPacket) -> None:
         mark = packet.mark & ~MARK_MASK | (self._decision or 0)
@@ -119,6 +147,8 @@ class SynHold:
 
     def __init__(self, queue: PacketQueue, came: Callable[[HeldSyn], None]) -> None:
         self.queue = queue
+        self.packets = 0
+        """That wait in the kernel now."""
         self.overflowed = 0
         """SYNs dropped because too many were waiting."""
         self._came = came
@@ -137,13 +167,19 @@ class SynHold:
             return
         held = HeldSyn(self, packet, segment)
         known = self._held.get(held.connection)
-        if known is not None:
+        if known is not None and (known.isn, known.queue) == (held.isn, held.queue):
             known.repeated(packet)
+            return
+        if known is not None:
+            known.superseded()
+        if held.connection in self._held:
+            self.queue.verdict(packet, Verdict.DROP)
         elif len(self._held) >= HELD_MAX:
             self.overflowed += 1
             self.queue.verdict(packet, Verdict.DROP)
         else:
             self._held[held.connection] = held
+            held.keep(packet)
             self._came(held)
 
     def forget(self, held: HeldSyn) -> None:

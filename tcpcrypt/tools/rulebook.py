@@ -57,7 +57,7 @@ def plan(policies: Sequence[Policy], families: Sequence[int]) -> Plan:
     older = older_connections(policies)
     become_root()
     with _listeners(families) as steering:
-        rules = rules_for(policies, 0, older, steering)
+        rules = rules_for(policies, 0, steering, older)
     return Plan(
         {family: rendered(rules, family) for family in families},
         tuple(command for family in families for command in _commands(family)),
@@ -165,7 +165,7 @@ def _choices(
     with _listeners(families) as steering:
         # A reload takes the other set of queues.
         for generation in (0, 1):
-            yield rules_for(policies, generation, (), steering)
+            yield rules_for(policies, generation, steering)
 
 
 def _expected(rules: Sequence[Rule], family: int, command: str) -> Counter[str]:

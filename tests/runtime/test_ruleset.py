@@ -67,8 +67,8 @@ def test_what_drops_comes_first() -> None:
     text = rendered(everything(STRICT), 4)
     assert [line for line in text.splitlines() if line.startswith("*")] == [
         "*filter",
-        "*raw",
         "*mangle",
+        "*nat",
     ]
 
 
@@ -115,7 +115,7 @@ def test_the_first_policy_that_matches_decides() -> None:
 def test_only_require_refuses_plain_clients() -> None:
     assert words(everything(WEB), "filter", "INPUT") == []
     refusing = words(everything(STRICT), "filter", "INPUT")
-    assert refusing[0] == "-p tcp -m mark --mark 0x300000/0xf00000 -j RETURN"
+    assert refusing[0] == "-p tcp -m mark --mark 0x900000/0xf00000 -j RETURN"
     assert refusing[1].startswith("! -i lo -p tcp --syn -m multiport --dports 80,8000:8099")
     assert refusing[1].endswith("REJECT --reject-with tcp-reset")
 
