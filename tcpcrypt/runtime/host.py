@@ -17,6 +17,7 @@ import resource
 import socket
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -41,7 +42,7 @@ from tcpcrypt.runtime.outgoing import OpenedByApplication
 from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
-from tcpcrypt.runtime.ruleset import hold_queue
+from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
 from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
 
@@ -60,6 +61,7 @@ _ACCEPT_PAUSE: Final = 0.1
 _SPARE_DESCRIPTORS: Final = 300
 """For everything but connections, each of which has two: listeners, the log,
 the control socket and its clients, sockets kept ready (`Privileges`)."""
+_UNSTEERABLE_MAX: Final = 1024
 _NO_ROOM: Final = "too many open files"
 
 
@@ -89,6 +91,8 @@ class Host:
         self._hold = SynHold(queue, self._application_opens)
         self._backend = NfqueueBackend(queue, privileges)
         self._waiting: dict[Tuple4, OpenedByApplication] = {}
+        self._unsteerable: OrderedDict[Tuple4, int] = OrderedDict()
+        """Connections, by the sequence number of their SYN, that cannot come to us."""
         self._generation = 0
         self._held_by: dict[int, Policy] = {}
         self._context = Context(
@@ -218,14 +222,33 @@ class Host:
     def _on_packet(self, packet: QueuedPacket) -> None:
         if packet.queue == QUEUE_NUMBER:
             self._backend.take(packet)
+        elif packet.queue == STRAY_QUEUE:
+            self._hold.take_stray(packet, self._is_bound_to_device)
         else:
             self._hold.take(packet)
+
+    def _is_bound_to_device(self, connection: Tuple4, isn: int) -> bool:
+        """Such a socket cannot be steered; whether it may go on as it is."""
+        opening = self._waiting.get(connection)
+        if opening is None or opening.policy is None:
+            return False
+        self._report("unsteerable", {"service": address_text(opening.ends[1])})
+        opening.reset()
+        if opening.policy.mode is Mode.OPPORTUNISTIC:
+            return True
+        self._unsteerable[connection] = isn
+        if len(self._unsteerable) > _UNSTEERABLE_MAX:
+            self._unsteerable.popitem(last=False)
+        return False
 
     def _application_opens(self, held: HeldSyn) -> None:
         """The SYN of an application waits for a decision."""
         context, policy, to = self._context, self._held_by.get(held.queue), held.connection
         if policy is None or policy.mode is Mode.NEVER:
             held.drop()
+            held.forget()
+        elif self._unsteerable.pop(to, None) == held.isn:
+            held.refuse()
             held.forget()
         elif policy.mode is Mode.OPPORTUNISTIC and context.paths.is_plain(
             to.remote, to.remote_port

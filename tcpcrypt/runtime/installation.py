@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
+import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -25,6 +27,7 @@ from tcpcrypt.runtime.routing import Routing
 from tcpcrypt.runtime.rules import MARK_HANDSHAKE, Rule
 from tcpcrypt.runtime.ruleset import (
     HOLD_SLOTS,
+    STRAY_QUEUE,
     accepting_rules,
     guard_rules,
     hold_queue,
@@ -35,9 +38,14 @@ from tcpcrypt.runtime.steering import TransparentSteering
 __all__ = ["QUEUE_NUMBERS", "Installation", "remove_everything", "rules_for"]
 
 QUEUE_NUMBERS: Final = frozenset(
-    {QUEUE_NUMBER, *(hold_queue(g, slot) for g in (0, 1) for slot in range(HOLD_SLOTS))}
+    {
+        QUEUE_NUMBER,
+        STRAY_QUEUE,
+        *(hold_queue(g, slot) for g in (0, 1) for slot in range(HOLD_SLOTS)),
+    }
 )
 """All netfilter queues that the daemon takes."""
+_LOCK: Final = "\0tcpcryptd"
 _FORMER_MAX: Final = 256
 """Policies of former configurations whose connections are cared for."""
 
@@ -228,19 +236,46 @@ def remove_everything(families: Sequence[int] = (4, 6)) -> int:
 
     Raises `LocalError` if a daemon is running, whose rules these are.
     """
-    with _only_one():
+    lock = _only_one()
+    try:
+        PacketQueue.open({QUEUE_NUMBER: 1}).close()  # nobody but a daemon has it
         count = Firewall(families).remove()
         return count + Routing(families).remove()
+    finally:
+        if lock is not None:
+            lock.close()
 
 
-def _only_one() -> socket.socket:
-    """An abstract socket name is taken once in a network namespace, and never left behind."""
+def _only_one() -> socket.socket | None:
+    """An abstract socket name is taken once in a network namespace, and never left behind.
+
+    Anybody may take such a name.  None: it is not a daemon who has it; that
+    there is one only then shows by the netfilter queue, which nobody without
+    CAP_NET_ADMIN can take.
+    """
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        lock.bind("\0tcpcryptd")
+        lock.bind(_LOCK)
+        lock.listen(1)
     except OSError as error:
         lock.close()
         if error.errno != errno.EADDRINUSE:
             raise LocalError(f"cannot take the lock: {error.strerror}") from error
-        raise LocalError("another tcpcryptd serves this network namespace") from error
+        if _is_ours():
+            raise LocalError("another tcpcryptd serves this network namespace") from error
+        return None
     return lock
+
+
+def _is_ours() -> bool:
+    """Whether it is root, or this user, who has the lock."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(_LOCK)
+        except OSError:
+            return False
+        _pid, uid, _gid = struct.unpack(
+            "iII", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
+        return uid in {0, os.geteuid()}

@@ -84,6 +84,8 @@ class _Opening:
     received_isn: int | None = None
     syns: int = 0
     told: bool = False
+    alias: Tuple4 | None = None
+    """The connection as its answers have it, if others translate its destination."""
 
 
 @dataclass(slots=True)
@@ -178,8 +180,9 @@ class NfqueueBackend:
 
     def release(self, sock: socket.socket) -> None:
         key = self._opening_by_fd.pop(sock.fileno(), None)
-        if key is not None:
-            self._opening.pop(key, None)
+        opening = self._opening.pop(key, None) if key is not None else None
+        if opening is not None and opening.alias is not None:
+            self._opening.pop(opening.alias, None)
 
     # --- packets -----------------------------------------------------------------
 
@@ -215,20 +218,37 @@ class NfqueueBackend:
         flow = segment.flow
         key = Tuple4(*flow) if outgoing else Tuple4(*flow[2:], *flow[:2])
         opening = self._opening.get(key)
+        if opening is None and not outgoing and segment.flags.syn and segment.flags.ack:
+            opening = self._translated(key, segment)
         if opening is not None:
             changed = self._open_out(opening, segment) if outgoing else None
             if not outgoing:
                 changed = self._open_in(opening, segment)
-            self._follow(key, opening)
+            self._follow(opening)
             return changed
         return self._accept_out(key, segment) if outgoing else self._accept_in(key, segment)
 
-    def _follow(self, key: Tuple4, opening: _Opening) -> None:
+    def _translated(self, key: Tuple4, segment: Segment) -> _Opening | None:
+        """Whom a SYN-ACK answers that comes from another address than the SYN went to.
+
+        Others have translated the destination on its way out; here, in INPUT,
+        answers still have the address that they came with.
+        """
+        local = (key.local, key.local_port)
+        for known, opening in self._opening.items():
+            if (known.local, known.local_port) == local and _near(
+                segment.ack, opening.sent_isn, within=1
+            ):
+                opening.alias = key
+                self._opening[key] = opening
+                return opening
+        return None
+
+    def _follow(self, opening: _Opening) -> None:
         """Act on what the last segment changed."""
         negotiation = opening.negotiation
         if negotiation.finished:
-            self._opening.pop(key, None)
-            self._opening_by_fd.pop(opening.sock.fileno(), None)
+            self.release(opening.sock)
             with contextlib.suppress(OSError):
                 self._privileges.finish(opening.sock, opening.mark)
         if negotiation.finished or (negotiation.outcome is not None and not opening.told):

@@ -54,6 +54,7 @@ from tcpcrypt.runtime.rules import (
 
 __all__ = [
     "HOLD_SLOTS",
+    "STRAY_QUEUE",
     "accepting_rules",
     "guard_rules",
     "hold_queue",
@@ -64,6 +65,8 @@ __all__ = [
 HOLD_SLOTS: Final = 64
 """Policies at most: each has a queue, and two sets of them take turns."""
 _HOLD_QUEUES: Final = 29824
+STRAY_QUEUE: Final = 29796
+"""Where SYNs wait that were steered and do not come."""
 _PORTS_A_RULE: Final = 15
 """What `-m multiport` takes; a range counts twice."""
 _STEER: Final = "STEER"
@@ -137,6 +140,9 @@ def opening_rules(
     # another connection, as one could by a forged SYN if it were the connection's.
     came = (*from_outside, "--syn", *marked(0), *set_mark(MARK_DIRECT))
     rules.append(Rule("mangle", "INPUT", came))
+    # A SYN that is steered and leaves all the same is of a socket bound to a device.
+    bound = (*_TCP, "--syn", *marked(MARK_STEERED), "-j", "NFQUEUE", "--queue-num")
+    rules.append(Rule("mangle", "POSTROUTING", ("!", "-o", "lo", *bound, str(STRAY_QUEUE))))
     for mark in (MARK_STEERED, MARK_INNER):
         rules.append(Rule("mangle", "POSTROUTING", ("!", "-o", "lo", *marked(mark), "-j", "DROP")))
     save = ("-j", "CONNMARK", "--save-mark", "--nfmask", _MASK, "--ctmask", _MASK)

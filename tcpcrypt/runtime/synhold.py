@@ -157,6 +157,19 @@ class SynHold:
     def __len__(self) -> int:
         return len(self._held)
 
+    def take_stray(self, packet: QueuedPacket, leave_alone: Callable[[Tuple4, int], bool]) -> None:
+        """A SYN that was steered and is about to leave: its socket is bound to a device.
+
+        `leave_alone` is told connection and sequence number, and says whether it may.
+        """
+        segment = Segment.parse(packet.payload)
+        connection = Tuple4(*segment.flow)
+        if leave_alone(connection, segment.seq):
+            mark = packet.mark & ~MARK_MASK | MARK_DIRECT
+            self.queue.verdict(packet, Verdict.REPEAT, mark=mark)
+        else:
+            self.queue.verdict(packet, Verdict.DROP)
+
     def take(self, packet: QueuedPacket) -> None:
         """A SYN from one of the hold queues."""
         try:

@@ -16,7 +16,7 @@ from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.rules import MARK_DONE
 from tcpcrypt.tools.labdaemon import LabDaemon
-from tcpcrypt.tools.netns import Capture, Host, wait_until
+from tcpcrypt.tools.netns import Capture, Host, Link, wait_until
 from tcpcrypt.wire.segment import Segment
 
 
@@ -168,22 +168,34 @@ def test_the_hosts_own_firewall_decides_on_the_real_port(pair: Network, mode: st
 def test_nobody_outside_speaks_to_the_service_in_the_name_of_a_client(pair: Network) -> None:
     """What fits the daemon's connection to the service and comes from the wire is dropped."""
     pair.both()
-    with pair.conversation() as (_one, other):
+    loopback = Link(pair.server, "lo", "127.0.0.1", "::1")
+    with Capture(loopback) as capture, pair.conversation() as (one, other):
         name = other.getpeername()
-        for flags in (0x04, 0x14, 0x10, 0x18):  # RST, RST ACK, ACK, PSH ACK
-            for seq in range(0, 1 << 32, 1 << 27):
-                segment = struct.pack("!HHIIBBHHH", name[1], PORT, seq, 0, 0x50, flags, 500, 0, 0)
-                header = struct.pack(
-                    *("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0),
-                    *(socket.inet_aton(name[0]), socket.inet_aton(pair.server_end.v4)),
-                )
-                packet = Segment.parse(header + segment).with_options(b"")
-                with pair.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE)
-                    raw.sendto(packet, (pair.server_end.v4, 0))
+
+        def from_daemon() -> list[Segment]:
+            found = segments(capture.packets)
+            return [s for s in found if s.source_port == name[1] and s.payload]
+
+        last = wait_until(from_daemon, "segment on lo")[-1]
+        following = last.seq + len(last.payload)
+        for flags in (0x04, 0x14, 0x11, 0x18):  # RST, RST ACK, FIN ACK, PSH ACK
+            tcp = struct.pack(
+                *("!HHIIBBHHH", name[1], PORT, following, last.ack),
+                *(0x50, flags, 500, 0, 0),
+            )
+            header = struct.pack(
+                *("!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0),
+                *(socket.inet_aton(name[0]), socket.inet_aton(pair.server_end.v4)),
+            )
+            packet = Segment.parse(header + tcp).with_options(b"")
+            with pair.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE)
+                raw.sendto(packet, (pair.server_end.v4, 0))
         saved = pair.server.run("iptables", "-t", "mangle", "-L", "TCPCRYPT-INPUT", "-vnx").stdout
-        dropped = [int(line.split()[0]) for line in saved.splitlines() if " DROP " in line]
-        assert sum(dropped) == 4 * 32
+        assert sum(int(line.split()[0]) for line in saved.splitlines() if " DROP " in line) == 4
+        for here, there in ((one, other), (other, one)):
+            here.sendall(b"goes on")
+            assert there.recv(100) == b"goes on"
 
 
 def test_a_steered_packet_never_leaves_when_routing_fails(pair: Network) -> None:
