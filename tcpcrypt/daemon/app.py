@@ -37,6 +37,7 @@ from tcpcrypt.daemon.notify import ServiceManager, Watchdog
 from tcpcrypt.daemon.process import Process, fork
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Report, Settings
+from tcpcrypt.runtime.host import raise_descriptor_limit
 from tcpcrypt.runtime.installation import Installation
 from tcpcrypt.runtime.loop import READ, Loop
 
@@ -80,6 +81,8 @@ def serve(task: Task, report: Report) -> int:
     Descriptors that are open now, as those of the log, stay so in all processes.
     """
     without_core_dumps()
+    # Its own need few; but those under way between processes are held to this, too.
+    raise_descriptor_limit()
     log = open_descriptors()
     with contextlib.ExitStack() as stack:
         loop = Loop()

@@ -42,6 +42,8 @@ BATCH: Final = 32
 WORD_MAX: Final = 4096
 """Bytes of a message from the worker; 64 marks of ten digits take less than a fifth."""
 _MESSAGES_A_TURN: Final = 32
+_CROWD_PAUSE: Final = 0.02
+"""Seconds until the next try where too many descriptors are under way."""
 _OUTBOX_MAX: Final = 64
 """Answers that wait for a worker which does not read; an honest one has few requests open."""
 _PATIENCE: Final = 10.0
@@ -168,7 +170,11 @@ class Broker:
             verb, value, sockets = self._outbox[0]
             try:
                 self._words.send(verb, value, [sock.fileno() for sock in sockets])
-            except BlockingIOError:
+            except BlockingIOError as error:
+                if error.errno == errno.ETOOMANYREFS:
+                    # Nothing tells when that is over.
+                    self._loop.call_later(_CROWD_PAUSE, self._flush_later)
+                    return
                 break
             except WordsEndedError:
                 pass  # what it said before its end is to be read first
@@ -178,6 +184,10 @@ class Broker:
             self._drop_first()
         wanted = READ | WRITE if self._outbox else READ
         self._loop.watch(self._words.fileno(), wanted, self._on_ready)
+
+    def _flush_later(self) -> None:
+        if self._open:
+            self._flush()
 
     def _drop_first(self) -> None:
         _verb, _value, sockets = self._outbox.popleft()
@@ -290,8 +300,11 @@ class BrokeredPrivileges:
         while True:
             try:
                 self._words.send(verb, value, descriptors)
-            except BlockingIOError:
-                self._poll(select.POLLOUT, end)
+            except BlockingIOError as error:
+                if error.errno == errno.ETOOMANYREFS and time.monotonic() < end:
+                    time.sleep(_CROWD_PAUSE)
+                else:
+                    self._poll(select.POLLOUT, end)
             except WordsEndedError as error:
                 raise SystemExit(1) from error
             else:

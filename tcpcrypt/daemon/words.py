@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -74,7 +75,8 @@ class Words:
         """Say it; the descriptors stay open here.
 
         Raises `BlockingIOError` if the other side has not read what came
-        before, `WordsEndedError` if it is gone, `LocalError` if it is too long.
+        before (or, with ETOOMANYREFS, other processes what came to them),
+        `WordsEndedError` if it is gone, `LocalError` if it is too long.
         """
         text = json.dumps({verb: value}, separators=(",", ":"), ensure_ascii=False).encode()
         try:
@@ -82,6 +84,9 @@ class Words:
         except BlockingIOError:
             raise
         except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                # Descriptors under way, of all processes of this user together.
+                raise BlockingIOError(error.errno, error.strerror) from error
             if isinstance(error, ConnectionError | BrokenPipeError):
                 raise WordsEndedError("the other process has ended") from error
             raise LocalError(f"a message of {len(text)} bytes: {error.strerror}") from error

@@ -46,7 +46,7 @@ from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
 from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
 
-__all__ = ["Host"]
+__all__ = ["Host", "raise_descriptor_limit"]
 
 _ACCEPTS_A_TURN: Final = 64
 _M_TRIM_THRESHOLD: Final = -1
@@ -111,7 +111,7 @@ class Host:
 
     def start(self) -> None:
         """Be ready for connections; the rules may be installed then."""
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         _keep_freed_memory()
         _collect_garbage_seldom()
         self.loop.failed = self._on_bug
@@ -411,7 +411,8 @@ def _collect_garbage_seldom() -> None:
     gc.set_threshold(_GARBAGE_AFTER, 20, 20)
 
 
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
+    """As many descriptors as this process may have."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
