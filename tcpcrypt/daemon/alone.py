@@ -54,7 +54,7 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
             server = ControlServer(
                 host.loop,
                 control.socket,
-                host,
+                host.overview,
                 policies=lambda: host.settings.policies,
                 report=report,
             )

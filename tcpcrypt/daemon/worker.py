@@ -21,6 +21,7 @@ from tcpcrypt.daemon.words import Words
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Report, Settings
 from tcpcrypt.runtime.host import Host
+from tcpcrypt.runtime.overview import Overview
 from tcpcrypt.runtime.steering import Steering
 
 __all__ = ["Inheritance", "Observed", "work"]
@@ -53,7 +54,7 @@ class Inheritance:
 class Observed:
     """What the control socket tells of a host: the daemon's process is the parent."""
 
-    def __init__(self, host: Host, pid: int) -> None:
+    def __init__(self, host: Overview, pid: int) -> None:
         self._host = host
         self._pid = pid
         self.sessions: Callable[[], list[dict[str, Any]]] = host.sessions
@@ -103,7 +104,7 @@ class _Worker:
             self._server = ControlServer(
                 self._loop,
                 inherited.control,
-                Observed(self._host, parent),
+                Observed(self._host.overview, parent),
                 policies=lambda: self._host.settings.policies,
                 report=report,
                 confirm=self._confirm if inherited.confirming else None,

@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import errno
 import gc
-import ipaddress
 import os
 import resource
 import socket
-import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tcpcrypt import __version__
 from tcpcrypt.core.negotiation import Negotiation, Opener
 from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
-from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.connection import (
     Connection,
     address_text,
     close_with_reset,
-    peer_name,
 )
 from tcpcrypt.runtime.context import Context, Counters, Report, Settings
 from tcpcrypt.runtime.eno_backend import Tuple4
@@ -39,6 +33,7 @@ from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.netlink import QueuedPacket
 from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER, NfqueueBackend
 from tcpcrypt.runtime.outgoing import OpenedByApplication
+from tcpcrypt.runtime.overview import Overview
 from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
@@ -84,7 +79,6 @@ class Host:
         self.counters = Counters()
         self.loop = Loop()
         self.connections: set[Connection] = set()
-        self.started = time.time()
         self._report = report
         self._steering = steering
         self._queue = queue
@@ -106,6 +100,14 @@ class Host:
             paths=PathMemory(settings.path_memory),
             counters=self.counters,
             report=report,
+        )
+        self.overview = Overview(
+            self._context,
+            connections=self.connections,
+            hold=self._hold,
+            queue=queue,
+            backend=self._backend,
+            steering=steering,
         )
         self._closed = False
 
@@ -318,72 +320,6 @@ class Host:
             resumption=self._context.resumption,
             peer=connection.remote,
         )
-
-    # --- what there is to tell ---------------------------------------------------
-
-    def status(self) -> dict[str, object]:
-        """The facts of the whole host."""
-        return {
-            "pid": os.getpid(),
-            "version": __version__,
-            "started": round(self.started, 3),
-            "backend": self._backend.name,
-            "steering": self._steering.name,
-            "policies": len(self.settings.policies),
-            "counters": dataclasses.asdict(self.counters),
-            "connections": len(self.connections),
-            "queue": {
-                "overruns": self._queue.overruns,
-                "evicted": self._backend.evicted,
-                "held": len(self._hold),
-                "held_overflowed": self._hold.overflowed,
-            },
-        }
-
-    def sessions(self) -> list[dict[str, object]]:
-        """One entry a live connection, oldest first."""
-        return [c.entry() for c in sorted(self.connections, key=lambda c: c.number)]
-
-    def peers(self) -> list[dict[str, object]]:
-        """One entry a service of another host that applications here used lately."""
-        found = []
-        for address, port, known in self._context.paths:
-            left = self._context.paths.seconds_left(known)
-            found.append(
-                {
-                    "peer": str(ipaddress.ip_address(address)),
-                    "port": port,
-                    "last": known.last,
-                    "reason": known.reason,
-                    "until": None if left is None else round(time.time() + left, 3),
-                    "connections": known.connections,
-                }
-            )
-        return found
-
-    def find(self, local: tuple[str, int], remote: tuple[str, int]) -> dict[str, object] | None:
-        """The connection of the application's socket with these addresses, on either side."""
-        one, other = (local, remote), (remote, local)
-        for connection in self.connections:
-            ends = connection.ends
-            if ends in (one, other):
-                return connection.entry()
-        return None
-
-    def flush(self, peer: str | None) -> int:
-        """Forget secrets for resumption, and what is known of paths; how many entries.
-
-        `peer` is an address; None means all of them.  Raises `LocalError` if it is none.
-        """
-        resumption, paths = self._context.resumption, self._context.paths
-        if peer is None:
-            return resumption.flush() + paths.forget()
-        try:
-            address = ipaddress.ip_address(peer).packed
-        except ValueError:
-            raise LocalError(f"{peer!r} is no address") from None
-        names = [address, *(peer_name(a, port) for a, port, _ in paths if a == address)]
-        return sum(resumption.flush(name) for name in names) + paths.forget(address)
 
 
 def _keep_freed_memory() -> None:

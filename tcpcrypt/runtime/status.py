@@ -50,7 +50,7 @@ class StatusFile:
             {
                 "pid": os.getpid(),
                 "counters": dataclasses.asdict(host.counters),
-                "connections": host.sessions(),
+                "connections": host.overview.sessions(),
             },
             indent=2,
         )

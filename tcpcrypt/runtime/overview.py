@@ -1,0 +1,106 @@
+"""What there is to tell of a host: its connections, its peers, its counters; never a secret."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import time
+from collections.abc import Collection
+
+from tcpcrypt import __version__
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.connection import Connection, peer_name
+from tcpcrypt.runtime.context import Context
+from tcpcrypt.runtime.nfqueue import NfqueueBackend
+from tcpcrypt.runtime.queue import PacketQueue
+from tcpcrypt.runtime.steering import Steering
+from tcpcrypt.runtime.synhold import SynHold
+
+__all__ = ["Overview"]
+
+
+class Overview:
+    """Looks at the parts of a `Host`; all it hands out can be written as JSON."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        connections: Collection[Connection],
+        hold: SynHold,
+        queue: PacketQueue,
+        backend: NfqueueBackend,
+        steering: Steering,
+    ) -> None:
+        self._context = context
+        self._connections = connections
+        self._hold = hold
+        self._queue = queue
+        self._backend = backend
+        self._steering = steering
+        self._started = time.time()
+
+    def status(self) -> dict[str, object]:
+        """The facts of the whole host."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started": round(self._started, 3),
+            "backend": self._backend.name,
+            "steering": self._steering.name,
+            "policies": len(self._context.policies),
+            "counters": dataclasses.asdict(self._context.counters),
+            "connections": len(self._connections),
+            "queue": {
+                "overruns": self._queue.overruns,
+                "evicted": self._backend.evicted,
+                "held": len(self._hold),
+                "held_overflowed": self._hold.overflowed,
+            },
+        }
+
+    def sessions(self) -> list[dict[str, object]]:
+        """One entry a live connection, oldest first."""
+        return [c.entry() for c in sorted(self._connections, key=lambda c: c.number)]
+
+    def peers(self) -> list[dict[str, object]]:
+        """One entry a service of another host that applications here used lately."""
+        found = []
+        for address, port, known in self._context.paths:
+            left = self._context.paths.seconds_left(known)
+            found.append(
+                {
+                    "peer": str(ipaddress.ip_address(address)),
+                    "port": port,
+                    "last": known.last,
+                    "reason": known.reason,
+                    "until": None if left is None else round(time.time() + left, 3),
+                    "connections": known.connections,
+                }
+            )
+        return found
+
+    def find(self, local: tuple[str, int], remote: tuple[str, int]) -> dict[str, object] | None:
+        """The connection of the application's socket with these addresses, on either side."""
+        one, other = (local, remote), (remote, local)
+        for connection in self._connections:
+            ends = connection.ends
+            if ends in (one, other):
+                return connection.entry()
+        return None
+
+    def flush(self, peer: str | None) -> int:
+        """Forget secrets for resumption, and what is known of paths; how many entries.
+
+        `peer` is an address; None means all of them.  Raises `LocalError` if it is none.
+        """
+        resumption, paths = self._context.resumption, self._context.paths
+        if peer is None:
+            return resumption.flush() + paths.forget()
+        try:
+            address = ipaddress.ip_address(peer).packed
+        except ValueError:
+            raise LocalError(f"{peer!r} is no address") from None
+        names = [address, *(peer_name(a, port) for a, port, _ in paths if a == address)]
+        return sum(resumption.flush(name) for name in names) + paths.forget(address)
