@@ -324,10 +324,12 @@ KEYS: Final[tuple[Key, ...]] = (
         "cgroup",
         values.CGROUPS,
         None,
-        '"system.slice/backup.service"',
+        '"backup.slice"',
         "The program that opens the connection is in control group {} or below.",
         "Control groups of this host, as paths below the root of cgroup v2, for connections that"
-        " the programs in them open; such a policy is one for outgoing connections.",
+        " the programs in them open; such a policy is one for outgoing connections.  A control"
+        " group has to exist, and for good: name slices, for a service has another one after"
+        " each start.",
     ),
 )
 
