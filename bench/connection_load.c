@@ -5,7 +5,8 @@
          answers each connection's first bytes with as many and ends the stream
      connection_load open ADDRESS PORT CONCURRENCY SECONDS
          keeps CONCURRENCY connections under way and prints one line of JSON:
-         ok, failed, seconds, p50_ms, p99_ms, and the processor time it took
+         ok, failed, seconds, p50_ms, p99_ms, and the processor time it took; what
+         fails goes to stderr in words
 
    One thread and one epoll each, so that it costs little beside what it measures.
    A connection counts when the whole reply and the end of the stream have come. */
@@ -126,6 +127,20 @@ static int begin(int epoll, struct flow *flow, const struct sockaddr_storage *ad
     return 1;
 }
 
+static int failure(const struct flow *flow, const char *when)
+{
+    int number = errno, error = 0;
+    socklen_t length = sizeof error;
+    struct sockaddr_storage own;
+    socklen_t own_length = sizeof own;
+    getsockopt(flow->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+    getsockname(flow->fd, (struct sockaddr *)&own, &own_length);
+    fprintf(stderr, "%s from port %d after %.3f s, %d bytes received: %s, %s\n", when,
+            ntohs(((struct sockaddr_in *)&own)->sin_port), now() - flow->since, flow->received,
+            strerror(error), strerror(number));
+    return -1;
+}
+
 /* 0: goes on.  1: the connection is over and was whole.  -1: it failed. */
 static int step(int epoll, struct flow *flow, uint32_t happened)
 {
@@ -133,7 +148,7 @@ static int step(int epoll, struct flow *flow, uint32_t happened)
     if (!flow->asked) {
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = flow};
         if (happened & EPOLLERR || write(flow->fd, "0123456789abcdef", REQUEST) != REQUEST)
-            return -1;
+            return failure(flow, "opening");
         flow->asked = 1;
         epoll_ctl(epoll, EPOLL_CTL_MOD, flow->fd, &event);
         return 0;
@@ -141,9 +156,9 @@ static int step(int epoll, struct flow *flow, uint32_t happened)
     for (;;) {
         ssize_t size = read(flow->fd, buffer, sizeof buffer);
         if (size < 0)
-            return errno == EAGAIN ? 0 : -1;
+            return errno == EAGAIN ? 0 : failure(flow, "reading");
         if (size == 0)
-            return flow->received == REQUEST ? 1 : -1;
+            return flow->received == REQUEST ? 1 : failure(flow, "at the end");
         flow->received += (int)size;
     }
 }

@@ -126,7 +126,9 @@ def run(program: str, site: Site, concurrency: int, seconds: float) -> dict[str,
     """One round; what the generator says, and what it cost."""
     before, counted = site.cpu(), site.counters() if site.daemons else {}
     words = (program, "open", site.address, PORT, str(concurrency), str(seconds))
-    said: dict[str, Any] = json.loads(site.client.run(*words, timeout=seconds + 30).stdout)
+    done = site.client.run(*words, timeout=seconds + 30)
+    print(done.stderr, end="", file=sys.stderr)
+    said: dict[str, Any] = json.loads(done.stdout)
     *daemons, service = (b - a for a, b in zip(before, site.cpu(), strict=True))
     count = max(said["ok"], 1)
     said["per_s"] = said["ok"] / said["seconds"]
