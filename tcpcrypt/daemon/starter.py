@@ -51,7 +51,7 @@ mode = "opportunistic"
 # What the programs of one service of this host open:
 #
 # [[policy]]
-# match = { cgroup = "system.slice/backup.service", ports = "1-65535" }
+# match = { cgroup = "backup.slice", ports = "1-65535" }
 # mode = "opportunistic"
 """
 
