@@ -31,7 +31,9 @@ _SYSCTLS: Final = {
     4: ("net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect"),
     6: ("net.ipv6.fwmark_reflect",),
 }
-_LISTENER: Final = re.compile(r"(--on-port|--to-destination :?) ?\d+")
+_LISTENER: Final = re.compile(
+    r"(--on-port|-d (?:127\.0\.0\.1/32|::1/128) -i lo -p tcp -m tcp --dport) \d+"
+)
 _OLDER: Final = re.compile(r" -s \S+ -d \S+ .*--sport \d+ --dport \d+ .*-j RETURN$")
 _SECONDS: Final = 20.0
 

@@ -45,7 +45,9 @@ def test_the_page_is_current(pages: dict[str, str], name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_groff_finds_no_fault(pages: dict[str, str], name: str) -> None:
     if shutil.which("groff") is None:
-        pytest.fail("groff is not installed (Debian: groff-base): the pages' syntax was not checked")
+        pytest.fail(
+            "groff is not installed (Debian: groff-base): the pages' syntax was not checked"
+        )
     done = subprocess.run(
         ["groff", "-man", "-ww", "-z", "-rCHECKSTYLE=3"],
         input=pages[name], capture_output=True, text=True, check=False,

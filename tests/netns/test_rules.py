@@ -240,8 +240,12 @@ def test_the_status_file(pair: Network, tmp_path: Path) -> None:
     pair.daemon(pair.server)
     with pair.conversation():
         ours.wait_for("enabled")
-        found = wait_until(lambda: json.loads(path.read_text())["connections"], "connection")
-        assert found[0]["state"] == "encrypted"
+
+        def encrypted() -> list[dict[str, object]]:
+            found = json.loads(path.read_text())["connections"]
+            return found if found and found[0]["state"] == "encrypted" else []
+
+        found = wait_until(encrypted, "encrypted connection in the file")
         assert found[0]["session"] == ours.events("enabled")[0]["session"]
     ours.stop()
     final = json.loads(path.read_text())
