@@ -163,7 +163,7 @@ class Installation:
 
     def missing(self) -> int:
         """How many rules are not as they were installed: somebody has changed them."""
-        return self._firewall.missing() if self._installed else 0
+        return self._firewall.missing() + self._routing.missing() if self._installed else 0
 
     def restore(self) -> None:
         """Put all rules in again."""

@@ -16,6 +16,7 @@ TABLE_LOCAL: Final = 29795
 """Routing table by which every address is local."""
 _RULE_PRIORITY: Final = 29795
 """Behind the local table (0), before the main one (32766)."""
+_MARKS: Final = (MARK_STEERED, MARK_INNER)
 
 
 class Routing:
@@ -56,16 +57,25 @@ class Routing:
         for family in self._families:
             self._add(family, check=False)  # one that is there cannot be added
 
+    def missing(self) -> int:
+        """How many rules and routes somebody has taken out since `install`."""
+        found = 0
+        for family in self._families:
+            rules = self._tell(family, "rule", "show", "pref", str(_RULE_PRIORITY))
+            routes = self._tell(family, "route", "show", "table", str(TABLE_LOCAL))
+            found += max(0, len(_MARKS) - len(rules)) + (not routes)
+        return found
+
     def _add(self, family: int, *, check: bool = True) -> None:
         everywhere = "0.0.0.0/0" if family == 4 else "::/0"
         route = ("local", everywhere, "dev", "lo", "table", str(TABLE_LOCAL))
         self._ip(family, "route", "replace", *route)
-        for mark in (MARK_STEERED, MARK_INNER):
+        for mark in _MARKS:
             self._ip(family, "rule", "add", *self._rule(mark), check=check)
 
     def _delete(self, family: int) -> int:
         found = 0
-        for mark in (MARK_STEERED, MARK_INNER):
+        for mark in _MARKS:
             while self._ip(family, "rule", "del", *self._rule(mark), check=False):
                 found += 1
         return found
@@ -88,13 +98,19 @@ class Routing:
             *("lookup", str(TABLE_LOCAL)),
         )
 
+    def _ip(self, family: int, *words: str, check: bool = True) -> bool:
+        done = self._run(family, *words)
+        if check and done.returncode:
+            raise LocalError(f"{' '.join(done.args)}: {done.stderr.strip()}")
+        return done.returncode == 0
+
+    def _tell(self, family: int, *words: str) -> list[str]:
+        return self._run(family, *words).stdout.splitlines()
+
     @staticmethod
-    def _ip(family: int, *words: str, check: bool = True) -> bool:
+    def _run(family: int, *words: str) -> subprocess.CompletedProcess[str]:
         argv = ("ip", f"-{family}", *words)
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            return subprocess.run(argv, capture_output=True, text=True, check=False)
         except OSError as error:
             raise LocalError(f"ip: {error.strerror}") from error
-        if check and done.returncode:
-            raise LocalError(f"{' '.join(argv)}: {done.stderr.strip()}")
-        return done.returncode == 0

@@ -199,19 +199,31 @@ def test_nobody_outside_speaks_to_the_service_in_the_name_of_a_client(pair: Netw
 
 
 def test_a_steered_packet_never_leaves_when_routing_fails(pair: Network) -> None:
-    """Without its policy route a marked SYN would go out in clear: it is dropped."""
-    pair.daemon(pair.client)
+    """Without its policy route a marked SYN would go out in clear: it is refused."""
+    pair.both("--mode", "require")
     pair.client.run("ip", "route", "flush", "table", "29795")
     with (
         Capture(pair.client_end) as capture,
         pair.listen(),
-        pytest.raises(TimeoutError),
+        pytest.raises(ConnectionRefusedError),
     ):
-        pair.connect(timeout=0.5)
+        pair.connect()
     # What the daemon itself says to the peer has ENO; the application's SYN has not.
     syns = [s for s in segments(capture.packets) if s.flags.syn and not s.flags.ack]
     assert syns
     assert all(eno(syn) is not None for syn in syns)
+
+
+def test_what_somebody_takes_out_comes_back(pair: Network) -> None:
+    """Rules and routes are compared with what was installed every ten seconds."""
+    ours, _theirs = pair.both("--mode", "require")
+    before = sorted(rules(pair.client).splitlines())
+    pair.client.run("iptables", "-t", "mangle", "-F")
+    pair.client.run("ip", "rule", "del", "pref", "29795")
+    ours.wait_for("restored", timeout=25)
+    assert sorted(rules(pair.client).splitlines()) == before
+    with pair.conversation():
+        ours.wait_for("enabled")
 
 
 def test_lost_connection_tracking_leaks_nothing(pair: Network) -> None:
