@@ -47,6 +47,8 @@ class Loop:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
         self._masks: dict[int, int] = {}
+        self._registered: set[int] = set()
+        """Descriptors that came into the epoll set in this turn."""
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self.failed: Callable[[int, Exception], None] | None = None
@@ -64,6 +66,7 @@ class Loop:
             return
         if not before:
             self._epoll.register(fd, mask)
+            self._registered.add(fd)
         elif mask:
             self._epoll.modify(fd, mask)
         else:
@@ -96,10 +99,13 @@ class Loop:
 
     def step(self, timeout: float | None = None) -> None:
         """Wait once, at most `timeout` seconds, and call whatever is due."""
+        self._registered.clear()
         for fd, events in self._epoll.poll(self._patience(timeout)):
             callback = self._callbacks.get(fd)
-            if callback is None:
-                continue  # forgotten by a callback of this turn
+            if callback is None or fd in self._registered:
+                # Forgotten by a callback of this turn, and perhaps another one
+                # under the number of one that was closed: its own events come again.
+                continue
             try:
                 callback(events | READ | WRITE if events & _FAILED else events)
             except Exception as error:

@@ -110,3 +110,30 @@ def test_a_failing_callback_is_handed_over(loop, ends) -> None:
     loop.failed = lambda fd, error: seen.append((fd, str(error)))
     loop.step(0)
     assert seen == [(one.fileno(), "no")]
+
+
+def test_a_new_descriptor_does_not_get_the_events_of_a_closed_one_with_its_number() -> None:
+    loop = Loop()
+    pairs = [socket.socketpair() for _ in range(2)]
+    called: list[str] = []
+    replaced: list[socket.socket] = []
+
+    def replace(which: int) -> None:
+        """Whichever comes first closes the other; a new one takes its number."""
+        called.append("old")
+        other = pairs[1 - which][0]
+        number = other.fileno()
+        loop.forget(number)
+        other.close()
+        replaced.extend(socket.socketpair())
+        assert number in [sock.fileno() for sock in replaced]
+        loop.watch(number, READ, lambda _events: called.append("new"))
+
+    for which, (near, far) in enumerate(pairs):
+        far.send(b"x")
+        loop.watch(near.fileno(), READ, lambda _events, which=which: replace(which))
+    loop.step(1)
+    assert called == ["old"]
+    for sock in (*replaced, *(sock for pair in pairs for sock in pair)):
+        sock.close()
+    loop.close()
