@@ -16,6 +16,7 @@ from tcpcrypt.daemon import configuration
 from tcpcrypt.daemon.broker import BrokeredPrivileges
 from tcpcrypt.daemon.confinement import Account, confine, name_process
 from tcpcrypt.daemon.control import ControlServer
+from tcpcrypt.daemon.preload import preload
 from tcpcrypt.daemon.verdicts import DelegatedQueue
 from tcpcrypt.daemon.words import Words
 from tcpcrypt.errors import LocalError
@@ -72,6 +73,7 @@ def work(inherited: Inheritance, account: Account | None, parent: int, report: R
     listeners = (*steering.application_listeners, *steering.peer_listeners)
     sockets = [inherited.verdicts, *listeners, *([control] if control is not None else [])]
     channels = [inherited.queue, inherited.words.fileno(), *(sock.fileno() for sock in sockets)]
+    preload(inherited.settings.config)
     confine(account, parent, [*channels, *inherited.keep])
     name_process("tcpcrypt-worker")
     worker = _Worker(inherited, parent, report)
