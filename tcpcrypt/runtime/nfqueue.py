@@ -133,7 +133,7 @@ class NfqueueBackend:
         self._privileges = privileges
         self._new: NewNegotiation | None = None
         self._opening: dict[Tuple4, _Opening] = {}
-        self._opening_by_fd: dict[int, Tuple4] = {}
+        self._opening_by_socket: dict[socket.socket, Tuple4] = {}
         self._accepting: OrderedDict[tuple[Tuple4, int], _Accepting] = OrderedDict()
         self._answered: dict[Tuple4, _Accepting] = {}
         self.evicted = 0
@@ -162,7 +162,7 @@ class NfqueueBackend:
         # thread comes back to the loop.
         local = Tuple4.of_opener(sock, address)
         self._opening[local] = _Opening(sock, negotiation, progress, mark, insist)
-        self._opening_by_fd[sock.fileno()] = local
+        self._opening_by_socket[sock] = local
 
     def accepted(self, sock: socket.socket) -> Negotiation | None:
         entry = self._answered.pop(Tuple4.of_socket(sock), None)
@@ -179,7 +179,7 @@ class NfqueueBackend:
         return entry.negotiation
 
     def release(self, sock: socket.socket) -> None:
-        key = self._opening_by_fd.pop(sock.fileno(), None)
+        key = self._opening_by_socket.pop(sock, None)
         opening = self._opening.pop(key, None) if key is not None else None
         if opening is not None and opening.alias is not None:
             self._opening.pop(opening.alias, None)

@@ -277,8 +277,7 @@ class Relay:
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
-        if not self._outer.closed:
-            self._releasing(self._outer.sock)
+        self._releasing(self._outer.sock)
         for channel in (self._inner, self._outer):
             if channel is None:
                 continue
