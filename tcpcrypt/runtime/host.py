@@ -13,6 +13,7 @@ import gc
 import os
 import resource
 import socket
+import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ _ACCEPT_PAUSE: Final = 0.1
 _SPARE_DESCRIPTORS: Final = 300
 """For everything but connections, each of which has two: listeners, the log,
 the control socket and its clients, sockets kept ready (`Privileges`)."""
+_LOOK_AFTER: Final = 10.0
+"""Seconds between two looks for connections that nobody will answer."""
 _UNSTEERABLE_MAX: Final = 1024
 _NO_ROOM: Final = "too many open files"
 
@@ -125,9 +128,17 @@ class Host:
             self._accept_from(listener, self._application_came)
         for listener in self._steering.peer_listeners:
             self._accept_from(listener, self._peer_came, self._has_room)
+        self.loop.call_later(_LOOK_AFTER, self._look_after)
         self.loop.watch(
             self._queue.fileno(), READ, lambda _events: self._queue.receive(self._on_packet)
         )
+
+    def _look_after(self) -> None:
+        # One timer for all: most connections end long before theirs would be due.
+        now = time.monotonic()
+        for opening in tuple(self._waiting.values()):
+            opening.look_after(now)
+        self.loop.call_later(_LOOK_AFTER, self._look_after)
 
     def run(self) -> None:
         """Serve until `stop`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from typing import Final
 
 from tcpcrypt.core.negotiation import Fallback, Negotiation, Opener
@@ -53,6 +54,7 @@ class OpenedByApplication(Connection):
         self._peer = peer_name(held.connection.remote, held.connection.remote_port)
         self._data_can_pass = False
         self._steered = False
+        self._begun = time.monotonic()
         self._patience: Timer | None = None
         held.superseded = self._not_wanted
         self._obey(policy)
@@ -63,7 +65,6 @@ class OpenedByApplication(Connection):
         return self._held.connection
 
     def start(self) -> None:
-        self._patience = self._context.loop.call_later(_PEER_PATIENCE, self._no_answer)
         try:
             self._connect()
         except OSError as error:
@@ -157,9 +158,14 @@ class OpenedByApplication(Connection):
             self._patience.cancel()
         self._patience = timer
 
-    def _no_answer(self) -> None:
-        # The kernel's own patience is shorter; a handshake that nobody sees any more has none.
-        self._fail(errno.ETIMEDOUT)
+    def look_after(self, now: float) -> None:
+        """End it if the peer has not answered for so long that it never will.
+
+        The kernel's own patience is shorter; but a handshake that nobody sees
+        any more has none.
+        """
+        if not self._steered and now - self._begun > _PEER_PATIENCE:
+            self._fail(errno.ETIMEDOUT)
 
     def _remember(self, negotiation: Negotiation) -> None:
         outcome, remote = negotiation.outcome, self._held.connection

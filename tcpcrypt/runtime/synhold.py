@@ -52,7 +52,7 @@ class HeldSyn:
         self.connection = Tuple4(*segment.flow)
         self.queue = packet.queue
         self.isn = segment.seq
-        self.superseded: Callable[[], None] = self.forget
+        self.superseded: Callable[[], None] | None = None
         """Called when another connection of the same addresses takes its place."""
         self.family = segment.version
         self.mark = packet.mark & ~MARK_MASK
@@ -113,6 +113,7 @@ class HeldSyn:
     def forget(self) -> None:
         """A later SYN of the same addresses is a new connection.  Idempotent."""
         self.drop()
+        self.superseded = None
         self._hold.forget(self)
 
     def _decide(self, mark: int) -> None:
@@ -183,7 +184,7 @@ class SynHold:
         if known is not None and (known.isn, known.queue) == (held.isn, held.queue):
             known.repeated(packet)
             return
-        if known is not None:
+        if known is not None and known.superseded is not None:
             known.superseded()
         if held.connection in self._held:
             self.queue.verdict(packet, Verdict.DROP)
