@@ -105,6 +105,8 @@ def divert_rules() -> list[Rule]:
     handshake, done = (("-p", "tcp", *marked(mark)) for mark in (MARK_HANDSHAKE, MARK_DONE))
     ours = f"{MARK_HANDSHAKE:#x}/{MARK_MASK:#x}"
     of_connection = ("-m", "connmark", "--mark", ours)
+    unknown = ("!", "-i", "lo", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID,UNTRACKED")
+    of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
     begun, over = (("-j", "CONNMARK", "--set-xmark", x) for x in (ours, f"0x0/{MARK_MASK:#x}"))
     return [
         # Here, not in POSTROUTING: others may translate the address afterwards.
@@ -116,6 +118,9 @@ def divert_rules() -> list[Rule]:
         # With option 69 and for the listener: the steering gave it the mark.
         Rule("mangle", "INPUT", (*handshake, *divert)),
         Rule("mangle", "INPUT", ("!", "-i", "lo", "-p", "tcp", *of_connection, *divert)),
+        # What connection tracking does not know, as when an old connection of the same
+        # addresses confuses it, or when it is told not to look.
+        Rule("mangle", "INPUT", (*unknown, *of_socket, *marked(MARK_HANDSHAKE), *divert)),
     ]
 
 
