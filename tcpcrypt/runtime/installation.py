@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from tcpcrypt.core.policy import Mode, Policy
@@ -214,7 +215,7 @@ def rules_for(
         *divert_rules(),
         *opening_rules(policies, generation, older, former),
         *steering.rules(),
-        *accepting_rules(policies, listeners),
+        *accepting_rules(policies, listeners, syn_cookies=_always_syn_cookies()),
     ]
     others = [family for family in (4, 6) if family not in listeners]
     return [
@@ -229,6 +230,12 @@ def _limited(rules: Iterable[Rule], families: Collection[int]) -> Iterator[Rule]
         kept = tuple(family for family in rule.families if family in families)
         if kept:
             yield replace(rule, families=kept)
+
+
+def _always_syn_cookies() -> bool:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/net/ipv4/tcp_syncookies").read_text().strip() == "2"
+    return False
 
 
 def remove_everything(families: Sequence[int] = (4, 6)) -> int:

@@ -14,7 +14,7 @@ addresses and ports, so that at worst a plain connection is reset or hangs, and
 never an encrypted one continues in clear.  Nobody outside can bring about that
 a connection is left alone.
 
-*What a peer opens* (mangle PREROUTING).  A segment with option 69, to a port on
+*What a peer opens* (mangle PREROUTING).  A SYN with option 69, to a port on
 which somebody listens, goes to the daemon's listener.  All others go on
 untouched, and where nobody listens the kernel refuses as ever.  What comes from
 outside for a connection within this host is dropped (mangle INPUT).
@@ -212,8 +212,13 @@ def _of_others(policy: Policy) -> list[Rule]:
     ]
 
 
-def accepting_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) -> list[Rule]:
-    """Bring what peers open with ENO to the listener (its port, by family)."""
+def accepting_rules(
+    policies: Sequence[Policy], listeners: Mapping[int, int], *, syn_cookies: bool = False
+) -> list[Rule]:
+    """Bring what peers open with ENO to the listener (its port, by family).
+
+    `syn_cookies`: this host answers every SYN with a cookie.
+    """
     # From a link-local address the service could be reached over its own link
     # alone, not over `lo`.
     zoned = ("-s", "fe80::/10", "-j", "RETURN")
@@ -231,15 +236,21 @@ def accepting_rules(policies: Sequence[Policy], listeners: Mapping[int, int]) ->
                 leave = (*from_outside, "--syn", "-j", "RETURN")
                 rules.append(Rule("mangle", "PREROUTING", leave, (family,)))
                 continue
-            # Not of SYNs alone: where the kernel sends SYN cookies it keeps nothing of
-            # them, and the ACK would go to the service.
-            # SYN-ACKs answer what this host has opened.
-            no_answer = ("!", "--tcp-flags", "SYN,ACK", "SYN,ACK")
-            eno = (*no_answer, "--tcp-option", str(TCP_OPTION_ENO))
+            eno = ("--tcp-option", str(TCP_OPTION_ENO))
             listened = ("-m", "addrtype", "--dst-type", "LOCAL", "-m", "socket", "--nowildcard")
             target = tproxy(family, listeners[family], MARK_HANDSHAKE)
-            words = (*from_outside, *eno, *listened, *target)
+            # What follows the SYN finds its socket by itself, later, in the order in
+            # which the daemon lets it go.  A look-up here could come just when Linux
+            # replaces the request by the connection, find neither, and end in a reset.
+            # Only where the kernel always sends SYN cookies there is no request to find.
+            # SYN-ACKs answer what this host has opened.
+            no_answer = ("!", "--tcp-flags", "SYN,ACK", "SYN,ACK")
+            first = no_answer if syn_cookies else ("--syn",)
+            words = (*from_outside, *first, *eno, *listened, *target)
             rules.append(Rule("mangle", "PREROUTING", words, (family,)))
+            later = ("--tcp-flags", "SYN", "NONE")
+            follows = (*from_outside, *later, *eno, *set_mark(MARK_HANDSHAKE))
+            rules.append(Rule("mangle", "PREROUTING", follows, (family,)))
     return rules
 
 
