@@ -138,18 +138,15 @@ class Installation:
             replace(policy, mode=Mode.NEVER) if policy.mode is Mode.OPPORTUNISTIC else policy
             for policy in self.settings.policies
         ]
-        former = (*self._former, *self.settings.policies)
-        # A SYN that nobody holds any more is plain, and so is what follows.
-        spared = [replace(policy, mode=Mode.NEVER) for policy in policies]
         self._firewall.install(
             [
                 *guard_rules(policies, serving=True),
                 *divert_rules(),
                 *opening_rules(
-                    [s for s, p in zip(spared, policies, strict=True) if p.mode is Mode.NEVER],
-                    self.generation,
+                    policies,
+                    None,
                     self.older,
-                    former,
+                    (*self._former, *self.settings.policies),
                 ),
                 *self.steering.rules(),
                 *accepting_rules((), self.steering.peer_ports()),

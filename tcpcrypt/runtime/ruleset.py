@@ -91,13 +91,14 @@ def hold_queue(generation: int, index: int) -> int:
 
 def opening_rules(
     policies: Sequence[Policy],
-    generation: int,
+    generation: int | None,
     older: Iterable[OlderConnection],
     former: Iterable[Policy] = (),
 ) -> list[Rule]:
     """Hold and steer what applications of this host open.
 
-    `former` are policies that were in force, whose connections may be open.
+    `generation` None: nobody decides on SYNs any more, and they are left to the
+    guard.  `former` are policies that were in force, whose connections may be open.
     """
     concerned = list(_for(policies, FlowDirection.OUTGOING))
     rules = _of_our_own()
@@ -123,7 +124,8 @@ def opening_rules(
     for policy in former:
         rules += _steering_what_follows(policy)
     for index, policy in concerned:
-        rules += _opening_rules_of(policy, hold_queue(generation, index))
+        queue = None if generation is None else hold_queue(generation, index)
+        rules += _opening_rules_of(policy, queue)
     for _index, policy in concerned:
         rules += _of_others(policy)
     rules += [
@@ -182,15 +184,18 @@ def _steering_what_follows(policy: Policy) -> list[Rule]:
     ]
 
 
-def _opening_rules_of(policy: Policy, queue: int) -> list[Rule]:
+def _opening_rules_of(policy: Policy, queue: int | None) -> list[Rule]:
     rules = []
     owned = tuple(_owners(policy.match))
     for family, where in selectors(policy.match, outgoing=True):
         to = (*_TCP, *where)
         if policy.mode is not Mode.NEVER:
             # Owners are known of SYNs alone: a socket that its process has closed has none.
+            hold_or_leave: Words = ("-j", "RETURN")
+            if queue is not None:
+                hold_or_leave = ("-j", "NFQUEUE", "--queue-num", str(queue))
             for owner in owned:
-                hold = (*to, "--syn", *owner, "-j", "NFQUEUE", "--queue-num", str(queue))
+                hold = (*to, "--syn", *owner, *hold_or_leave)
                 rules.append(Rule("mangle", "OUTPUT", hold, (family,)))
             rules.append(Rule("mangle", "OUTPUT", (*to, "!", "--syn", *go_to(_STEER)), (family,)))
             continue

@@ -255,3 +255,25 @@ def test_a_reload_that_the_kernel_would_not_take_changes_nothing(
     text = pair.client.run("iptables-save").stdout
     assert "TRIAL" not in text
     assert text.count("TCPCRYPT") == saved.count("TCPCRYPT")
+
+
+def test_draining_spares_nothing_that_require_names_first(pair: Network, tmp_path: Path) -> None:
+    """A later policy lets connections pass by meanwhile; the first that matches still decides."""
+    text = (
+        control(tmp_path)
+        + "drain = 20\n"
+        + policy("require", remote=f"{pair.server_end.v4}/32", ports=PORT)
+        + policy("opportunistic", ports="1-1000")
+    )
+    pair.daemon(pair.server)
+    ours = configured(pair, pair.client, tmp_path, text)
+    with pair.conversation() as (one, other):
+        ours.process.send_signal(signal.SIGTERM)
+        ours.wait_for("draining")
+        with Capture(pair.client_end) as capture, pytest.raises(ConnectionRefusedError):
+            pair.connect()
+        assert not [s for s in segments(capture.packets) if s.flags.syn]
+        with opened(pair, 90) as syns:
+            assert syns == [None]
+        one.sendall(b"goes on")
+        assert other.recv(10) == b"goes on"
