@@ -12,7 +12,13 @@ from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import Match, Mode, Policy
 from tcpcrypt.daemon.alone import serve_alone
 from tcpcrypt.daemon.app import Task, serve
-from tcpcrypt.daemon.configuration import DEFAULT_PATH, Configuration, DaemonSettings, load
+from tcpcrypt.daemon.configuration import (
+    DEFAULT_PATH,
+    SECRETS_PER_PEER,
+    Configuration,
+    DaemonSettings,
+    load,
+)
 from tcpcrypt.daemon.confinement import close_others
 from tcpcrypt.daemon.log import open_log
 from tcpcrypt.errors import LocalError
@@ -36,9 +42,6 @@ and iproute2.  Ends on SIGTERM or SIGINT and takes its rules out again; reads
 its file again on SIGHUP.  What faces the network is a process of its own,
 without privileges.
 """
-_SECRETS_PER_PEER: Final = 64
-"""A browser opens dozens of connections at once, and many clients can share one
-address.  The secret that a SYN asks for must not be pushed out before its ACK."""
 _FAMILIES: Final[dict[str, tuple[int, ...]]] = {"4": (4,), "6": (6,), "46": (4, 6)}
 
 
@@ -77,7 +80,7 @@ def _task(arguments: argparse.Namespace) -> Task:
         config = Config(
             resume=not arguments.no_resume,
             cache=not arguments.no_resume,
-            cache_per_peer=_SECRETS_PER_PEER,
+            cache_per_peer=SECRETS_PER_PEER,
         )
         mode = Mode(arguments.mode or Mode.OPPORTUNISTIC)
         found = Configuration(daemon, config, (Policy(mode, Match(ports=tuple(arguments.port))),))

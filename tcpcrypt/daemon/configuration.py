@@ -35,6 +35,7 @@ from tcpcrypt.errors import LocalError
 
 __all__ = [
     "DEFAULT_PATH",
+    "SECRETS_PER_PEER",
     "Configuration",
     "ConfigurationError",
     "DaemonSettings",
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 DEFAULT_PATH: Final = Path("/etc/tcpcrypt/tcpcrypt.toml")
-_SECRETS_PER_PEER: Final = 64
+SECRETS_PER_PEER: Final = 64
 """A browser opens dozens of connections at once, and many clients can share one
 address.  The secret that a SYN asks for must not be pushed out before its ACK."""
 _RANGES_A_RULE: Final = 7
@@ -348,7 +349,7 @@ def _config(crypto: Mapping[str, Any]) -> Config:
         **chosen,
         resume=resumption,
         cache=resumption,
-        cache_per_peer=_SECRETS_PER_PEER,
+        cache_per_peer=SECRETS_PER_PEER,
         rekey_after_bytes=crypto.get("rekey"),
     )
 

@@ -163,9 +163,12 @@ class SynHold:
 
         `leave_alone` is told connection and sequence number, and says whether it may.
         """
-        segment = Segment.parse(packet.payload)
-        connection = Tuple4(*segment.flow)
-        if leave_alone(connection, segment.seq):
+        try:
+            segment = Segment.parse(packet.payload)
+        except PeerError:
+            self.queue.verdict(packet, Verdict.DROP)
+            return
+        if leave_alone(Tuple4(*segment.flow), segment.seq):
             mark = packet.mark & ~MARK_MASK | MARK_DIRECT
             self.queue.verdict(packet, Verdict.REPEAT, mark=mark)
         else:
