@@ -12,9 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import Final, NamedTuple
 
+from tcpcrypt import __version__
 from tcpcrypt.errors import TcpcryptError
 
 __all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_OK", "EXIT_USAGE", "Command", "main"]
@@ -131,7 +131,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         description="TCP-ENO (RFC 8547) and tcpcrypt (RFC 8548).",
         epilog=f"example: {COMMANDS['vectors'].example}",
     )
-    parser.add_argument("--version", action="version", version=f"tcpcrypt {version('tcpcrypt')}")
+    parser.add_argument("--version", action="version", version=f"tcpcrypt {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(

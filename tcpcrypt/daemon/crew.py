@@ -177,5 +177,5 @@ class Crew:
 
     def _on_janitor_end(self, _events: int) -> None:
         self.dismiss_janitor()
-        self._report("janitor", {"reason": "it was killed and has a successor"})
         self.appoint_janitor(self._clean)
+        self._report("janitor", {"reason": "it was killed and has a successor"})

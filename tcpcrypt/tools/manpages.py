@@ -14,10 +14,10 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
 
+from tcpcrypt import __version__
 from tcpcrypt.daemon.configuration import DEFAULT_PATH, DaemonSettings
 from tcpcrypt.daemon.keys import COMBINATIONS_MAX, KEYS, MATCH, POLICIES_MAX, SECTIONS, Key
 from tcpcrypt.daemon.toml_text import SIZE_MAX
@@ -29,7 +29,7 @@ __all__ = ["EXAMPLE", "RELOADED", "main", "pages"]
 _PROGRAM: Final = "tcpcrypt.cli.tcpcrypt"
 _DAEMON: Final = "tcpcrypt.cli.tcpcryptd"
 """By name, because this is text about the programs and not a part of them."""
-_SOURCE: Final = f"tcpcrypt {version('tcpcrypt')}"
+_SOURCE: Final = f"tcpcrypt {__version__}"
 _MANUAL: Final = "tcpcrypt manual"
 
 RELOADED: Final = ("path_memory", "guard", "drain")

@@ -71,7 +71,7 @@ def test_rules_of_others_stay(pair: Network) -> None:
 
 
 def test_a_killed_daemon_fails_closed_and_its_rules_go_with_the_next(pair: Network) -> None:
-    """In one process there is no janitor (see tests/daemon/test_process.py)."""
+    """In one process there is no janitor (see tests/netns/test_daemon_processes.py)."""
     pair.daemon(pair.client, "--single-process").stop(signal.SIGKILL)
     assert "TCPCRYPT-OUTPUT" in rules(pair.client)
     with (

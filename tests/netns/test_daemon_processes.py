@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,22 +19,10 @@ from netns.network import Network
 
 from tcpcrypt.daemon.confinement import capabilities
 from tcpcrypt.tools.labdaemon import LabDaemon
-from tcpcrypt.tools.netns import Lab, become_root, wait_until
+from tcpcrypt.tools.netns import wait_until
 
 NET = (1 << 12) | (1 << 13)
 KILLED = -signal.SIGKILL
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _root() -> None:
-    become_root()
-
-
-@pytest.fixture
-def pair() -> Iterator[Network]:
-    with Lab() as lab:
-        client, server = lab.host("client"), lab.host("server")
-        yield Network(lab, client, server, *lab.join(client, server))
 
 
 @pytest.fixture
