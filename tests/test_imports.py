@@ -9,16 +9,19 @@ import tcpcrypt
 
 ROOT = Path(tcpcrypt.__file__).parent
 
-LAYERS = ["wire", "crypto", "auth", "core", "runtime", "daemon", "cli"]
-"""From the bottom up; a package may import itself and what stands before it."""
+LAYERS = ["wire", "crypto", "core", "auth", "runtime", "daemon", "cli"]
+"""From the bottom up; a package may import itself and what stands before it.
+
+`auth` stands above `core`, which knows authentication by its seam alone
+(`tcpcrypt.core.tep`)."""
 
 BESIDE = {
     # Beside the daemon: each may use core and what is below it, and nothing else.
-    "sockets": {"wire", "crypto", "auth", "core"},
-    "aio": {"wire", "crypto", "auth", "core", "sockets"},
-    "transfer": {"wire", "crypto", "auth", "core", "sockets"},
+    "sockets": {"wire", "crypto", "core", "auth"},
+    "aio": {"wire", "crypto", "core", "auth", "sockets"},
+    "transfer": {"wire", "crypto", "core", "auth", "sockets"},
     "tcps": {"wire", "crypto"},
-    "tools": {"wire", "crypto", "auth", "core", "runtime", "daemon"},
+    "tools": {"wire", "crypto", "core", "auth", "runtime", "daemon"},
     "contrib": {"wire", "crypto"},
 }
 LEAVES = {"errors", "registry", "_fast"}
