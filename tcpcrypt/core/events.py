@@ -17,6 +17,7 @@ __all__ = [
     "Direction",
     "Established",
     "Event",
+    "PeerProved",
     "Rekeyed",
     "Role",
     "StreamEnded",
@@ -55,7 +56,15 @@ class Established:
     resumed: bool
     peer_application_aware: bool
     peer_identity: bytes | None
-    """Long-term identity that the TEP proved; None with the TEPs of RFC 8548."""
+    """What the TEP tells of the peer, proved or not yet (`PeerProved`); None with the
+    TEPs of RFC 8548."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProved:
+    """The peer has proved what the TEP tells of it; never with the TEPs of RFC 8548."""
+
+    peer_identity: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +106,4 @@ class Aborted:
     error: PeerError
 
 
-Event = Established | DataReceived | UrgentReceived | StreamEnded | Rekeyed | Aborted
+Event = Established | PeerProved | DataReceived | UrgentReceived | StreamEnded | Rekeyed | Aborted

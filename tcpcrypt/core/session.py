@@ -90,6 +90,7 @@ class Session:
         self._chain: int | None = None
         """What this session may be resumed by, in the cache (`flush_resumption`)."""
         self._successor_kept = False
+        self._peer_proved = False
         if negotiated.resuming:
             self._resume()
         else:
@@ -120,6 +121,11 @@ class Session:
     def peer_identity(self) -> bytes | None:
         """What the TEP proved of the peer.  Raises `LocalError` before keys are there."""
         return self._known.peer_identity
+
+    @property
+    def peer_proved(self) -> bool:
+        """Whether the peer has proved `peer_identity`; never with the TEPs of RFC 8548."""
+        return self._peer_proved
 
     @property
     def role(self) -> Role:
