@@ -101,7 +101,11 @@ class Policy:
     mode: Mode
     match: Match = Match()
     auth: str = "none"
-    """What the peer has to prove; RFC 8548 alone proves nothing."""
+    """What the peer has to prove: none, tofu, pinned or psk.  RFC 8548 alone proves nothing."""
+    pq: str = "off"
+    """Post-quantum key agreement: off, prefer or require."""
+    psk: str = ""
+    """Name of the pre-shared key that both hosts have to have, with `auth` psk."""
 
     def configure(self, base: Config) -> Config:
         """`base` with this policy's demands."""

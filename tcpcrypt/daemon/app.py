@@ -58,7 +58,7 @@ _LOOKED: Final = 100
 """Exit status that says that no rule is missing; those of errors are below."""
 _MISSING_MAX: Final = 100
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_AT_START: Final = ("backend", "steering", "control", "user", "families", "log")
+_AT_START: Final = ("backend", "steering", "control", "user", "families", "log", "state")
 """Keys of [daemon] that a reload does not change."""
 
 

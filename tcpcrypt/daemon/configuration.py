@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
+from tcpcrypt.daemon.demands import contradictions, demands
 from tcpcrypt.daemon.key_lines import KeyPath, Lines
 from tcpcrypt.daemon.keys import (
     COMBINATIONS_MAX,
@@ -74,6 +75,8 @@ class DaemonSettings:
     guard: str = "keep"
     drain: float = 0.0
     """Seconds."""
+    state: Path = Path("/var/lib/tcpcrypt")
+    tofu_enforce: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +317,8 @@ class _Reader:
                 f"more than {NETWORKS_MAX} networks in one policy",
             )
         self._count(index, match)
+        for name, message in contradictions(found) if len(self.problems) == before else ():
+            self._problem((*path, name), _label("policy", index) + name, message)
         direction = match.get("direction", "both")
         for name in ("uid", "cgroup"):
             if name in match and direction == "incoming":
@@ -337,7 +342,7 @@ class _Reader:
                 uids=match.get("uid", ()),
                 cgroups=match.get("cgroup", ()),
             ),
-            found.get("auth", "none"),
+            **demands(found),
         )
 
 

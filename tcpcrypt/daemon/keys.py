@@ -189,6 +189,27 @@ KEYS: Final[tuple[Key, ...]] = (
         " the clear.",
     ),
     Key(
+        "daemon",
+        "state",
+        values.DIRECTORY,
+        '"/var/lib/tcpcrypt"',
+        '"/var/lib/tcpcrypt"',
+        "This host's identity and the hosts that it knows are kept in {}.",
+        "The directory, root's alone, of this host's identity (`identity`), of the hosts that it"
+        " knows (`known_peers`) and of pre-shared keys (`psk/NAME`).  It and the identity are made"
+        " when a policy first asks for authentication.",
+    ),
+    Key(
+        "daemon",
+        "tofu_enforce",
+        values.BOOLEAN,
+        "true",
+        "false",
+        "Connections to a host whose key has changed are refused: {}.",
+        "Under `tofu`, whether a host whose key is not the remembered one, or that shows none any"
+        " more, is refused.  false only logs it: the connection goes on, with whoever it is.",
+    ),
+    Key(
         "crypto",
         "teps",
         values.TEPS,
@@ -249,10 +270,44 @@ KEYS: Final[tuple[Key, ...]] = (
         "policy",
         "auth",
         "none",
-        {"none": "the other host does not have to prove who it is"},
+        {
+            "none": "the other host does not have to prove who it is",
+            "tofu": "the first key that a host proves to have is remembered; from then on it has"
+            " to prove that one, and encryption is required",
+            "pinned": "the other host has to prove a key that `tcpcrypt peers pin` has named",
+            "psk": "both hosts have to have the pre-shared key that `psk` names",
+        },
         "What the other host has to prove.  Without a proof, encryption protects from whoever"
-        " listens, not from whoever can place himself between the hosts.",
-        planned=("tofu", "pinned", "psk"),
+        " listens, not from whoever can place himself between the hosts.  Both hosts need tcpcrypt"
+        " with this extension, which is an experimental one (TEP 0x20), and both show an identity"
+        " key, in the clear where this host opens the connection.  Under `tofu` hosts that this"
+        " host connects to are known by address and port; hosts that connect to it by their keys"
+        " alone, of which any is accepted that was not revoked.",
+    ),
+    _choice(
+        "policy",
+        "pq",
+        None,
+        {
+            "off": "keys are agreed on without post-quantum cryptography",
+            "prefer": "keys are agreed on with X25519MLKEM768 where the other host has it, so that"
+            " recorded traffic stays secret from a later quantum computer",
+            "require": "keys are agreed on with X25519MLKEM768, or the connection is refused",
+        },
+        'Post-quantum key agreement.  Without this key it is "prefer" where `auth` is not'
+        ' "none", and "off" elsewhere.  A SYN holds one suboption of this extension only: a host'
+        ' that opens a connection with "prefer" offers the hybrid, and falls back to RFC 8548'
+        ' where `auth` is "none" and the other host has "off".',
+    ),
+    Key(
+        "policy",
+        "psk",
+        values.PSK,
+        None,
+        '"site-a"',
+        "Both hosts have to have the pre-shared key {}.",
+        'The name of the pre-shared key, for `auth` = "psk": a file of that name, mode 0600, in'
+        " the directory `psk` of `state` or in /etc/tcpcrypt/psk, the same on both hosts.",
     ),
     _choice(
         "policy",

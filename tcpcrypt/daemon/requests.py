@@ -349,6 +349,8 @@ def describe_policy(number: int, policy: Policy) -> dict[str, object]:
         "number": number,
         "mode": policy.mode.value,
         "auth": policy.auth,
+        "pq": policy.pq,
+        "psk": policy.psk or None,
         "match": {name: value for name, value in conditions.items() if value},
         "meaning": sentence(policy),
     }

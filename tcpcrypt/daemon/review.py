@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Network, Policy
-from tcpcrypt.daemon import values
+from tcpcrypt.daemon import demands, values
 from tcpcrypt.daemon.configuration import Configuration, DaemonSettings, Document
 from tcpcrypt.daemon.keys import SECTIONS
 
@@ -106,7 +106,7 @@ def sentence(policy: Policy) -> str:
         " and go in the clear where not",
         Mode.REQUIRE: "are encrypted or refused",
     }[policy.mode]
-    return f"{words} {done}.".replace(",,", ",")
+    return f"{words} {done}.".replace(",,", ",") + demands.sentences(policy)
 
 
 def warnings(document: Document) -> list[Warn]:
@@ -120,6 +120,7 @@ def warnings(document: Document) -> list[Warn]:
         found += [
             Warn(line, index + 1, text) for text in _of_conditions(policy, configuration.daemon)
         ]
+        found += [Warn(line, index + 1, text) for text in demands.warnings(policy)]
         earlier = configuration.policies[:index]
         found += [Warn(line, index + 1, text) for text in _of_ssh(policy, earlier)]
         covering = _covering(earlier, policy.match)

@@ -26,11 +26,13 @@ __all__ = [
     "BOOLEAN",
     "BYTES",
     "CGROUPS",
+    "DIRECTORY",
     "FAMILIES",
     "LOG",
     "NETWORKS",
     "NETWORKS_MAX",
     "PORTS",
+    "PSK",
     "SECONDS",
     "SOCKET",
     "TEPS",
@@ -53,6 +55,7 @@ _CGROUP_MAX: Final = 511
 """Bytes of a path that the firewall's `cgroup` match takes."""
 _CGROUP: Final = re.compile(r"[A-Za-z0-9_.:@\\/+-]+")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
+_PSK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _UID_LAST: Final = 2**32 - 2
 """The number after it means "no user" to the kernel."""
 _DAY: Final = 86_400.0
@@ -154,6 +157,12 @@ def _read_socket(value: object) -> Path:
     if len(str(path).encode()) > _SOCKET_PATH_MAX:
         raise ValueError(f"the path of a socket has at most {_SOCKET_PATH_MAX} bytes")
     return path
+
+
+def _read_psk(value: object) -> str:
+    if not isinstance(value, str) or not _PSK.fullmatch(value):
+        raise ValueError(f"{shown(value)} is not {PSK.phrase}")
+    return value
 
 
 def _read_log(value: object) -> str:
@@ -340,6 +349,12 @@ def _say_families(families: tuple[int, ...]) -> str:
 
 
 SOCKET: Final = Kind("an absolute path of at most 107 bytes", _read_socket, str)
+DIRECTORY: Final = Kind("an absolute path", _read_path, str)
+PSK: Final = Kind(
+    "a name of 1 to 64 letters, digits, dots, dashes and underscores, no dot or dash first",
+    _read_psk,
+    lambda name: f'"{name}"',
+)
 LOG: Final = Kind('"auto", "stderr", "journald" or an absolute path', _read_log, str)
 USER: Final = Kind("a user name", _read_user, str)
 FAMILIES: Final = Kind('"auto", 4, 6 or [4, 6]', _read_families, _say_families)

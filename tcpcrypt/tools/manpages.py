@@ -32,7 +32,7 @@ _DAEMON: Final = "tcpcrypt.cli.tcpcryptd"
 _SOURCE: Final = f"tcpcrypt {__version__}"
 _MANUAL: Final = "tcpcrypt manual"
 
-RELOADED: Final = ("path_memory", "guard", "drain")
+RELOADED: Final = ("path_memory", "guard", "drain", "tofu_enforce")
 """Keys of [daemon] that a reload reads again; the daemon has the others in a list."""
 
 EXAMPLE: Final = """\
@@ -174,7 +174,9 @@ def _file_page() -> str:
 
 
 def _key(key: Key) -> list[str]:
-    default = "must be given" if key.required else "default: " + (key.default or "any")
+    default = "must be given"
+    if not key.required:
+        default = "default: " + (key.default or ("any" if key.section == MATCH else "see below"))
     label = f"{roff.bold(key.name)} ({roff.escape(default)})"
     lines = roff.item(label, roff.prose(key.text)[1:])
     if len(key.meanings) > 1:

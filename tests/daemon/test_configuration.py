@@ -34,6 +34,10 @@ def written(key: Key, value: str) -> str:
         return f'[[policy]]\nmode = "never"\nmatch = {{ {key.name} = {value} }}\n'
     if key.section == "policy":
         mode = "" if key.name == "mode" else 'mode = "never"\n'
+        if key.name in ("auth", "pq", "psk"):
+            mode = 'mode = "require"\n'
+        companions = {"psk": 'auth = "psk"\n', 'auth"psk"': 'psk = "x"\n'}
+        mode += companions.get(key.name) or companions.get(key.name + value, "")
         return f"[[policy]]\n{mode}{key.name} = {value}\n"
     return f"[{key.section}]\n{key.name} = {value}\n"
 
@@ -58,6 +62,8 @@ def outcome(configuration: Configuration, key: Key) -> Any:
 
 
 POLICY = '[[policy]]\nmode = "never"\n'
+REQUIRE = '[[policy]]\nmode = "require"\n'
+OPEN = '[[policy]]\nmode = "opportunistic"\n'
 
 # --- every key -----------------------------------------------------------------
 
@@ -97,7 +103,16 @@ GOOD = [
     ("policy.mode", '"never"', Mode.NEVER),
     ("policy.mode", '"opportunistic"', Mode.OPPORTUNISTIC),
     ("policy.mode", '"require"', Mode.REQUIRE),
+    ("daemon.state", '"/srv/state"', Path("/srv/state")),
+    ("daemon.tofu_enforce", "false", False),
     ("policy.auth", '"none"', "none"),
+    ("policy.auth", '"tofu"', "tofu"),
+    ("policy.auth", '"pinned"', "pinned"),
+    ("policy.auth", '"psk"', "psk"),
+    ("policy.pq", '"off"', "off"),
+    ("policy.pq", '"prefer"', "prefer"),
+    ("policy.pq", '"require"', "require"),
+    ("policy.psk", '"site-a"', "site-a"),
     ("policy.match.direction", '"both"', None),
     ("policy.match.direction", '"incoming"', FlowDirection.INCOMING),
     ("policy.match.direction", '"outgoing"', FlowDirection.OUTGOING),
@@ -150,6 +165,8 @@ def test_every_key_is_documented(key: Key) -> None:
     parse(written(key, example))
     if key.default is not None:
         without = parse("" if key.section in ("daemon", "crypto") else POLICY)
+        if key.name == "auth":
+            without = parse(POLICY.replace("never", "require"))
         assert parse(written(key, key.default)) == without
     for word, meaning in key.meanings:
         assert meaning
@@ -197,6 +214,12 @@ def test_policies_keep_their_order() -> None:
     )
 
 
+@pytest.mark.parametrize(("auth", "pq"), [("none", "off"), ("tofu", "prefer")])
+def test_the_hybrid_is_preferred_where_hosts_are_authenticated(auth: str, pq: str) -> None:
+    (policy,) = parse(REQUIRE + f'auth = "{auth}"\n').policies
+    assert (policy.auth, policy.pq) == (auth, pq)
+
+
 # --- faults --------------------------------------------------------------------
 
 BAD = [
@@ -212,9 +235,16 @@ BAD = [
     ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", "this version does not have it"),
     ("[daemon]\nbackend = 'sockops'", 2, "daemon.backend", "this version does not have"),
     ("[daemon]\nsteering = 'redirect'", 2, "daemon.steering", "this version does not have"),
-    (POLICY + "auth = 'tofu'", 3, "policy 1, auth", 'this version does not have "tofu", only'),
-    (POLICY + "auth = 'pinned'", 3, "policy 1, auth", "this version does not have"),
-    (POLICY + "auth = 'psk'", 3, "policy 1, auth", "this version does not have"),
+    (POLICY + "auth = 'tofu'", 3, "policy 1, auth", "connections are left alone"),
+    (POLICY + "pq = 'prefer'", 3, "policy 1, pq", "connections are left alone"),
+    (REQUIRE + "auth = 'psk'", 3, "policy 1, auth", '"psk" needs the key `psk`'),
+    (REQUIRE + "psk = 'x'", 3, "policy 1, psk", 'is for `auth` = "psk"'),
+    (REQUIRE + "auth = 'psk'\npsk = '../x'", 4, "policy 1, psk", "is not a name of 1 to 64"),
+    (REQUIRE + "auth = 'ca'", 3, "policy 1, auth", '"ca" is not "none", "tofu", "pinned" or'),
+    (OPEN + "pq = 'require'", 3, "policy 1, pq", '"require" needs `mode` = "require"'),
+    (OPEN + "auth = 'tofu'\npq = 'require'", 4, "policy 1, pq", "may go in the clear"),
+    ("[daemon]\nstate = 'x'", 2, "daemon.state", "not an absolute path"),
+    ("[daemon]\ntofu_enforce = 'no'", 2, "daemon.tofu_enforce", "neither true nor false"),
     (POLICY + "profile = 'stanford'", 3, "policy 1, profile", "this version does not have"),
     (POLICY + "profile = 'tcps'", 3, "policy 1, profile", "this version does not have"),
     (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),

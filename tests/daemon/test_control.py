@@ -682,6 +682,8 @@ def test_policies_are_explained() -> None:
         "number": 3,
         "mode": "require",
         "auth": "none",
+        "pq": "off",
+        "psk": None,
         "match": {
             "direction": "outgoing",
             "local": ["10.0.0.0/8"],

@@ -1,0 +1,68 @@
+"""What a policy of the file asks of the peer's identity: its keys `auth`, `pq` and `psk`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tcpcrypt.core.policy import FlowDirection, Mode, Policy
+
+__all__ = ["contradictions", "demands", "sentences", "warnings"]
+
+
+def demands(found: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a `Policy` from the keys that a file gives."""
+    auth = found.get("auth", "none")
+    return {
+        "auth": auth,
+        "pq": found.get("pq", "off" if auth == "none" else "prefer"),
+        "psk": found.get("psk", ""),
+    }
+
+
+def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys that cannot stand beside the others, and why."""
+    asked = demands(found)
+    auth, pq, psk = asked["auth"], asked["pq"], asked["psk"]
+    mode = found.get("mode")
+    if auth == "psk" and not psk:
+        yield "auth", '"psk" needs the key `psk`, the name of a pre-shared key'
+    if psk and auth != "psk":
+        yield "psk", 'is for `auth` = "psk"'
+    if mode == Mode.NEVER.value:
+        for name in ("auth", "pq"):
+            if found.get(name, "none") not in ("none", "off"):
+                yield name, 'with `mode` = "never" connections are left alone and prove nothing'
+    if mode == Mode.OPPORTUNISTIC.value and pq == "require" and auth in ("none", "tofu"):
+        yield (
+            "pq",
+            '"require" needs `mode` = "require": under "opportunistic" connections may go in'
+            " the clear",
+        )
+
+
+def sentences(policy: Policy) -> str:
+    """What `policy` asks, in plain words; empty, or begins with a space."""
+    text = {
+        "none": "",
+        "tofu": " The key that a host first proves to have is remembered, and another one"
+        " refused from then on.",
+        "pinned": " A host has to prove a key that was pinned.",
+        "psk": f' A host has to have the pre-shared key "{policy.psk}".',
+    }[policy.auth]
+    if policy.auth == "tofu" and policy.match.direction is FlowDirection.INCOMING:
+        text = " Each host that proves a key is remembered by it; revoked keys are refused."
+    if policy.pq == "require":
+        text += " Keys are agreed on with a post-quantum hybrid or not at all."
+    return text
+
+
+def warnings(policy: Policy) -> Iterator[str]:
+    """What may not be meant."""
+    if policy.mode is Mode.OPPORTUNISTIC and policy.auth == "tofu":
+        yield (
+            "the first contact with a host may go in the clear, and is whoever answers; from the"
+            " second on only its key does"
+        )
+    if policy.mode is Mode.OPPORTUNISTIC and policy.auth in ("pinned", "psk"):
+        yield f'`auth` = "{policy.auth}" refuses what "opportunistic" would let go in the clear'
