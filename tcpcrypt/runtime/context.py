@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
-from tcpcrypt.runtime.eno_backend import EnoBackend, SocketAddress, Tuple4
+from tcpcrypt.runtime.eno_backend import EnoBackend, Tuple4
 from tcpcrypt.runtime.loop import Loop
 from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
@@ -74,10 +74,11 @@ class Context:
     numbers: int = 0
     _configured: dict[int, tuple[Policy, Config, Config]] = field(default_factory=dict)
 
-    def policy_of_service(self, connection: Tuple4, service: SocketAddress) -> Policy:
-        """The policy for a connection that a peer opened to a service here."""
+    def policy_of_service(self, connection: Tuple4) -> Policy:
+        """The policy for a connection that a peer opens to a service here."""
         remote, local = _address(connection.remote), _address(connection.local)
-        flow = Flow(FlowDirection.INCOMING, local, service[1], remote, connection.remote_port)
+        ports = connection.local_port, connection.remote_port
+        flow = Flow(FlowDirection.INCOMING, local, ports[0], remote, ports[1])
         return select(self.policies, flow)
 
     def configured(self, policy: Policy) -> Config:

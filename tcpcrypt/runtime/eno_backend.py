@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Negotiation
+from tcpcrypt.core.policy import Policy
 
-__all__ = ["EnoBackend", "NewNegotiation", "SocketAddress", "Tuple4"]
+__all__ = ["EnoBackend", "NewRequest", "Requested", "SocketAddress", "Tuple4"]
 
 SocketAddress = tuple[Any, ...]
 """As Python's sockets have it: `(host, port)` or `(host, port, flow, scope)`."""
@@ -49,8 +52,21 @@ def _packed(family: int, address: SocketAddress) -> bytes:
     return socket.inet_pton(family, address[0].partition("%")[0])
 
 
-NewNegotiation = Callable[[Tuple4], Negotiation]
-"""Makes the passive negotiation for a SYN that has come."""
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A connection that a peer asks for, and what was decided about it at its SYN.
+
+    The answer to the SYN goes by it, so that nothing that changes until the
+    connection is there may change it.
+    """
+
+    negotiation: Negotiation
+    policy: Policy
+    config: Config
+
+
+NewRequest = Callable[[Tuple4], Requested]
+"""Decides about a SYN that has come."""
 
 
 class EnoBackend(Protocol):
@@ -59,7 +75,7 @@ class EnoBackend(Protocol):
     @property
     def name(self) -> str: ...
 
-    def adopt_listener(self, listener: socket.socket, new: NewNegotiation) -> None:
+    def adopt_listener(self, listener: socket.socket, new: NewRequest) -> None:
         """Negotiate on connections that `listener`, bound and not listening yet, accepts."""
 
     def opener(self, family: int, mark: int) -> socket.socket:
@@ -87,8 +103,8 @@ class EnoBackend(Protocol):
         Raises `OSError` as `socket.connect` does, but not for EINPROGRESS.
         """
 
-    def accepted(self, sock: socket.socket) -> Negotiation | None:
-        """The negotiation of a connection that a listener accepted; it has its outcome.
+    def accepted(self, sock: socket.socket) -> Requested | None:
+        """What is known of a connection that a listener accepted; its negotiation is over.
 
         None: the handshake is not known, and the connection has to be reset.
         """

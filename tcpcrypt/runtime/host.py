@@ -28,7 +28,7 @@ from tcpcrypt.runtime.connection import (
     close_with_reset,
 )
 from tcpcrypt.runtime.context import Context, Counters, Report, Settings
-from tcpcrypt.runtime.eno_backend import Tuple4
+from tcpcrypt.runtime.eno_backend import Requested, Tuple4
 from tcpcrypt.runtime.incoming import AcceptedByPeer
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.netlink import QueuedPacket
@@ -122,7 +122,7 @@ class Host:
         self.loop.failed = self._on_bug
         self._take_queues()
         for listener in self._steering.peer_listeners:
-            self._backend.adopt_listener(listener, self._negotiate_passively)
+            self._backend.adopt_listener(listener, self._request)
         self._steering.listen()
         for listener in self._steering.application_listeners:
             self._accept_from(listener, self._application_came)
@@ -324,13 +324,15 @@ class Host:
         self.connections.add(connection)
         connection.start()
 
-    def _negotiate_passively(self, connection: Tuple4) -> Negotiation:
-        return Negotiation(
-            self._context.config,
-            Opener.PASSIVE,
-            resumption=self._context.resumption,
-            peer=connection.remote,
+    def _request(self, connection: Tuple4) -> Requested:
+        """A peer's SYN has come: what it is answered with, its policy says."""
+        context = self._context
+        policy = context.policy_of_service(connection)
+        config = context.configured(policy)
+        negotiation = Negotiation(
+            config, Opener.PASSIVE, resumption=context.resumption, peer=connection.remote
         )
+        return Requested(negotiation, policy, config)
 
 
 def _keep_freed_memory() -> None:

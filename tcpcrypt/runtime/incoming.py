@@ -49,15 +49,15 @@ class AcceptedByPeer(Connection):
             connection = Tuple4.of_socket(outer)
             self._client = outer.getpeername()
             self._service = context.steering.meant_by_peer(outer)
-            negotiation = context.backend.accepted(outer)
+            requested = context.backend.accepted(outer)
         except (OSError, NotSteeredError) as error:
             self._give_up("failed", str(error))
             return
-        if negotiation is None:
+        if requested is None:
             self._give_up("failed", "handshake is not known")
             return
-        self._obey(self._context.policy_of_service(connection, self._service))
-        self._speak(negotiation, connection.remote)
+        self.policy, self._config = requested.policy, requested.config
+        self._speak(requested.negotiation, connection.remote)
 
     def _want_inner(self) -> None:
         try:

@@ -32,7 +32,7 @@ from typing import Final
 from tcpcrypt.core.negotiation import Fallback, Negotiation
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.registry import TCP_OPTION_FAST_OPEN
-from tcpcrypt.runtime.eno_backend import NewNegotiation, SocketAddress, Tuple4
+from tcpcrypt.runtime.eno_backend import NewRequest, Requested, SocketAddress, Tuple4
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
@@ -92,7 +92,7 @@ class _Opening:
 class _Accepting:
     """A connection a peer opens."""
 
-    negotiation: Negotiation
+    requested: Requested
     connection: Tuple4
     received_isn: int
     sent_isn: int | None = None
@@ -136,7 +136,7 @@ class NfqueueBackend:
     def __init__(self, queue: PacketQueue, privileges: Privileges) -> None:
         self._queue = queue
         self._privileges = privileges
-        self._new: NewNegotiation | None = None
+        self._new: NewRequest | None = None
         self._opening: dict[Tuple4, _Opening] = {}
         self._opening_by_socket: dict[socket.socket, Tuple4] = {}
         self._accepting: OrderedDict[tuple[Tuple4, int], _Accepting] = OrderedDict()
@@ -144,7 +144,7 @@ class NfqueueBackend:
         self.evicted = 0
         """Passive handshakes given up for want of room."""
 
-    def adopt_listener(self, _listener: socket.socket, new: NewNegotiation) -> None:
+    def adopt_listener(self, _listener: socket.socket, new: NewRequest) -> None:
         self._new = new
 
     def opener(self, family: int, mark: int) -> socket.socket:
@@ -169,19 +169,20 @@ class NfqueueBackend:
         self._opening[local] = _Opening(sock, negotiation, progress, mark, insist)
         self._opening_by_socket[sock] = local
 
-    def accepted(self, sock: socket.socket) -> Negotiation | None:
+    def accepted(self, sock: socket.socket) -> Requested | None:
         entry = self._answered.pop(Tuple4.of_socket(sock), None)
         if entry is None:
             return None
         self._accepting.pop((entry.connection, entry.received_isn), None)
-        if not entry.negotiation.finished:
+        negotiation = entry.requested.negotiation
+        if not negotiation.finished:
             # The ACK that has opened the connection had no option.
-            entry.negotiation.segment_received(False, True, b"")
+            negotiation.segment_received(False, True, b"")
         self._privileges.finish(sock)
-        if not entry.negotiation.finished:
-            entry.negotiation.abandon()
+        if not negotiation.finished:
+            negotiation.abandon()
             return None
-        return entry.negotiation
+        return entry.requested
 
     def release(self, sock: socket.socket) -> None:
         key = self._opening_by_socket.pop(sock, None)
@@ -290,16 +291,15 @@ class NfqueueBackend:
     def _accept_in(self, key: Tuple4, segment: Segment) -> bytes | None:
         flags = segment.flags
         if flags.syn and not flags.ack:
-            self._request(key, segment.seq).negotiation.segment_received(
-                True, False, segment.options
-            )
+            negotiation = self._request(key, segment.seq).requested.negotiation
+            negotiation.segment_received(True, False, segment.options)
             return _without_syn_data(segment)
         entry = self._answered.get(key)
         if entry is not None and not flags.syn and flags.ack and entry.sent_isn is not None:
             # This host has sent nothing but its SYN yet.
             acknowledged = (segment.ack - entry.sent_isn) % _MODULUS == 1
             if acknowledged and _near(segment.seq, entry.received_isn):
-                entry.negotiation.segment_received(False, True, segment.options)
+                entry.requested.negotiation.segment_received(False, True, segment.options)
         return None
 
     def _accept_out(self, key: Tuple4, segment: Segment) -> bytes | None:
@@ -310,7 +310,7 @@ class NfqueueBackend:
             raise _UnknownError
         entry.sent_isn = segment.seq
         self._answered[key] = entry
-        return _with_option(entry.negotiation, segment)
+        return _with_option(entry.requested.negotiation, segment)
 
     def _request(self, key: Tuple4, isn: int) -> _Accepting:
         """The handshake that a SYN belongs to; a SYN with another number is another."""
@@ -330,7 +330,7 @@ class NfqueueBackend:
         return entry
 
     def _forget(self, entry: _Accepting) -> None:
-        entry.negotiation.abandon()
+        entry.requested.negotiation.abandon()
         del self._accepting[entry.connection, entry.received_isn]
         if self._answered.get(entry.connection) is entry:
             del self._answered[entry.connection]
