@@ -213,6 +213,19 @@ cdef class SessionCache:
             left -= 1
         return count
 
+    def handles(self):
+        """Handles of all records, in order of insertion."""
+        cdef uint32_t slot
+        cdef list found = []
+        self.check_process()
+        # By slot, not by links: growing the list can run a finalizer, and that
+        # can remove records, but the slots stay where they are.
+        for slot in range(1, self.state.used_records + 1):
+            if self.records[slot].handle:
+                found.append(self.records[slot].handle)
+        found.sort()
+        return found
+
     def clear(self):
         """Remove all records; returns how many."""
         self.check_process()

@@ -43,7 +43,7 @@ cdef enum:
     CAPACITY_BITS = 20
     PEER_MAX = 255
     SECRET_MAX = 64
-    META_MAX = 64
+    META_MAX = 128
     PLACE_BITS = 4       # a place is a slot and a position in it
     IDENTIFIERS_MAX = 16
     IDENTIFIER_LEN = 10

@@ -156,7 +156,7 @@ class SessionCache:
     """A bounded table of one-use secrets (RFC 8548 section 3.5).
 
     A record holds a peer name, a secret of at most 64 bytes, a small `meta`
-    byte string (at most 64) and up to 16 identifiers of 10 bytes each.  It is
+    byte string (at most 128) and up to 16 identifiers of 10 bytes each.  It is
     found by any identifier or, newest first, by peer.  When the table or a
     peer's share is full the oldest record goes.  Secrets lie in memory that is
     kept out of core dumps and swap where the system allows, and are wiped when
@@ -190,6 +190,9 @@ class SessionCache:
     def remove(self, handle: int) -> bool: ...
     def remove_peer(self, peer: bytes) -> int:
         """Remove all records of `peer`; returns how many."""
+
+    def handles(self) -> list[int]:
+        """Handles of all records, in order of insertion."""
 
     def clear(self) -> int: ...
     def __len__(self) -> int: ...

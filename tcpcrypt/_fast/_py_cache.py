@@ -24,7 +24,7 @@ __all__ = ["SessionCache"]
 _CAPACITY_MAX = 1 << 20
 _PEER_MAX = 255
 _SECRET_MAX = 64
-_META_MAX = 64
+_META_MAX = 128
 _IDENTIFIERS_MAX = 16
 _IDENTIFIER_LEN = 10
 
@@ -136,6 +136,11 @@ class SessionCache:
             for handle in handles:
                 self._drop(handle)
             return len(handles)
+
+    def handles(self) -> list[int]:
+        """Handles of all records, in order of insertion."""
+        with self._entered():
+            return list(self._records)
 
     def clear(self) -> int:
         """Remove all records; returns how many."""

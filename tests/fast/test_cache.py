@@ -77,6 +77,24 @@ def test_removal_leaves_nothing_to_find(twin: ModuleType) -> None:
     assert len(cache) == 0
 
 
+def test_all_records_are_listed_in_order_of_insertion(twin: ModuleType) -> None:
+    cache = twin.SessionCache()
+    assert cache.handles() == []
+    handles = [put(cache, b"peer%d" % (number % 2), number) for number in range(5)]
+    assert cache.handles() == handles
+    cache.remove(handles[1])
+    later = put(cache, b"peer0", 9)  # may lie where the removed one lay
+    assert cache.handles() == [handles[0], *handles[2:], later]
+    cache.clear()
+    assert cache.handles() == []
+
+
+def test_meta_may_have_128_bytes(twin: ModuleType) -> None:
+    cache = twin.SessionCache()
+    handle = cache.insert(b"p", (), b"", bytes(range(128)))
+    assert cache.read(handle, bytearray()) == (b"p", (), bytes(range(128)))
+
+
 def test_handles_are_never_reused(twin: ModuleType) -> None:
     cache = twin.SessionCache(capacity=2)
     handles = []
@@ -202,7 +220,7 @@ def test_records_may_be_small_or_as_large_as_allowed(twin: ModuleType) -> None:
         (b"", (b"\xa3" + bytes(10),), b"", b""),
         (b"", (name(1), name(1)), b"", b""),
         (b"", (), bytes(65), b""),
-        (b"", (), b"", bytes(65)),
+        (b"", (), b"", bytes(129)),
     ],
 )
 def test_sizes_past_the_bounds_are_refused_and_evict_nothing(
