@@ -14,8 +14,9 @@ from typing import Any, Final
 from tcpcrypt.core.policy import Policy
 from tcpcrypt.daemon.launcher import find_daemon
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.firewall import Firewall, rendered
+from tcpcrypt.runtime.firewall import Firewall
 from tcpcrypt.runtime.installation import rules_for
+from tcpcrypt.runtime.iptables import rendered
 from tcpcrypt.runtime.older import older_connections
 from tcpcrypt.runtime.routing import TABLE_LOCAL
 from tcpcrypt.runtime.rules import CHAIN_PREFIX, MARK_INNER, MARK_MASK, MARK_STEERED, Rule

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.firewall import rendered
+from tcpcrypt.runtime.iptables import rendered
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.routing import Routing
 from tcpcrypt.runtime.rules import MARK_DONE, MARK_MASK, MARK_STEERED, Rule

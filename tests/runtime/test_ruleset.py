@@ -8,7 +8,7 @@ import pytest
 
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.firewall import Firewall, _left_behind, _transaction, rendered
+from tcpcrypt.runtime.iptables import Iptables, _left_behind, _transaction, rendered
 from tcpcrypt.runtime.older import OlderConnection, older_connections
 from tcpcrypt.runtime.rules import Rule
 from tcpcrypt.runtime.ruleset import (
@@ -213,4 +213,4 @@ def test_older_connections_are_read_from_proc(tmp_path: Path) -> None:
 def test_no_iptables_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LocalError, match="iptables-restore is not installed"):
-        Firewall((4,)).install([Rule("raw", "OUTPUT", ("-j", "RETURN"))])
+        Iptables((4,)).install([Rule("raw", "OUTPUT", ("-j", "RETURN"))])
