@@ -90,7 +90,9 @@ class Exchange:
         self._config = config
         self._negotiated = negotiated
         self._random = random
-        self._agreement = tep_spec(config, negotiated.tep).agreement(config, negotiated.role)
+        self._agreement = tep_spec(config, negotiated.tep).agreement(
+            config, negotiated.role, negotiated.variant
+        )
         self._buffer = bytearray()
         self._init1: Init1 | None = None
         self._init1_message = b""
@@ -168,7 +170,7 @@ class Exchange:
         def assemble(tail: bytes) -> bytes:
             return Init2(aead, nonce, agreement.public_key, tail).build(profile)
 
-        exchanged = Exchanged(self._negotiated.eno_transcript, init1, message)
+        exchanged = Exchanged(self._negotiated.eno_transcript, aead, init1, message)
         init2, prk = agreement.respond(exchanged, assemble)
         self._queue(init2)
         self._finish(prk, aead)
@@ -180,7 +182,9 @@ class Exchange:
         init2 = Init2.parse(message, agreement.peer_public_key_len, self._config.profile)
         if init2.cipher not in init1.ciphers:
             raise PeerError(PeerReason.AEAD_NOT_OFFERED, f"{init2.cipher:#06x}")
-        exchanged = Exchanged(self._negotiated.eno_transcript, init1, self._init1_message)
+        exchanged = Exchanged(
+            self._negotiated.eno_transcript, init2.cipher, init1, self._init1_message
+        )
         self._finish(agreement.complete(exchanged, init2, message), init2.cipher)
 
     def _queue(self, message: bytes) -> None:

@@ -50,6 +50,8 @@ class Negotiated:
     nonce_b: bytes
     """Resumption nonces, by role in the original session."""
     peer_application_aware: bool
+    variant: bytes = b""
+    """Which of its exchanges the TEP means (`tcpcrypt.core.tep.Offer`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +295,7 @@ class Negotiation:
         suffix = self._config.profile.transcript_suffix
         first, second = (peer.raw, own.raw) if own_is_b else (own.raw, peer.raw)
         ticket, resuming = self._ticket(own, choice)
-        own_nonce, peer_nonce = own.nonce, choice.peer_nonce
+        own_nonce, peer_nonce = own.nonce, choice.offer.nonce
         original_b = ticket is not None and ticket.original_role is Role.B
         if not resuming:
             self._forget()
@@ -308,6 +310,7 @@ class Negotiation:
             nonce_a=peer_nonce if original_b else own_nonce,
             nonce_b=own_nonce if original_b else peer_nonce,
             peer_application_aware=peer.option.application_aware,
+            variant=choice.offer.variant,
         )
 
     def _ticket(self, own: OfferedOption, choice: Choice) -> tuple[Ticket | None, bool]:

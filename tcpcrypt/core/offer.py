@@ -14,7 +14,7 @@ from typing import Final
 
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.resumption import Recognised, ResumptionCache, Ticket
-from tcpcrypt.core.tep import Offer, tep_spec
+from tcpcrypt.core.tep import Offer, TepSpec, tep_spec
 from tcpcrypt.errors import FallbackReason
 from tcpcrypt.registry import GLOBAL_A, GLOBAL_B, RESUME_ID_LEN
 from tcpcrypt.wire.eno import Suboption, SynOption
@@ -49,7 +49,8 @@ class Choice:
 
     tep: int
     peer_tep_byte: int
-    peer_nonce: bytes
+    offer: Offer
+    """What the peer's suboption says."""
     resumes_offer: bool = False
     """The peer's option resumes the session that the own option offers."""
     recognised: Recognised | None = None
@@ -82,7 +83,7 @@ def choose(
             continue
         spec, peer = tep_spec(config, tep), theirs_by_tep[tep]
         offer = spec.read_answer(peer.data) if answer else spec.read_offer(peer.data)
-        if offer is None:
+        if offer is None or not _same_variant(config, own_by_tep[tep], offer):
             continue
         resumes = _resumes(own.ticket, tep, offer)
         if offer.identifier and not resumes and answer:
@@ -90,30 +91,51 @@ def choose(
             # open it is an offer like any other, and offers a fresh exchange too.)
             reason = FallbackReason.RESUMPTION_MISMATCH
             continue
-        return Choice(tep, peer.first_byte, offer.nonce, resumes_offer=resumes)
+        return Choice(tep, peer.first_byte, offer, resumes_offer=resumes)
     return reason
 
 
 def _choose_passive(
     config: Config, theirs: SynOption, resumption: ResumptionCache | None
 ) -> Choice | FallbackReason:
-    """Own preference decides, but a session that can be resumed comes first."""
+    """Own preference decides, but a session that can be resumed comes first.
+
+    Not, however, one of a TEP that proves nothing before a fresh exchange of one
+    that does: otherwise what was never authenticated never would be.
+    """
     best: Choice | None = None
     valid = _once(theirs)
     for tep in config.teps:
         if tep not in valid:
             continue
         peer = valid[tep]
-        offer = tep_spec(config, tep).read_offer(peer.data)
+        spec = tep_spec(config, tep)
+        offer = spec.read_offer(peer.data)
         if offer is None:
             continue
         if offer.identifier and resumption is not None:
-            recognised = resumption.recognise(tep, offer.identifier)
+            recognised = _recognise(spec, offer, resumption)
             if recognised is not None:
-                return Choice(tep, peer.first_byte, offer.nonce, recognised=recognised)
+                return Choice(tep, peer.first_byte, offer, recognised=recognised)
         if best is None:
-            best = Choice(tep, peer.first_byte, b"")
+            best = Choice(tep, peer.first_byte, offer)
+        if spec.first_frame_proves:
+            break
     return best if best is not None else FallbackReason.NO_COMMON_TEP
+
+
+def _recognise(spec: TepSpec, offer: Offer, resumption: ResumptionCache) -> Recognised | None:
+    recognised = resumption.recognise(spec.identifier, offer.identifier)
+    if recognised is None or spec.may_resume(recognised.peer_identity, offer):
+        return recognised
+    resumption.release(recognised)
+    return None
+
+
+def _same_variant(config: Config, own: Suboption, offer: Offer) -> bool:
+    """No answer, and in a simultaneous open no offer, means another exchange than the own."""
+    meant = tep_spec(config, own.tep).read_offer(own.data)
+    return meant is not None and meant.variant == offer.variant
 
 
 def _resumes(ticket: Ticket | None, tep: int, offer: Offer) -> bool:
@@ -145,41 +167,55 @@ def offer_options(
     """Own SYN-form options, best first, each smaller than the one before.
 
     Where the segment has no room for the first, one with fewer suboptions is
-    taken.  Nonces are never shortened for room: RFC 8548 section 3.5 wants
-    eight bytes, and a fresh exchange is always there instead.
+    taken.  Nonces are never shortened for room: their length is the TEP's, RFC
+    8548 section 3.5 wants eight bytes, and a fresh exchange is always there instead.
     """
     if passive and answering is not None:
         yield from _answers(config, answering, random)
     else:
-        if room < _resumption_len(config):
-            resumption = None  # an index is not to be spent in vain
-        yield from _offers(config, resumption, peer, random)
+        yield from _offers(config, resumption, peer, random, room)
 
 
-def _resumption_len(config: Config) -> int:
-    """Bytes of the smallest option that offers a resumption."""
-    offer = Offer(bytes(RESUME_ID_LEN), bytes(config.resume_nonce_len))
-    data = tep_spec(config, config.teps[0]).resumption_data(offer)
-    named = 1 if _global_bits(config, passive=False) else 0
-    return _HEAD_LEN + len(config.profile.option_exid) + named + 1 + len(data)
+def _resumable(config: Config, room: int) -> tuple[int, ...]:
+    """The TEPs with which a resumption may be offered in `room` bytes.
+
+    Where there is no room an index is not to be spent in vain; and none of a
+    TEP that proves nothing is spent where one that does is preferred.
+    """
+    found = []
+    for tep in config.teps:
+        spec = tep_spec(config, tep)
+        nonce = bytes(spec.resumption_nonce_len(config, passive=False))
+        data = spec.resumption_data(Offer(bytes(RESUME_ID_LEN), nonce))
+        named = 1 if _global_bits(config, passive=False) else 0
+        if _HEAD_LEN + len(config.profile.option_exid) + named + 1 + len(data) <= room:
+            found.append(tep)
+        if spec.first_frame_proves:
+            break
+    return tuple(found)
 
 
 def _answers(config: Config, choice: Choice, random: RandomBytes) -> Iterator[OfferedOption]:
     """RFC 8547 section 4.5: a passive opener SHOULD send exactly one TEP."""
     spec = tep_spec(config, choice.tep)
     if choice.recognised is not None:
-        nonce = random(config.resume_nonce_len)
-        data = spec.resumption_data(Offer(choice.recognised.own_identifier, nonce))
+        nonce = random(spec.resumption_nonce_len(config, passive=True))
+        own = Offer(choice.recognised.own_identifier, nonce)
+        data = spec.resumption_data(own, choice.offer)
         option = _option(config, [Suboption(choice.tep, data)], passive=True)
         yield OfferedOption(
             option, option.build(config.profile), nonce, recognised=choice.recognised
         )
-    option = _option(config, [Suboption(choice.tep, spec.fresh_data())], passive=True)
+    option = _option(config, [Suboption(choice.tep, spec.fresh_data(choice.offer))], passive=True)
     yield OfferedOption(option, option.build(config.profile))
 
 
 def _offers(
-    config: Config, resumption: ResumptionCache | None, peer: bytes, random: RandomBytes
+    config: Config,
+    resumption: ResumptionCache | None,
+    peer: bytes,
+    random: RandomBytes,
+    room: int,
 ) -> Iterator[OfferedOption]:
     """All TEPs, then fewer; a resumption last, where it needs no length byte.
 
@@ -189,10 +225,17 @@ def _offers(
     fresh = [Suboption(tep, tep_spec(config, tep).fresh_data()) for tep in reversed(config.teps)]
     ticket = None
     if resumption is not None:
-        ticket = resumption.offer(peer, config.teps, keep=config.cache)
+        ticket = resumption.offer(
+            peer,
+            _resumable(config, room),
+            may_resume=lambda t: (
+                t.aead in config.aeads and tep_spec(config, t.tep).may_resume(t.peer_identity)
+            ),
+            keep=config.cache,
+        )
     if ticket is not None:
-        nonce = random(config.resume_nonce_len)
         spec = tep_spec(config, ticket.tep)
+        nonce = random(spec.resumption_nonce_len(config, passive=False))
         resuming = Suboption(ticket.tep, spec.resumption_data(Offer(ticket.own_identifier, nonce)))
         # RFC 8548 section 3.5: never two suboptions of one TEP.
         others = [suboption for suboption in fresh if suboption.tep != ticket.tep]

@@ -14,9 +14,11 @@ first half of resume[i] and original B the second, whoever opens now.
 from __future__ import annotations
 
 import itertools
+import math
 import struct
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,8 +35,12 @@ _HOLD_LIFETIME: Final = 30.0
 """Seconds for which a chain waits for a handshake of which nothing more is heard."""
 _HOLDS_MAX: Final = 1024
 
-_META = struct.Struct("!BHBQQ")
-"""TEP, AEAD, role in the original session, index, chain; the peer's identity follows."""
+_SWEEP_INTERVAL: Final = 600.0
+"""Seconds between two searches for what is past its lifetime."""
+
+_META = struct.Struct("!BHBQQd")
+"""TEP, AEAD, role in the original session, index, chain, end of its lifetime by the
+clock; the peer's identity follows."""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,8 @@ class Ticket:
     peer_identity: bytes | None
     chain: int
     """Number of the chain of secrets; what comes of them keeps it."""
+    expires: float = math.inf
+    """When the chain ends, by the clock of the cache."""
     successor_kept: bool = False
     """Whether ss[i+1] is in the cache already."""
     peer: bytes = b""
@@ -112,6 +120,7 @@ class ResumptionCache:
         self._chains: OrderedDict[int, int] = OrderedDict()
         """The record in which each chain goes on."""
         self._chains_max = config.cache_capacity
+        self._sweep_due = clock() + _SWEEP_INTERVAL
 
     def __len__(self) -> int:
         return len(self._table)
@@ -126,17 +135,19 @@ class ResumptionCache:
         secret: SessionSecret,
         peer_identity: bytes | None = None,
         chain: int | None = None,
+        expires: float = math.inf,
     ) -> int:
         """Keep ss[i], consuming it; returns the number of its chain, for `drop`.
 
-        `chain` is that of the session it comes of; None begins a new one.
+        `chain` is that of the session it comes of; None begins a new one, which
+        lives until `expires` (see `expiry`).
         """
         if chain is None:
             chain = next(self._next_chain)
         identifiers = secret.identifiers(
             self._window, original_role.peer, bytes((tep | SUBOPTION_V,))
         )
-        meta = _META.pack(tep, aead, original_role, secret.index, chain)
+        meta = _META.pack(tep, aead, original_role, secret.index, chain, expires)
         with secret.take() as ss:
             handle = self._table.insert(peer, identifiers, ss.view(), meta + (peer_identity or b""))
         self._chains[chain] = handle
@@ -145,25 +156,43 @@ class ResumptionCache:
             self._chains.popitem(last=False)
         return chain
 
-    def offer(self, peer: bytes, teps: tuple[int, ...], *, keep: bool = True) -> Ticket | None:
+    def expiry(self, lifetime: float | None) -> float:
+        """When a chain that begins now ends; None: it has no end."""
+        return math.inf if lifetime is None else self._clock() + lifetime
+
+    def offer(
+        self,
+        peer: bytes,
+        teps: tuple[int, ...],
+        *,
+        may_resume: Callable[[Ticket], bool] = lambda _ticket: True,
+        keep: bool = True,
+    ) -> Ticket | None:
         """Active open: spend the lowest unused index of a chain with `peer`, if there is one.
 
         RFC 8548 section 3.5: the lowest i not yet used, successfully or not.
-        The chain is held for this handshake until `release`.  `keep` False: the
-        next index is not kept, so that this is the chain's last use.
+        Of several chains the newest whose TEP is one of `teps` and that
+        `may_resume` lets pass; it is held for this handshake until `release`.
+        `keep` False: the next index is not kept, so that this is its last use.
         """
         self._expire()
         handle = self._table.newest(peer)
-        while handle is not None and handle in self._holds:
-            handle = self._table.older(handle)
-        ticket = self._read(handle, 0) if handle is not None else None
-        if handle is None or ticket is None or ticket.tep not in teps:
-            return None
+        while handle is not None:
+            older = self._table.older(handle)
+            ticket = self._read(handle, 0) if handle not in self._holds else None
+            if ticket is not None:
+                if ticket.tep in teps and may_resume(ticket):
+                    return self._take(handle, ticket, keep=keep)
+                ticket.secret.wipe()
+            handle = older
+        return None
+
+    def _take(self, handle: int, ticket: Ticket, *, keep: bool) -> Ticket:
         self._spend(handle)
         if not keep:
             return ticket
         ticket.handle = self._keep_successor(ticket)
-        self._hold(ticket.handle, _Hold(self._clock() + _HOLD_LIFETIME, peer))
+        self._hold(ticket.handle, _Hold(self._clock() + _HOLD_LIFETIME, ticket.peer))
         return ticket
 
     def recognise(self, tep: int, identifier: bytes) -> Recognised | None:
@@ -222,6 +251,34 @@ class ResumptionCache:
                 del self._holds[handle]
         return self._table.clear() if peer is None else self._table.remove_peer(peer)
 
+    def flush_identity(self, matches: Callable[[bytes], bool]) -> int:
+        """Forget the secrets of peers whose identity `matches`; returns how many.
+
+        It is not asked about sessions of TEPs that tell nothing of the peer.
+        What an active open has taken out already is not reached.
+        """
+
+        def unwanted(ticket: Ticket) -> bool:
+            return ticket.peer_identity is not None and matches(ticket.peer_identity)
+
+        dropped = self._drop_if(unwanted)
+        for handle, hold in list(self._holds.items()):
+            # What a SYN-ACK promised outlives its record.
+            if hold.ticket is not None and unwanted(hold.ticket):
+                hold.wipe()
+                del self._holds[handle]
+                dropped += 1
+        return dropped
+
+    def _drop_if(self, unwanted: Callable[[Ticket], bool]) -> int:
+        dropped = 0
+        for handle in self._table.handles():
+            ticket = self._read(handle, 0, expired=True)
+            if ticket is not None:
+                ticket.secret.wipe()
+                dropped += unwanted(ticket) and self._spend(handle)
+        return dropped
+
     def _hold(self, handle: int, hold: _Hold) -> None:
         self._holds[handle] = hold
         if len(self._holds) > _HOLDS_MAX:
@@ -236,6 +293,9 @@ class ResumptionCache:
                 break
             hold.wipe()
             del self._holds[handle]
+        if now >= self._sweep_due:
+            self._sweep_due = now + _SWEEP_INTERVAL
+            self._drop_if(lambda ticket: ticket.expires <= now)
 
     def _spend(self, handle: int) -> bool:
         """Take a record out, and whatever waits for it; True if it was there."""
@@ -254,11 +314,13 @@ class ResumptionCache:
             secret=ticket.secret.peek_next(),
             peer_identity=ticket.peer_identity,
             chain=ticket.chain,
+            expires=ticket.expires,
         )
         ticket.successor_kept = True
         return self._chains[ticket.chain]
 
-    def _read(self, handle: int, position: int) -> Ticket | None:
+    def _read(self, handle: int, position: int, *, expired: bool = False) -> Ticket | None:
+        """The ticket of a record; None if it is gone, or past its lifetime."""
         buffer = bytearray(K_LEN)
         record = self._table.read(handle, buffer)
         if record is None:
@@ -266,8 +328,12 @@ class ResumptionCache:
         ss = Secret(buffer)
         buffer[:] = bytes(K_LEN)
         peer, identifiers, meta = record
-        tep, aead, role, index, chain = _META.unpack_from(meta)
+        tep, aead, role, index, chain, expires = _META.unpack_from(meta)
         secret = SessionSecret(ss, index)
+        if expires <= self._clock() and not expired:
+            secret.wipe()
+            self._spend(handle)
+            return None
         for _ in range(position):
             following = secret.peek_next()
             secret.wipe()
@@ -279,6 +345,7 @@ class ResumptionCache:
             secret,
             meta[_META.size :] or None,
             chain,
+            expires,
             peer=peer,
             peer_identifier=identifiers[position][1:],
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tcpcrypt.core.config import Clock, Config, RandomBytes
@@ -19,6 +20,7 @@ from tcpcrypt.core.events import (
     Direction,
     Established,
     Event,
+    PeerProved,
     Rekeyed,
     Role,
     StreamEnded,
@@ -29,6 +31,7 @@ from tcpcrypt.core.lifecycle import TABLE, SessionInput, SessionState, Verdict
 from tcpcrypt.core.negotiation import Negotiated
 from tcpcrypt.core.records import KeyRing, Received, RecordReceiver, RecordSender
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.core.tep import tep_spec
 from tcpcrypt.crypto.aead import aead as aead_parameters
 from tcpcrypt.crypto.schedule import SessionSecret
 from tcpcrypt.errors import (
@@ -44,6 +47,20 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 __all__ = ["Session"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unproved:
+    """A session whose keys are derived, before its owner hears of it."""
+
+    sender: RecordSender
+    established: Established
+    following: SessionSecret
+    original_role: Role
+
+    def wipe(self) -> None:
+        self.sender.wipe()
+        self.following.wipe()
 
 
 class Session:
@@ -90,7 +107,11 @@ class Session:
         self._chain: int | None = None
         """What this session may be resumed by, in the cache (`flush_resumption`)."""
         self._successor_kept = False
+        self._expires: float | None = None
+        self._tep = tep_spec(config, negotiated.tep)
         self._peer_proved = False
+        self._proof_due = self._tep.first_frame_proves
+        self._unproved: _Unproved | None = None
         if negotiated.resuming:
             self._resume()
         else:
@@ -119,7 +140,7 @@ class Session:
 
     @property
     def peer_identity(self) -> bytes | None:
-        """What the TEP proved of the peer.  Raises `LocalError` before keys are there."""
+        """What the TEP tells of the peer; see `peer_proved`.  `LocalError` before keys."""
         return self._known.peer_identity
 
     @property
@@ -278,7 +299,8 @@ class Session:
 
     def wipe(self) -> None:
         """Forget all keys.  The session can be used no more."""
-        for part in (self._sender, self._receiver, self._ring):
+        unproved, self._unproved = self._unproved, None
+        for part in (self._sender, self._receiver, self._ring, unproved):
             if part is not None:
                 part.wipe()
         if self._exchange is not None:
@@ -346,9 +368,11 @@ class Session:
             self._abort(SessionInput.FAULT, PeerError(PeerReason.RESUMPTION_REPLAYED))
             return
         self._chain, self._successor_kept = ticket.chain, ticket.successor_kept
+        self._expires = ticket.expires
+        negotiated = self.negotiated
         self._start(
             ticket.secret,
-            self.negotiated.nonce_a + self.negotiated.nonce_b,
+            self._tep.sn(negotiated.nonce_a, negotiated.nonce_b, negotiated.eno_transcript),
             ticket.aead,
             ticket.peer_identity,
             original_role=ticket.original_role,
@@ -367,33 +391,19 @@ class Session:
         negotiated, exchange = self.negotiated, self._exchange
         aead = aead_parameters(aead_id)
         session_id, master, following = secret.use(negotiated.tep_byte, sn)
-        keep = self.config.cache and not self._successor_kept
-        if self._resumption is not None and keep:
-            self._chain = self._resumption.store(
-                self._peer_name,
-                tep=negotiated.tep,
-                aead=aead_id,
-                original_role=original_role,
-                secret=following,
-                peer_identity=peer_identity,
-                chain=self._chain,
-            )
-        following.wipe()
         ring = self._ring = KeyRing(master, aead, original_role)
         own_init = exchange.sent_len if exchange is not None else 0
         peer_init = exchange.received_len if exchange is not None else 0
         counted = self.config.profile.offset_counts_init
         sent, received = self._sent_before, self._received_before
-        self._sender = RecordSender(
-            self.config, ring, aead, offset=sent + own_init if counted else 0
-        )
+        sender = RecordSender(self.config, ring, aead, offset=sent + own_init if counted else 0)
         literal, after_init = received + peer_init, 0
         tolerant = self.config.tolerate_offset_origin
         first, other = (literal, after_init) if counted else (after_init, literal)
         self._receiver = RecordReceiver(
             self.config, ring, aead, offset=first, other_offset=other if tolerant else first
         )
-        self._established = Established(
+        established = Established(
             session_id=session_id,
             tep=negotiated.tep,
             aead=aead_id,
@@ -402,16 +412,65 @@ class Session:
             peer_application_aware=negotiated.peer_application_aware,
             peer_identity=peer_identity,
         )
+        unproved = _Unproved(sender, established, following, original_role)
+        if self._tep.first_frame_proves and self.role is Role.B:
+            self._unproved = unproved
+        else:
+            self._go_on(unproved)
+
+    def _go_on(self, ready: _Unproved) -> None:
+        """Report the session, keep what may resume it, send what has waited."""
+        established, sender = ready.established, ready.sender
+        self._store(ready)
+        self._established, self._sender = established, sender
         self._input(SessionInput.KEYS, None)
-        self._events.append(self._established)
+        self._events.append(established)
+        if self._proof_due and not established.resumed:
+            self._prove()
+        if self._tep.first_frame_proves and not (self._unsent or self._finish_wanted):
+            # B waits for it: it proves this host.  (From B it proves a resumed session.)
+            self._seal(sender)
         while self._unsent:
             data, urgent = self._unsent.popleft()
-            self._seal(self._sender, data, urgent=urgent)
+            self._seal(sender, data, urgent=urgent)
         if self._finish_wanted:
-            self._seal_fin(self._sender)
+            self._seal_fin(sender)
+
+    def _store(self, ready: _Unproved) -> None:
+        established, resumption = ready.established, self._resumption
+        if resumption is not None and self.config.cache and not self._successor_kept:
+            expires = self._expires
+            if expires is None:
+                expires = resumption.expiry(self._tep.resumption_lifetime)
+            self._chain = resumption.store(
+                self._peer_name,
+                tep=established.tep,
+                aead=established.aead,
+                original_role=ready.original_role,
+                secret=ready.following,
+                peer_identity=established.peer_identity,
+                chain=self._chain,
+                expires=expires,
+            )
+        ready.following.wipe()
+
+    def _prove(self) -> None:
+        """The peer has shown that it has the keys."""
+        self._proof_due, self._peer_proved = False, True
+        self._events.append(PeerProved(self._known.peer_identity or b""))
+
+    def _first_frame(self) -> None:
+        """The peer's first frame opened, and the TEP waits for it."""
+        unproved, self._unproved = self._unproved, None
+        if unproved is not None:
+            self._go_on(unproved)
+        if self._proof_due:
+            self._prove()
 
     def _open_frames(self, receiver: RecordReceiver) -> None:
         while (received := receiver.step()) is not None:
+            if self._proof_due:
+                self._first_frame()
             if received.rekeyed:
                 self._events.append(Rekeyed(Direction.RECEIVING, receiver.generation))
                 self._answer_rekey(receiver)

@@ -41,6 +41,9 @@ class Offer:
     identifier: bytes = b""
     """Nine bytes, or none for a fresh exchange alone (RFC 8548 section 3.5)."""
     nonce: bytes = b""
+    variant: bytes = b""
+    """Which of its exchanges the TEP means, in a form of its own; an answer is valid
+    for the same one only."""
 
 
 FRESH = Offer()
@@ -54,12 +57,44 @@ class TepSpec(Protocol):
         """The TEP's number, 0x20 to 0x7f."""
         ...
 
-    def fresh_data(self) -> bytes | None:
-        """Suboption data that offers a fresh exchange; None for the bare byte."""
+    @property
+    def first_frame_proves(self) -> bool:
+        """A proves itself by its first frame, and either side of a resumed session too.
+
+        A then sends one at once, B neither reports nor sends anything before
+        it came, and no session of a TEP less preferred is resumed instead.
+        """
         ...
 
-    def resumption_data(self, offer: Offer) -> bytes:
-        """Suboption data that offers or accepts a resumption."""
+    @property
+    def resumption_lifetime(self) -> float | None:
+        """Seconds from the key exchange for which sessions may come of it."""
+        ...
+
+    def fresh_data(self, answering: Offer | None = None) -> bytes | None:
+        """Suboption data that offers a fresh exchange, or accepts that of `answering`.
+
+        None for the bare byte.
+        """
+        ...
+
+    def resumption_data(self, own: Offer, answering: Offer | None = None) -> bytes:
+        """Suboption data that offers a resumption, or accepts that of `answering`.
+
+        Of `own` the identifier and the nonce count.
+        """
+        ...
+
+    def resumption_nonce_len(self, config: Config, *, passive: bool) -> int:
+        """Bytes of the own resumption nonce."""
+        ...
+
+    def may_resume(self, peer_identity: bytes | None, answering: Offer | None = None) -> bool:
+        """Whether a session that proved `peer_identity` may go on, as things are now."""
+        ...
+
+    def sn(self, nonce_a: bytes, nonce_b: bytes, eno_transcript: bytes) -> bytes:
+        """sn[i] of a resumed session; the nonces by role in the original session."""
         ...
 
     def read_offer(self, data: bytes | None) -> Offer | None:
@@ -70,7 +105,7 @@ class TepSpec(Protocol):
         """What a suboption in the peer's SYN-ACK says; None if it is not valid."""
         ...
 
-    def agreement(self, config: Config, role: Role) -> KeyAgreement:
+    def agreement(self, config: Config, role: Role, variant: bytes) -> KeyAgreement:
         """A new key agreement with fresh ephemeral keys."""
         ...
 
@@ -80,6 +115,8 @@ class Exchanged:
     """The public side of a key exchange, as both hosts saw it."""
 
     eno_transcript: bytes
+    aead: int
+    """What B chose."""
     init1: Init1
     init1_message: bytes
     """As transmitted, ignored tail included (open point E13: "the transmitted
@@ -91,7 +128,7 @@ class KeyAgreement(Protocol):
 
     @property
     def public_key(self) -> bytes:
-        """Pub_A or Pub_B as on the wire."""
+        """Pub_A or Pub_B as on the wire; Pub_B may depend on Init1."""
         ...
 
     @property
@@ -101,7 +138,7 @@ class KeyAgreement(Protocol):
 
     @property
     def peer_identity(self) -> bytes | None:
-        """What the exchange proved of the peer, once it is over."""
+        """What the exchange tells of the peer, once it is over."""
         ...
 
     def init1_tail(self) -> bytes:
@@ -172,14 +209,28 @@ class PlainTep:
     """One of the four TEPs of RFC 8548 (sections 3.2 and 3.5)."""
 
     identifier: int
+    first_frame_proves = False
+    resumption_lifetime = None
 
-    def fresh_data(self) -> bytes | None:
+    def fresh_data(self, answering: Offer | None = None) -> bytes | None:
         """The TEP byte alone, `v` = 0."""
         return None
 
-    def resumption_data(self, offer: Offer) -> bytes:
+    def resumption_data(self, own: Offer, answering: Offer | None = None) -> bytes:
         """Nine identifier bytes, then 0 to 8 nonce bytes."""
-        return offer.identifier + offer.nonce
+        return own.identifier + own.nonce
+
+    def resumption_nonce_len(self, config: Config, *, passive: bool) -> int:
+        """As configured; the RFC's default is eight."""
+        return config.resume_nonce_len
+
+    def may_resume(self, peer_identity: bytes | None, answering: Offer | None = None) -> bool:
+        """There is nothing that could have changed."""
+        return True
+
+    def sn(self, nonce_a: bytes, nonce_b: bytes, eno_transcript: bytes) -> bytes:
+        """RFC 8548 section 3.5: the nonces alone."""
+        return nonce_a + nonce_b
 
     def read_offer(self, data: bytes | None) -> Offer | None:
         """RFC 8548 section 3.5: under nine bytes is the same as no data.
@@ -205,7 +256,7 @@ class PlainTep:
     def _may_resume(data: bytes) -> bool:
         return RESUME_ID_LEN <= len(data) <= RESUME_ID_LEN + RESUME_NONCE_MAX
 
-    def agreement(self, config: Config, role: Role) -> KeyAgreement:
+    def agreement(self, config: Config, role: Role, variant: bytes) -> KeyAgreement:
         """An exchange with ephemeral keys alone."""
         return PlainAgreement(self.identifier, config.profile)
 

@@ -20,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from tcpcrypt import _fast
 from tcpcrypt.crypto.aead import AeadParameters
 from tcpcrypt.crypto.kdf import cprf
@@ -41,7 +43,8 @@ from tcpcrypt.registry import (
 
 __all__ = ["MasterKey", "SessionSecret", "TrafficKeys"]
 
-_SN_MAX: Final = 2 * RESUME_NONCE_MAX
+_SN_MAX: Final = 2 * RESUME_NONCE_MAX + SHA256.digest_size
+"""Two nonces, and the hash that another TEP may put behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,8 @@ class SessionSecret:
 
         `tep_byte` is the TEP's byte in host B's SYN option of this connection,
         bit v included; `sn` is nonce_a | nonce_b by original role, empty for
-        ss[0] (section 3.5).  Raises `LocalError` for an `sn` that cannot be.
+        ss[0] (section 3.5), or what another TEP makes of them.  Raises
+        `LocalError` for an `sn` that cannot be.
         """
         if len(sn) > (_SN_MAX if self.index else 0):
             raise LocalError(f"sn[{self.index}] cannot have {len(sn)} bytes")

@@ -16,7 +16,7 @@ from tcpcrypt.crypto.groups import Group, group
 from tcpcrypt.crypto.kdf import cprf, extract
 from tcpcrypt.crypto.schedule import MasterKey, SessionSecret, TrafficKeys
 from tcpcrypt.crypto.secret import Secret
-from tcpcrypt.registry import CONST_REKEY, K_LEN, RESUME_ID_LEN, SUBOPTION_V
+from tcpcrypt.registry import CONST_REKEY, K_LEN, RESUME_ID_LEN, RESUME_NONCE_MAX, SUBOPTION_V
 from tcpcrypt.tools.vector_fields import Checker, Fields, Unverifiable, VectorFileError
 from tcpcrypt.wire.eno import Suboption, SynOption, find_eno
 from tcpcrypt.wire.frame import FrameHeader, sealed_size
@@ -166,6 +166,8 @@ def _verify_resumed(
         checker.compare(name, nonces[role], stated[RESUME_ID_LEN:], f"eno_{side}")
 
     sn = nonces["A"] + nonces["B"]
+    if len(sn) > 2 * RESUME_NONCE_MAX:
+        raise checker.fault("resumed.nonce_a, nonce_b", sn, "more than 8 bytes each")
     with checker.computing("resumed.nonce_a, nonce_b", sn):
         session_id, master, _following = secret.use(tep_byte, sn)
     checker.compare("resumed.session_id", resumed.octets("session_id"), session_id)

@@ -217,6 +217,9 @@ def test_a_record_that_goes_meanwhile_is_not_used(
         def newest(self, peer: bytes) -> int | None:
             return 99
 
+        def older(self, handle: int) -> int | None:
+            return None
+
         def lookup(self, identifier: bytes) -> tuple[int, int] | None:
             return (99, 0)
 

@@ -67,12 +67,23 @@ class SharedKeyTep:
     key: bytes
     name: bytes = b"client"
     identifier: int = 0x20
+    first_frame_proves: bool = False
+    resumption_lifetime: float | None = None
 
-    def fresh_data(self) -> bytes | None:
+    def fresh_data(self, answering: Offer | None = None) -> bytes | None:
         return MAGIC
 
-    def resumption_data(self, offer: Offer) -> bytes:
-        return MAGIC + offer.identifier + offer.nonce
+    def resumption_data(self, own: Offer, answering: Offer | None = None) -> bytes:
+        return MAGIC + own.identifier + own.nonce
+
+    def resumption_nonce_len(self, config: Config, *, passive: bool) -> int:
+        return 4 if passive else 5
+
+    def may_resume(self, peer_identity: bytes | None, answering: Offer | None = None) -> bool:
+        return True
+
+    def sn(self, nonce_a: bytes, nonce_b: bytes, eno_transcript: bytes) -> bytes:
+        return nonce_a + nonce_b
 
     def read_offer(self, data: bytes | None) -> Offer | None:
         if data is None or data[:2] != MAGIC:
@@ -81,13 +92,12 @@ class SharedKeyTep:
 
     read_answer = read_offer
 
-    def agreement(self, config: Config, role: Role) -> KeyAgreement:
+    def agreement(self, config: Config, role: Role, variant: bytes) -> KeyAgreement:
         return SharedKeyAgreement(self.key, self.name)
 
 
 def host(key: bytes, name: bytes = b"client", teps: tuple[int, ...] = (0x20,)) -> Host:
-    # Nonces of four bytes: with its magic this TEP's suboptions are longer.
-    return Host(Config(teps=teps, extensions={0x20: SharedKeyTep(key, name)}, resume_nonce_len=4))
+    return Host(Config(teps=teps, extensions={0x20: SharedKeyTep(key, name)}))
 
 
 def test_a_tep_brings_its_own_tails_secrets_and_identity() -> None:
