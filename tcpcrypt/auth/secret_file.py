@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MissingFileError",
     "create_file",
+    "make_directory",
     "opened_directory",
     "read_file",
     "read_secret",
@@ -72,8 +73,7 @@ def create_file(path: Path, data: ReadableBuffer) -> None:
 
     Raises `LocalError`, also if there is a file already: that one stays.
     """
-    with _told(path.parent):
-        path.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+    make_directory(path.parent)
     with opened_directory(path.parent) as directory, _written(path, data, directory) as name:
         # Unlike a rename, a link does not replace what has got there first.
         os.link(name, path.name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -85,6 +85,12 @@ def replace_file(path: Path, data: ReadableBuffer) -> os.stat_result:
     with opened_directory(path.parent) as directory, _written(path, data, directory) as name:
         os.replace(name, path.name, src_dir_fd=directory, dst_dir_fd=directory)
         return os.stat(path.name, dir_fd=directory)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory with mode 0700 where there is none; raises `LocalError`."""
+    with _told(path):
+        path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
