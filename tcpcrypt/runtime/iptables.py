@@ -134,7 +134,7 @@ class Iptables:
         """
         kept, count = tuple(keep), 0
         for family in self._families:
-            known = self._installed.pop(family, None)
+            known = self._installed.get(family)
             for command in [known] if known else self._candidates(family):
                 try:
                     saved = self._saved(command)
@@ -146,6 +146,8 @@ class Iptables:
                 count += len(_ours(saved))
                 text = _transaction(ours, _left_behind(saved), _TABLES[::-1])
                 self._restore(command, text)
+        # Only now: had it failed, the next try would have to know what to keep.
+        self._installed.clear()
         self._shape.clear()
         self._rules = ()
         if self._lock >= 0:
