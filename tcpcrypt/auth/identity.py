@@ -15,7 +15,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn, SupportsIndex
 
 from tcpcrypt.auth.fingerprint import FINGERPRINT_LEN, fingerprint
 from tcpcrypt.auth.secret_file import (
@@ -87,6 +87,9 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"<Identity {self.fingerprint}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError("an Identity is neither copied nor pickled")
 
 
 def load_identity(path: Path) -> Identity:

@@ -240,7 +240,7 @@ def read_time(text: str) -> int:
     """A time as in the file.  Raises `LocalError` for what is none."""
     try:
         if _TIME.fullmatch(text):
-            return max(0, int(datetime.fromisoformat(text).timestamp()))
+            return int(datetime.fromisoformat(text).timestamp())
     except ValueError:
         pass
     raise LocalError(f"{text!r} is not a time such as 2026-11-21T10:00:00Z")
