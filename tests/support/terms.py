@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from support.hosts import Host
-
 from tcpcrypt.auth.identity import Identity
 from tcpcrypt.auth.psk import Psk
 from tcpcrypt.auth.tep import AuthenticatedTep
