@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ _Signature = tuple[int, int, int]
 _PATIENCE: Final = 10.0
 """Seconds to wait for another writer."""
 _PAUSE: Final = 0.005
+_NOTHING: Final = hashlib.sha256().digest()
 _RACY: Final = 100_000_000
 """Nanoseconds; the clock of file systems moves in steps of at most ten milliseconds."""
 
@@ -47,11 +49,12 @@ class KnownPeersFile:
         self.current = KnownPeers()
         """Not to be changed; stays as it is while the file is faulty."""
         self._signature: _Signature | None = None
+        self._digest = _NOTHING
         self._racy = False
         self._patience = patience
 
     def refresh(self) -> bool:
-        """Read the file if it is not the one that was read last; whether it was.
+        """Read the file if it may have changed; whether it says something else now.
 
         No file knows nobody.  Raises `KnownPeersError` for a malformed one,
         `LocalError` for one that others may write or that cannot be read; then
@@ -59,13 +62,18 @@ class KnownPeersFile:
         """
         if not self._racy and self._look() == self._signature:
             return False
+        found: os.stat_result | None
         try:
             data, found = read_file(self.path, SIZE_MAX)
         except MissingFileError:
-            self._remember(KnownPeers(), None)
+            data, found = b"", None
+        digest = hashlib.sha256(data).digest()
+        if same := digest == self._digest:
+            known = self.current
         else:
-            self._remember(KnownPeers.parse(data, str(self.path)), found)
-        return True
+            known = KnownPeers() if found is None else KnownPeers.parse(data, str(self.path))
+        self._remember(known, digest, found)
+        return not same
 
     def update(self, change: Callable[[KnownPeers], _T]) -> _T:
         """Change the file by `change`, which gets what it says now; returns its result.
@@ -80,7 +88,9 @@ class KnownPeersFile:
             changed = self.current.copy()
             result = change(changed)
             if changed != self.current:
-                self._remember(changed, replace_file(self.path, changed.format()))
+                text = changed.format()
+                found = replace_file(self.path, text)
+                self._remember(changed, hashlib.sha256(text).digest(), found)
         return result
 
     def learn(self, learned: Iterable[Learned]) -> list[Learned]:
@@ -91,8 +101,8 @@ class KnownPeersFile:
         now = int(time.time())
         return self.update(lambda known: remember(known, learned, now))
 
-    def _remember(self, known: KnownPeers, found: os.stat_result | None) -> None:
-        self.current = known
+    def _remember(self, known: KnownPeers, digest: bytes, found: os.stat_result | None) -> None:
+        self.current, self._digest = known, digest
         self._signature = None if found is None else _signature(found)
         # Replaced once more within a tick of the clock, a file can look the same.
         self._racy = found is not None and time.time_ns() - found.st_mtime_ns < _RACY

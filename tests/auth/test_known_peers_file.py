@@ -91,13 +91,19 @@ def test_readers_see_what_others_write(path: Path) -> None:
     assert len(one.current) == 0
 
 
-def test_an_old_file_is_read_once(path: Path) -> None:
-    file = KnownPeersFile(path)
+def test_a_file_is_not_read_twice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, reads = KnownPeersFile(path), []
+    real = module.read_file
+    monkeypatch.setattr(module, "read_file", lambda *words: reads.append(words) or real(*words))
     put(file, peer())
+    known = file.current
     long_ago = time.time_ns() - 10**9
     os.utime(path, ns=(long_ago, long_ago))
-    assert file.refresh()
+    assert not file.refresh(), "touched, and the same"
+    assert len(reads) == 1
     assert not file.refresh()
+    assert len(reads) == 1
+    assert file.current is known, "nor understood twice"
 
 
 def test_a_change_within_a_tick_of_the_clock_is_seen(path: Path) -> None:
