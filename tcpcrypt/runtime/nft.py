@@ -18,6 +18,7 @@ from tcpcrypt.runtime.rules import Rule
 __all__ = ["COMMAND", "Nft", "queue_refusal", "rendered", "rules_in"]
 
 COMMAND: Final = "nft"
+_LISTING: Final = ("--handle", "--numeric", "--stateless")
 _MOUNTS: Final = Path("/proc/mounts")
 _CHAIN: Final = re.compile(r"\tchain (\S+) \{")
 _RULE_END: Final = re.compile(r" # handle \d+$")
@@ -99,7 +100,7 @@ class Nft:
         """Our rules as the kernel has them now."""
         if not self._is_there():
             return []
-        return rules_in(_run("--handle", "--numeric", "list", "table", "inet", TABLE))
+        return rules_in(_run(*_LISTING, "list", "table", "inet", TABLE))
 
     @staticmethod
     def _is_there() -> bool:
