@@ -6,6 +6,7 @@ import argparse
 import time
 from typing import Any
 
+from tcpcrypt.auth.fingerprint import short_form
 from tcpcrypt.cli import query
 from tcpcrypt.cli.table import duration, print_table
 from tcpcrypt.daemon.client import SessionInfo
@@ -14,7 +15,7 @@ __all__ = ["configure", "describe", "run"]
 
 _HEADER = (
     *("ID", "DIRECTION", "CLIENT", "SERVICE", "STATE", "START", "AGE"),
-    *("SENT", "RECEIVED", "SESSION"),
+    *("SENT", "RECEIVED", "KEYS", "PEER", "TRUST", "SESSION"),
 )
 
 
@@ -23,7 +24,9 @@ def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser)
     parser.description = (
         "List live connections, oldest first.  Both hosts show the same session ID for a"
         " connection that nobody sits in the middle of.  SENT and RECEIVED are bytes of this"
-        " host's application."
+        " host's application.  KEYS is the key agreement.  PEER is the peer's key in its short"
+        " form, for eyes (--json has it whole), with a question mark until it is proved; TRUST how"
+        " far that key is known here."
     )
     parser.add_argument(
         "--state",
@@ -58,8 +61,17 @@ def _row(session: SessionInfo, now: float) -> tuple[object, ...]:
         None if session.since is None else duration(now - session.since),
         session.sent,
         session.received,
+        session.kex,
+        _peer(session),
+        session.trust,
         None if session.session_id is None else session.session_id.hex(),
     )
+
+
+def _peer(session: SessionInfo) -> str | None:
+    if session.fingerprint is None:
+        return None
+    return short_form(session.fingerprint) + ("" if session.proved else "?")
 
 
 def describe(session: SessionInfo) -> dict[str, Any]:
@@ -74,6 +86,11 @@ def describe(session: SessionInfo) -> dict[str, Any]:
         "since": session.since,
         "session": None if session.session_id is None else session.session_id.hex(),
         "tep": None if session.tep is None else f"{session.tep:#04x}",
+        "kex": session.kex,
+        "fingerprint": session.fingerprint,
+        "proved": session.proved,
+        "trust": session.trust,
+        "psk": session.psk,
         "aead": None if session.aead is None else f"{session.aead:#06x}",
         "role": None if session.role is None else session.role.name,
         "start": None if session.resumed is None else "resumed" if session.resumed else "fresh",

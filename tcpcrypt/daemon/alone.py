@@ -13,6 +13,7 @@ from pathlib import Path
 from tcpcrypt.daemon.app import Task, settings_of
 from tcpcrypt.daemon.control import ControlServer, ControlSocket
 from tcpcrypt.daemon.crew import open_installation
+from tcpcrypt.daemon.keeper import Keeper
 from tcpcrypt.runtime.context import Report
 from tcpcrypt.runtime.host import Host
 from tcpcrypt.runtime.privileges import DirectPrivileges
@@ -33,13 +34,18 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
         stack.callback(installation.close)
         guard = task.configuration.daemon.guard == "keep"
         stack.callback(lambda: installation.remove(guard=guard))
+        keeper = Keeper(task.configuration.daemon, report)
+        stack.callback(keeper.flush)
         host = Host(
             installation.settings,
             report,
             steering=installation.steering,
             queue=installation.queue,
             privileges=DirectPrivileges(),
+            trust=keeper.load(task.configuration.policies, task.configuration.daemon),
+            remember=keeper.take,
         )
+        keeper.attach(host.loop, lambda trust, _applied: host.trust(trust))
         stack.callback(host.close)
 
         def end(number: int, _frame: object) -> None:
@@ -57,6 +63,7 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
                 host.overview,
                 policies=lambda: host.settings.policies,
                 report=report,
+                trust_changed=keeper.look,
             )
             stack.callback(server.close)
             server.start()
@@ -69,7 +76,7 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
             "policies": len(installation.settings.policies),
             "older_connections": len(installation.older),
         }
-        report("started", {**facts, "processes": 1})
+        report("started", {**facts, **keeper.identity(), "processes": 1})
         if not ended_by:
             host.run()
         for connection in tuple(host.connections):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tcpcrypt.auth.learned import Learned
 from tcpcrypt.daemon import configuration
 from tcpcrypt.daemon.configuration import Configuration
 from tcpcrypt.daemon.confinement import (
@@ -33,6 +34,7 @@ from tcpcrypt.daemon.confinement import (
 )
 from tcpcrypt.daemon.control import ControlSocket
 from tcpcrypt.daemon.crew import Crew, open_installation
+from tcpcrypt.daemon.keeper import Keeper
 from tcpcrypt.daemon.notify import ServiceManager, Watchdog
 from tcpcrypt.daemon.process import Process, fork
 from tcpcrypt.errors import LocalError
@@ -151,6 +153,7 @@ class _Daemon:
         self._ended_by: list[str] = []
         self._status = 0
         self._look: Process | None = None
+        self._keeper = Keeper(task.configuration.daemon, report)
 
     def run(self, control: ControlSocket | None, log: Collection[int]) -> int:
         daemon = self._configuration.daemon
@@ -160,6 +163,7 @@ class _Daemon:
             self._installation,
             account,
             self._report,
+            trust=self._keeper.load(self._configuration.policies, daemon),
             control=control,
             confirming=bool(self._task.confirm),
             log=log,
@@ -223,8 +227,12 @@ class _Daemon:
                 "policies": len(self._installation.settings.policies),
                 "older_connections": len(self._installation.older),
                 "worker": self._crew.worker,
+                **self._keeper.identity(),
                 "user": user or "root of a user namespace that has no other, without capabilities",
             },
+        )
+        self._keeper.attach(
+            self._loop, self._crew.give, lambda number: self._crew.say("remembered", number)
         )
         self._watchdog = Watchdog(self._loop, self._manager)
         self._tell_ready()
@@ -252,6 +260,10 @@ class _Daemon:
             self._keep_old(str(value))
         elif verb == "drained":
             self._drained = True
+        elif verb == "learned":
+            self._keeper.take(Learned.from_json(value))
+        elif verb == "trust_changed":
+            self._keeper.look()
 
     def _on_deserted(self, how: str) -> None:
         self._report("failed", {"reason": how})
@@ -310,6 +322,9 @@ class _Daemon:
             text = configuration.read_file(source)
             found = configuration.parse(text, str(source))
             self._installation.rehearse(found.policies)
+            trust = self._keeper.load(found.policies, found.daemon)
+            if trust is not None:
+                self._crew.give(trust, self._keeper.applied)
             self._crew.say_reload(text.decode())
         except LocalError as error:
             self._keep_old(str(error))
@@ -367,6 +382,7 @@ class _Daemon:
             self._watchdog.close()
         self._forget_look()
         fell = self._crew.end_worker() != 0
+        self._keeper.flush()
         guard = self._confirmed and (fell or self._configuration.daemon.guard == "keep")
         try:
             self._installation.remove(guard=guard)

@@ -12,7 +12,8 @@ worker that asks for anything besides.
     parent -> worker   {"sockets": n} + n sockets           answers, in the order
                        {"error": errno}                     of the requests
 
-All other verbs are words of the daemon's own, handed to whoever listens.
+All other verbs are words of the daemon's own, handed to whoever listens; one
+of the parent's with a descriptor has that for its value.
 Crossing a process costs some 50 microseconds, so sockets come in batches
 before they are needed, and finished ones go back once a turn of the loop.
 """
@@ -21,12 +22,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from tcpcrypt.daemon.words import DESCRIPTORS_MAX, NonsenseError, Word, Words, WordsEndedError
@@ -52,6 +54,7 @@ _EVERY_MARK: Final = 0xFFFFFFFF
 
 Heard = Callable[[str, Any], None]
 """Takes a verb that is none of the channel's, and its value."""
+_Descriptor = socket.socket | io.FileIO
 
 
 class Broker:
@@ -77,7 +80,7 @@ class Broker:
         self._expected = frozenset(expected)
         self._heard = heard
         self._lost = lost
-        self._outbox: deque[tuple[str, object, list[socket.socket]]] = deque()
+        self._outbox: deque[tuple[str, object, Sequence[_Descriptor]]] = deque()
         self._open = True
         loop.watch(words.fileno(), READ, self._on_ready)
 
@@ -85,15 +88,18 @@ class Broker:
         """Tell the worker.  Raises `LocalError` if it is too long for a message."""
         self._send(verb, value, [])
 
+    def hand(self, verb: str, descriptor: int) -> None:
+        """Give the worker `descriptor`, which is closed here."""
+        self._send(verb, None, [io.FileIO(descriptor)])
+
     def close(self) -> None:
         """Idempotent."""
         if self._open:
             self._open = False
             self._loop.forget(self._words.fileno())
             self._words.close()
-            for _verb, _value, sockets in self._outbox:
-                _close(sockets)
-            self._outbox.clear()
+            while self._outbox:
+                self._drop_first()
 
     def _on_ready(self, events: int) -> None:
         try:
@@ -158,7 +164,7 @@ class Broker:
             with sock, contextlib.suppress(OSError):
                 self._privileges.finish(sock, mark)
 
-    def _send(self, verb: str, value: object, sockets: list[socket.socket]) -> None:
+    def _send(self, verb: str, value: object, sockets: Sequence[_Descriptor]) -> None:
         if not self._open:
             _close(sockets)
             return
@@ -190,8 +196,7 @@ class Broker:
             self._flush()
 
     def _drop_first(self) -> None:
-        _verb, _value, sockets = self._outbox.popleft()
-        _close(sockets)
+        _close(self._outbox.popleft()[2])
 
 
 class BrokeredPrivileges:
@@ -333,7 +338,7 @@ class BrokeredPrivileges:
     def _deliver(self) -> None:
         while self._later:
             word = self._later.popleft()
-            self._heard(word.verb, word.value)
+            self._heard(word.verb, word.descriptors[0] if word.descriptors else word.value)
 
     def _read(self) -> bool:
         """Take one message; whether there was one."""
@@ -343,12 +348,12 @@ class BrokeredPrivileges:
             raise SystemExit(1) from error
         if word is None:
             return False
-        sockets = [socket.socket(fileno=descriptor) for descriptor in word.descriptors]
-        for sock in sockets:
-            sock.setblocking(False)
         if word.verb not in {"sockets", "error"}:
             self._later.append(word)
             return True
+        sockets = [socket.socket(fileno=descriptor) for descriptor in word.descriptors]
+        for sock in sockets:
+            sock.setblocking(False)
         owner = self._asked.popleft()
         if owner is not None and sockets:
             self._pools[owner].extend(sockets)
@@ -360,12 +365,10 @@ class BrokeredPrivileges:
 
 
 def _numbers(value: Any, count: int) -> list[int]:
-    if (
-        not isinstance(value, list)
-        or len(value) != count
-        or not all(type(number) is int for number in value)
-    ):
+    if not isinstance(value, list) or len(value) != count:
         raise NonsenseError("a request has other values than its verb takes")
+    if not all(type(number) is int for number in value):
+        raise NonsenseError("a request has values that are no numbers")
     return value
 
 
@@ -392,6 +395,6 @@ def _handshaking(descriptor: int) -> socket.socket:
     return sock
 
 
-def _close(sockets: Collection[socket.socket]) -> None:
+def _close(sockets: Iterable[_Descriptor]) -> None:
     for sock in sockets:
         sock.close()

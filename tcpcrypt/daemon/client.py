@@ -84,6 +84,16 @@ class SessionInfo:
     tep: int | None = None
     """Its identifier, without bit v."""
     aead: int | None = None
+    kex: str | None = None
+    """The key agreement: `X25519`, `X25519MLKEM768` and so on."""
+    fingerprint: str | None = None
+    """Of the peer's identity key, where it shows one."""
+    proved: bool = False
+    """Whether the peer has proved that it has that key."""
+    trust: str | None = None
+    """How far that key is known here: `tofu`, `psk`, `pinned`; None: it is not."""
+    psk: str | None = None
+    """The pre-shared key that the key exchange used, by name."""
     role: Role | None = None
     resumed: bool | None = None
     transcript: bytes | None = None
@@ -120,6 +130,11 @@ class SessionInfo:
                 session_id=_octets(entry.get("session")),
                 tep=_number(entry.get("tep")),
                 aead=_number(entry.get("aead")),
+                kex=entry.get("kex"),
+                fingerprint=entry.get("fingerprint"),
+                proved=entry.get("proved") is True,
+                trust=entry.get("trust"),
+                psk=entry.get("psk"),
                 role=None if entry.get("role") is None else Role[entry["role"]],
                 resumed=None if entry.get("start") is None else entry["start"] == "resumed",
                 transcript=_octets(entry.get("transcript")),
@@ -233,6 +248,10 @@ class Client:
     def confirm(self) -> None:
         """Tell a daemon that was started with `tcpcrypt up --confirm` that it may stay."""
         self.call("confirm")
+
+    def trust_changed(self) -> None:
+        """Tell the daemon to look at the files of identities and known peers now."""
+        self.call("trust_changed")
 
     # --- the wire --------------------------------------------------------------------
 

@@ -177,10 +177,11 @@ class ControlServer:
         policies: Callable[[], Sequence[Policy]],
         report: Report,
         confirm: Callable[[], None] | None = None,
+        trust_changed: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
         self._listener = listener
-        self._desk = Desk(overview, policies, confirm)
+        self._desk = Desk(overview, policies, confirm, trust_changed)
         self._report = report
         self._administrators = {0, os.geteuid()} - {_NOBODY}
         self._clients: dict[int, _Client] = {}

@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
+from tcpcrypt.auth.trust import Trust
 from tcpcrypt.daemon.broker import WORD_MAX, Broker, Heard
 from tcpcrypt.daemon.confinement import Account
 from tcpcrypt.daemon.control import ControlSocket
+from tcpcrypt.daemon.hoard import packed
 from tcpcrypt.daemon.janitor import Janitor
 from tcpcrypt.daemon.process import fork
 from tcpcrypt.daemon.verdicts import VerdictRelay, verdict_pair
@@ -29,7 +31,10 @@ _PART: Final = 1 << 15
 """Characters of a text that go in one message; JSON may make six bytes of one."""
 _MESSAGE_MAX: Final = 8 * _PART
 """Bytes."""
-_VERBS: Final = ("ready", "alive", "confirmed", "reloaded", "reload_failed", "drained")
+_VERBS: Final = (
+    *("ready", "alive", "confirmed", "reloaded", "reload_failed", "drained"),
+    *("learned", "trust_changed"),
+)
 """What the worker says of its own accord."""
 _STOP_PATIENCE: Final = 10.0
 """Seconds that the worker has to reset its connections."""
@@ -72,6 +77,7 @@ class Crew:
         account: Account | None,
         report: Report,
         *,
+        trust: Trust | None,
         control: ControlSocket | None,
         confirming: bool,
         log: Collection[int],
@@ -89,6 +95,7 @@ class Crew:
         ours, theirs = Words.pair(WORD_MAX, _MESSAGE_MAX)
         relay, verdicts = verdict_pair()
         queue = installation.queue.fileno()
+        hoard = None if trust is None else packed(trust, 0)
         inheritance = Inheritance(
             settings=installation.settings,
             steering=installation.steering,
@@ -96,6 +103,7 @@ class Crew:
             words=theirs,
             verdicts=verdicts,
             control=control.socket if control is not None else None,
+            trust=hoard,
             confirming=confirming,
             keep=log,
         )
@@ -103,6 +111,8 @@ class Crew:
         self._worker = fork(lambda: work(inheritance, account, parent, report))
         theirs.close()
         verdicts.close()
+        if hoard is not None:
+            os.close(hoard)
         self._broker = Broker(
             loop, ours, DirectPrivileges(), expected=_VERBS, heard=heard, lost=self._on_lost
         )
@@ -117,6 +127,10 @@ class Crew:
     def say(self, verb: str, value: Any = None) -> None:
         """Tell the worker."""
         self._broker.say(verb, value)
+
+    def give(self, trust: Trust, applied: int) -> None:
+        """Give the worker another state of what is known of keys; consumes it."""
+        self._broker.hand("trust", packed(trust, applied))
 
     def say_reload(self, text: str) -> None:
         """Give the worker another configuration; it answers `reloaded` or `reload_failed`."""

@@ -117,6 +117,7 @@ class Desk:
     overview: Overview
     policies: Callable[[], Sequence[Policy]]
     confirm: Callable[[], None] | None = None
+    trust_changed: Callable[[], None] | None = None
 
 
 Params = Mapping[str, Any]
@@ -304,6 +305,13 @@ def _confirm(desk: Desk, _params: Params, _waited: float) -> object:
     return {"confirmed": True}
 
 
+def _trust_changed(desk: Desk, _params: Params, _waited: float) -> object:
+    if desk.trust_changed is None:
+        _refuse(Code.UNAVAILABLE, "nobody keeps identities here")
+    desk.trust_changed()
+    return {"noted": True}
+
+
 METHODS: Final[Mapping[str, Method]] = {
     "status": Method(_status, Access.EVERYBODY, {}),
     "sessions": Method(
@@ -326,6 +334,7 @@ METHODS: Final[Mapping[str, Method]] = {
     ),
     "policy": Method(_policy, Access.EVERYBODY, {}),
     "flush": Method(_flush, Access.ADMINISTRATOR, {"peer": Param(_any_address)}),
+    "trust_changed": Method(_trust_changed, Access.ROOT, {}),
     "confirm": Method(_confirm, Access.ROOT, {}),
 }
 

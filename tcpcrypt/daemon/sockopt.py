@@ -9,7 +9,9 @@ that socket.  The names, the types of the values and the errors are the draft's:
   plain.  No failure ever looks like an empty or zero session ID.
 * what configures a connection cannot be set once its SYN has left (EISCONN).
 
-Two things are the daemon's own.  A host without a daemon is one whose kernel
+Some things are the daemon's own.  TCP_CRYPT_PEER_IDENTITY, which the draft
+does not have, is the fingerprint of the key that the peer has proved; ENODATA
+where it has not, or shows none.  A host without a daemon is one whose kernel
 has never heard of these options: ENOPROTOOPT.  And what would configure a
 connection that is still to come fails with EOPNOTSUPP, for no socket is known
 to the daemon before its SYN; policies do that (tcpcrypt.toml).
@@ -65,6 +67,8 @@ class Option(enum.Enum):
     TCP_CRYPT_CACHE_FLUSH = "TCP_CRYPT_CACHE_FLUSH"
     TCP_CRYPT_ACONF = "TCP_CRYPT_ACONF"
     TCP_CRYPT_BCONF = "TCP_CRYPT_BCONF"
+    TCP_CRYPT_PEER_IDENTITY = "TCP_CRYPT_PEER_IDENTITY"
+    """Not the draft's."""
 
 
 class _Asked(NamedTuple):
@@ -218,6 +222,12 @@ def _options(session: SessionInfo) -> tuple[SynOption, SynOption]:
     return (a, b) if _role(session) is Role.A else (b, a)
 
 
+def _identity(session: SessionInfo) -> bytes:
+    if session.fingerprint is None or not session.proved:
+        _fail(errno.ENODATA, "the peer has not proved an identity")
+    return session.fingerprint.encode()
+
+
 def _teps(session: SessionInfo) -> bytes:
     own, _peer = _options(session)
     return bytes(suboption.first_byte & ~SUBOPTION_V for suboption in own.suboptions)
@@ -249,6 +259,7 @@ _READ: Final[Mapping[Option, Callable[[_Asked], Value]]] = {
     Option.TCP_ENO_TRANSCRIPT: lambda asked: _known(asked.session.transcript),
     # The draft has one byte; RFC 8548 section 7 has since made it two.
     Option.TCP_CRYPT_CONF: lambda asked: _known(asked.session.aead),
+    Option.TCP_CRYPT_PEER_IDENTITY: lambda asked: _identity(asked.session),
 }
 """How each is read.  What configures the cipher offers of a connection cannot be."""
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from tcpcrypt.auth.learned import Learned, remember
+from tcpcrypt.auth.trust import Trust
 from tcpcrypt.daemon import configuration
 from tcpcrypt.daemon.broker import BrokeredPrivileges
 from tcpcrypt.daemon.confinement import Account, confine, name_process
 from tcpcrypt.daemon.control import ControlServer
+from tcpcrypt.daemon.hoard import unpack
 from tcpcrypt.daemon.preload import preload
 from tcpcrypt.daemon.verdicts import DelegatedQueue
 from tcpcrypt.daemon.words import Words
@@ -33,6 +38,7 @@ _LOOK: Final = 0.1
 """Seconds between two looks whether all connections have ended."""
 
 _REASON_MAX: Final = 500
+_UNWRITTEN_MAX: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class Inheritance:
     words: Words
     verdicts: socket.socket
     control: socket.socket | None
+    trust: int | None
+    """A descriptor with what is known of keys (`tcpcrypt.daemon.hoard`), or None."""
     confirming: bool
     """Whether the parent waits to be told that all is well."""
     keep: Collection[int]
@@ -71,12 +79,15 @@ def work(inherited: Inheritance, account: Account | None, parent: int, report: R
     """The life of a worker; returns its exit status.  Raises `LocalError`."""
     steering, control = inherited.steering, inherited.control
     listeners = (*steering.application_listeners, *steering.peer_listeners)
+    trust = None
+    if inherited.trust is not None:
+        trust, _applied = unpack(inherited.trust)
     sockets = [inherited.verdicts, *listeners, *([control] if control is not None else [])]
     channels = [inherited.queue, inherited.words.fileno(), *(sock.fileno() for sock in sockets)]
     preload(inherited.settings.config)
     confine(account, parent, [*channels, *inherited.keep])
     name_process("tcpcrypt-worker")
-    worker = _Worker(inherited, parent, report)
+    worker = _Worker(inherited, trust, parent, report)
     try:
         worker.run()
     finally:
@@ -85,7 +96,9 @@ def work(inherited: Inheritance, account: Account | None, parent: int, report: R
 
 
 class _Worker:
-    def __init__(self, inherited: Inheritance, parent: int, report: Report) -> None:
+    def __init__(
+        self, inherited: Inheritance, trust: Trust | None, parent: int, report: Report
+    ) -> None:
         settings = inherited.settings
         self._queue = DelegatedQueue(inherited.queue, inherited.verdicts)
         self._privileges = BrokeredPrivileges(inherited.words, settings.families, self._heard)
@@ -95,7 +108,12 @@ class _Worker:
             steering=inherited.steering,
             queue=self._queue,
             privileges=self._privileges,
+            trust=trust,
+            remember=self._remember,
         )
+        self._unwritten: deque[tuple[int, Learned]] = deque(maxlen=_UNWRITTEN_MAX)
+        """What the parent was told and has not written down yet, by number."""
+        self._told = 0
         self._loop = self._host.loop
         self._queue.attach(self._loop)
         self._privileges.attach(self._loop)
@@ -110,6 +128,7 @@ class _Worker:
                 policies=lambda: self._host.settings.policies,
                 report=report,
                 confirm=self._confirm if inherited.confirming else None,
+                trust_changed=lambda: self._privileges.say("trust_changed", None),
             )
 
     def run(self) -> None:
@@ -147,10 +166,33 @@ class _Worker:
                 self._privileges.say("reload_failed", str(error)[:_REASON_MAX])
             else:
                 self._privileges.say("reloaded", None)
+        elif verb == "trust":
+            self._trust(value)
+        elif verb == "remembered":
+            self._written(value)
         elif verb == "drain":
             self._drain()
         elif verb == "stop":
             self._host.stop()
+
+    def _remember(self, learned: Learned) -> None:
+        self._told += 1
+        self._unwritten.append((self._told, learned))
+        self._privileges.say("learned", learned.as_json())
+
+    def _written(self, number: int) -> None:
+        while self._unwritten and self._unwritten[0][0] <= number:
+            self._unwritten.popleft()
+
+    def _trust(self, descriptor: int) -> None:
+        """Go by what the parent has read, and what it had not been told by then."""
+        try:
+            trust, applied = unpack(descriptor)
+        finally:
+            os.close(descriptor)
+        self._written(applied)
+        remember(trust.known, [learned for _number, learned in self._unwritten], int(time.time()))
+        self._host.trust(trust)
 
     def _reload(self, text: str) -> None:
         found = configuration.parse(text)

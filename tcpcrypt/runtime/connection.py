@@ -14,18 +14,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
+from tcpcrypt.auth.fingerprint import fingerprint
+from tcpcrypt.auth.learned import News
+from tcpcrypt.auth.scope import INCOMING
+from tcpcrypt.auth.terms import PeerProof
+from tcpcrypt.auth.trust import TrustTerms
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.events import Established, Rekeyed
+from tcpcrypt.core.events import Established, PeerProved, Rekeyed
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation
 from tcpcrypt.core.policy import Policy
 from tcpcrypt.core.session import Session
-from tcpcrypt.errors import LocalError
+from tcpcrypt.errors import AuthenticationError, LocalError
+from tcpcrypt.runtime.authentication import Change, key_exchange
 from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import SocketAddress
 from tcpcrypt.runtime.relay import Ending, Relay
 
 __all__ = ["Connection", "address_text", "close_with_reset", "peer_name"]
 
+_TOLD: Final = {
+    News.FIRST: "first_contact",
+    News.FULL: "not_remembered",
+    News.CHANGED: "identity_changed",
+}
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 Gone = Callable[["Connection"], None]
@@ -47,6 +58,11 @@ class Connection(ABC):
         self.since = time.time()
         self.established: Established | None = None
         self.policy: Policy | None = None
+        self.terms: TrustTerms | None = None
+        self.proof: PeerProof | None = None
+        """What the peer claims, and once `proved` has proved."""
+        self.proved = False
+        self._scope = INCOMING
         self._config: Config | None = None
         self._transcript = b""
         self._context = context
@@ -77,10 +93,20 @@ class Connection(ABC):
             facts |= {
                 "session": self.established.session_id.hex(),
                 "tep": f"{self.established.tep:#04x}",
+                "kex": key_exchange(self.established),
                 "aead": f"{self.established.aead:#06x}",
                 "role": self.established.role.name,
                 "start": "resumed" if self.established.resumed else "fresh",
             }
+        proof = self.proof
+        if proof is not None and proof.key is not None:
+            proved = "yes" if self.proved else "no"
+            facts |= {"fingerprint": fingerprint(proof.key), "proved": proved}
+            if proof.psk:
+                facts["psk"] = proof.psk
+            level = self._context.authentication.level(proof.key, self._scope)
+            if level is not None:
+                facts["trust"] = level
         return facts
 
     def traffic(self) -> dict[str, object]:
@@ -100,6 +126,9 @@ class Connection(ABC):
         }
         if self.established is not None and self._relay is not None:
             facts |= {"transcript": self._transcript.hex(), "rekeys": self._relay.rekeys}
+            # What there is not is null here, where programs look for it.
+            facts = dict.fromkeys(("fingerprint", "trust", "psk")) | facts
+            facts["proved"] = self.proved
         return facts
 
     @property
@@ -112,17 +141,27 @@ class Connection(ABC):
         mine = [sock.fileno() for sock in (self._inner, self._outer) if sock is not None]
         return fd in mine or (self._relay is not None and self._relay.owns(fd))
 
+    def reconsider(self, change: Change) -> None:
+        """Trust has changed: end it if its peer is not believed any more."""
+        relay, terms, proof = self._relay, self.terms, self.proof
+        if relay is None or terms is None or proof is None:
+            return  # the exchange asks itself
+        why = "the pre-shared key has changed"
+        try:
+            terms.judge(proof)
+            if proof.psk not in change.psks:
+                return
+        except AuthenticationError as error:
+            why = str(error)
+        self._context.report("distrusted", {**self.describe(), "reason": why})
+        relay.reset(Ending.DISTRUSTED)
+
     def reset(self) -> None:
         """End it now, by RST on both sides."""
         if self._relay is not None:
             self._relay.reset()
         else:
             self._give_up("stopped", "daemon ends")
-
-    def _obey(self, policy: Policy) -> Config:
-        self.policy = policy
-        self._config = self._context.configured(policy)
-        return self._config
 
     def _speak(self, negotiation: Negotiation, peer: bytes) -> bool:
         """The connection to the peer is up and negotiated: relay, or refuse (False)."""
@@ -133,7 +172,9 @@ class Connection(ABC):
         if isinstance(outcome, Fallback):
             if self._config.require_encryption:
                 context.counters.refused += 1
-                self._give_up("refused", outcome.reason.value)
+                known = context.authentication.known(self._scope)
+                more = f"; remembered is {known}" if known and self.terms is not None else ""
+                self._give_up("refused", outcome.reason.value + more)
                 return False
             self.state = "plain"
             context.counters.fallback += 1
@@ -150,6 +191,7 @@ class Connection(ABC):
             ended=self._on_ended,
             releasing=context.backend.release,
             rekeyed=self._on_rekeyed,
+            proved=self._on_proved,
         )
         self._relay.start()
         return True
@@ -163,6 +205,10 @@ class Connection(ABC):
         if established is not None:
             self.established = established
             self.state = "encrypted"
+            if established.peer_identity is not None:
+                self.proof = PeerProof.unpack(established.peer_identity)
+                session = self._relay.session if self._relay is not None else None
+                self.proved = session is not None and session.peer_proved
             counters = self._context.counters
             if established.resumed:
                 counters.resumed += 1
@@ -170,6 +216,17 @@ class Connection(ABC):
                 counters.fresh += 1
             self._context.report("enabled", self.describe())
         self._want_inner()
+
+    def _on_proved(self, event: PeerProved) -> None:
+        self.proved = True
+        self.proof = PeerProof.unpack(event.peer_identity)
+        terms, context = self.terms, self._context
+        learned = None if terms is None else context.authentication.learn(terms, self.proof)
+        if learned is not None and learned.news in _TOLD:
+            facts = {"fingerprint": learned.key or "none", "scope": learned.scope}
+            if learned.known:
+                facts["known"] = ",".join(learned.known)
+            context.report(_TOLD[learned.news], {"id": self.number, **facts})
 
     def _on_rekeyed(self, event: Rekeyed) -> None:
         facts = {"direction": event.direction.value, "generation": event.generation}
@@ -183,9 +240,14 @@ class Connection(ABC):
     def _on_ended(self, ending: Ending, detail: str) -> None:
         counters = self._context.counters
         facts = {**self.describe(), **self.traffic()}
-        if ending is Ending.ABORTED:
-            counters.aborted += 1
-            self._context.report("aborted", {**facts, "reason": detail})
+        if ending in (Ending.ABORTED, Ending.REFUSED):
+            refused = ending is Ending.REFUSED
+            if refused:
+                counters.refused += 1
+            else:
+                counters.aborted += 1
+            event = "refused" if refused else "aborted"
+            self._context.report(event, {**facts, "reason": detail})
         else:
             counters.closed += 1
             self._context.report("closed", {**facts, "how": ending.value})

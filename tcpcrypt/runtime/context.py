@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.runtime.authentication import Authentication
 from tcpcrypt.runtime.eno_backend import EnoBackend, Tuple4
 from tcpcrypt.runtime.loop import Loop
 from tcpcrypt.runtime.path_memory import PathMemory
@@ -71,6 +72,7 @@ class Context:
     paths: PathMemory
     counters: Counters
     report: Report
+    authentication: Authentication
     numbers: int = 0
     _configured: dict[int, tuple[Policy, Config, Config]] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from tcpcrypt.auth.trust import TrustTerms
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Negotiation
 from tcpcrypt.core.policy import Policy
@@ -63,6 +64,8 @@ class Requested:
     negotiation: Negotiation
     policy: Policy
     config: Config
+    terms: TrustTerms | None
+    """What the peer is shown and asked; None: nothing."""
 
 
 NewRequest = Callable[[Tuple4], Requested]

@@ -19,9 +19,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from tcpcrypt.auth.scope import INCOMING
+from tcpcrypt.auth.trust import Trust
 from tcpcrypt.core.negotiation import Negotiation, Opener
-from tcpcrypt.core.policy import Mode, Policy
+from tcpcrypt.core.policy import FlowDirection, Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.authentication import Authentication, Remember
 from tcpcrypt.runtime.connection import (
     Connection,
     address_text,
@@ -77,6 +81,8 @@ class Host:
         steering: Steering,
         queue: PacketQueue,
         privileges: Privileges,
+        trust: Trust | None = None,
+        remember: Remember = lambda _learned: None,
     ) -> None:
         self.settings = settings
         self.counters = Counters()
@@ -103,6 +109,7 @@ class Host:
             paths=PathMemory(settings.path_memory),
             counters=self.counters,
             report=report,
+            authentication=Authentication(trust, remember),
         )
         self.overview = Overview(
             self._context,
@@ -156,6 +163,15 @@ class Host:
         self._context.config = settings.config
         self._context.paths.seconds = settings.path_memory
         self._take_queues()
+
+    def trust(self, trust: Trust | None) -> None:
+        """Believe by this from now on; live connections and cached sessions, too."""
+        change = self._context.authentication.replace(trust)
+        forgotten = self._context.resumption.flush_identity(change.concerns)
+        if forgotten:
+            self._report("forgotten", {"sessions": forgotten})
+        for connection in tuple(self.connections):
+            connection.reconsider(change)
 
     def _take_queues(self) -> None:
         # Those of the generation before stay: a SYN may still be in one of them.
@@ -247,7 +263,7 @@ class Host:
             return False
         self._report("unsteerable", {"service": address_text(opening.ends[1])})
         opening.reset()
-        if opening.policy.mode is Mode.OPPORTUNISTIC:
+        if self._may_be_plain(opening.policy, connection):
             return True
         self._unsteerable[connection] = isn
         if len(self._unsteerable) > _UNSTEERABLE_MAX:
@@ -263,16 +279,14 @@ class Host:
         elif self._unsteerable.pop(to, None) == held.isn:
             held.refuse()
             held.forget()
-        elif policy.mode is Mode.OPPORTUNISTIC and context.paths.is_plain(
-            to.remote, to.remote_port
-        ):
+        elif self._may_be_plain(policy, to) and context.paths.is_plain(to.remote, to.remote_port):
             self.counters.direct += 1
             held.leave_alone()
             held.forget()
         elif not self._has_room():
             self.counters.exhausted += 1
             self._report("exhausted", {"reason": _NO_ROOM, "service": address_text(held.service)})
-            if policy.mode is Mode.OPPORTUNISTIC:
+            if self._may_be_plain(policy, to):
                 held.leave_alone()
             held.forget()  # where encryption is required the SYN comes again
         else:
@@ -283,6 +297,12 @@ class Host:
             except BaseException:
                 connection.reset()  # a mistake of ours; the application must not wait for ever
                 raise
+
+    def _may_be_plain(self, policy: Policy, to: Tuple4) -> bool:
+        """Whether a connection of an application may go in the clear."""
+        trust, outgoing = self._context.authentication, FlowDirection.OUTGOING
+        scope = trust.scope(policy, outgoing, to.remote, to.remote_port)
+        return policy.mode is Mode.OPPORTUNISTIC and not trust.insists(policy, outgoing, scope)
 
     def _has_room(self) -> bool:
         """Whether there are descriptors for one more connection, both its sides.
@@ -328,11 +348,17 @@ class Host:
         """A peer's SYN has come: what it is answered with, its policy says."""
         context = self._context
         policy = context.policy_of_service(connection)
-        config = context.configured(policy)
+        try:
+            config, terms = context.authentication.configure(
+                context.configured(policy), policy, FlowDirection.INCOMING, INCOMING
+            )
+        except LocalError as error:
+            self._report("failed", {"reason": str(error)})
+            raise
         negotiation = Negotiation(
             config, Opener.PASSIVE, resumption=context.resumption, peer=connection.remote
         )
-        return Requested(negotiation, policy, config)
+        return Requested(negotiation, policy, config, terms)
 
 
 def _keep_freed_memory() -> None:

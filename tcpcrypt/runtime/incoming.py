@@ -56,7 +56,8 @@ class AcceptedByPeer(Connection):
         if requested is None:
             self._give_up("failed", "handshake is not known")
             return
-        self.policy, self._config = requested.policy, requested.config
+        self.policy, self.terms = requested.policy, requested.terms
+        self._config = requested.config
         self._speak(requested.negotiation, connection.remote)
 
     def _want_inner(self) -> None:

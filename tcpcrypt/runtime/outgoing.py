@@ -8,9 +8,11 @@ import socket
 import time
 from typing import Final
 
-from tcpcrypt.core.negotiation import Fallback, Negotiation, Opener
-from tcpcrypt.core.policy import Mode, Policy
+from tcpcrypt.core.config import Config
+from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
+from tcpcrypt.core.policy import FlowDirection, Policy
 from tcpcrypt.errors import LocalError
+from tcpcrypt.registry import Tep
 from tcpcrypt.runtime.connection import (
     Connection,
     Gone,
@@ -39,8 +41,9 @@ _REFUSALS: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
 class OpenedByApplication(Connection):
     """An application of this host wants to reach a service elsewhere.
 
-    Its SYN is held until the peer has answered and the negotiation is over;
-    then it comes to the daemon's listener (`came`), or is refused.
+    Its SYN is held until the peer has answered and the negotiation is over,
+    and, where the peer has to prove who it is, until it has; then it comes to
+    the daemon's listener (`came`), or is refused.
     """
 
     direction = "outgoing"
@@ -57,7 +60,7 @@ class OpenedByApplication(Connection):
         self._begun = time.monotonic()
         self._patience: Timer | None = None
         held.superseded = self._not_wanted
-        self._obey(policy)
+        self.policy = policy
 
     @property
     def connection(self) -> Tuple4:
@@ -66,14 +69,25 @@ class OpenedByApplication(Connection):
 
     def start(self) -> None:
         try:
-            self._connect()
+            self._connect(self._obey())
         except OSError as error:
             self._fail(error.errno or 0)
+        except LocalError as error:
+            self._give_up("failed", str(error))
 
-    def _connect(self) -> None:
-        context, held, config = self._context, self._held, self._config
-        if config is None:
+    def _obey(self) -> Config:
+        policy, context, to = self.policy, self._context, self._held.connection
+        if policy is None:
             raise LocalError("no policy")
+        trust = context.authentication
+        self._scope = trust.scope(policy, FlowDirection.OUTGOING, to.remote, to.remote_port)
+        self._config, self.terms = trust.configure(
+            context.configured(policy), policy, FlowDirection.OUTGOING, self._scope
+        )
+        return self._config
+
+    def _connect(self, config: Config) -> None:
+        context, held = self._context, self._held
         outer = self._outer = context.backend.opener(held.family, held.mark)
         if held.dscp:
             level, option = (
@@ -148,10 +162,21 @@ class OpenedByApplication(Connection):
             and negotiation.outcome is not None
         ):
             self._remember(negotiation)
-            if self._speak(negotiation, self._peer) and self.state != "closed":
-                self._steered = True
-                self._wait_for(self._context.loop.call_later(_INNER_PATIENCE, self._not_wanted))
-                self._held.steer()
+            if self._speak(negotiation, self._peer) and not self._authenticates(negotiation):
+                self._steer()
+
+    @staticmethod
+    def _authenticates(negotiation: Negotiation) -> bool:
+        """Whether the key exchange may yet refuse the peer, and so the connection."""
+        outcome = negotiation.outcome
+        return isinstance(outcome, Negotiated) and outcome.tep == Tep.EXPERIMENTAL
+
+    def _steer(self) -> None:
+        """Let the application's connection come.  Idempotent."""
+        if not self._steered and self.state != "closed":
+            self._steered = True
+            self._wait_for(self._context.loop.call_later(_INNER_PATIENCE, self._not_wanted))
+            self._held.steer()
 
     def _wait_for(self, timer: Timer | None) -> None:
         if self._patience is not None:
@@ -171,7 +196,7 @@ class OpenedByApplication(Connection):
         outcome, remote = negotiation.outcome, self._held.connection
         if isinstance(outcome, Fallback):
             last, reason = "plain", outcome.reason.value
-            if self.policy is not None and self.policy.mode is Mode.REQUIRE:
+            if self._config is not None and self._config.require_encryption:
                 last = "refused"
         else:
             last, reason = "encrypted", ""
@@ -193,4 +218,5 @@ class OpenedByApplication(Connection):
 
     def _want_inner(self) -> None:
         self._data_can_pass = True
+        self._steer()
         self._attach()

@@ -49,6 +49,7 @@ class Overview:
             "started": round(self._started, 3),
             "backend": self._backend.name,
             "steering": self._steering.name,
+            "identity": self._context.authentication.identity,
             "policies": len(self._context.policies),
             "counters": dataclasses.asdict(self._context.counters),
             "connections": len(self._connections),

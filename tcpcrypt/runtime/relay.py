@@ -11,6 +11,8 @@ How a connection ends is carried over, and nothing else looks like an end:
     peer: FIN, no FINp       application: RST
     RST on either side       the other side: RST
     a bad frame, a timeout   both: RST
+    a peer that is not whom  both: RST
+    policy asks for
 
 Without a session (policy lets the connection go on in plain TCP) bytes and
 FINs pass as they are.
@@ -23,9 +25,16 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from tcpcrypt.core.events import Aborted, DataReceived, Established, Rekeyed, StreamEnded
+from tcpcrypt.core.events import (
+    Aborted,
+    DataReceived,
+    Established,
+    PeerProved,
+    Rekeyed,
+    StreamEnded,
+)
 from tcpcrypt.core.session import Session
-from tcpcrypt.errors import PeerReason
+from tcpcrypt.errors import AuthenticationError, PeerError, PeerReason
 from tcpcrypt.runtime.channel import Channel
 from tcpcrypt.runtime.loop import Loop, Timer
 
@@ -44,9 +53,13 @@ class Ending(enum.Enum):
     CLOSED = "closed"
     ABORTED = "aborted"
     """The peer, or someone on the path, broke the protocol."""
+    REFUSED = "refused"
+    """The peer is not whom policy asks for."""
     RESET_BY_PEER = "reset by peer"
     RESET_BY_APPLICATION = "reset by application"
     STOPPED = "stopped"
+    DISTRUSTED = "distrusted"
+    """The peer's key was revoked, or another one pinned, meanwhile."""
 
 
 class Relay:
@@ -54,7 +67,8 @@ class Relay:
 
     `ready` is called once, with the session's facts or None, when data can
     pass: the application's side is wanted then (`attach`).  `ended` is called
-    once, with the error's text where there was one; `rekeyed` at each change of keys.
+    once, with the error's text where there was one; `proved` once at most, when
+    the peer has proved who it is; `rekeyed` at each change of keys.
     """
 
     def __init__(
@@ -67,6 +81,7 @@ class Relay:
         ended: Callable[[Ending, str], None],
         releasing: Callable[[socket.socket], None],
         rekeyed: Callable[[Rekeyed], None],
+        proved: Callable[[PeerProved], None],
     ) -> None:
         self.session = session
         self.sent = 0
@@ -80,6 +95,7 @@ class Relay:
         self._ended: Callable[[Ending, str], None] = ended
         self._releasing: Callable[[socket.socket], None] = releasing
         self._rekeyed = rekeyed
+        self._proved = proved
         self._over = False
         self._inner: Channel | None = None
         self._early: list[memoryview] = []
@@ -229,6 +245,8 @@ class Relay:
                     self._timer.cancel()
                 self._flush_session()
                 self._ready(event)
+            elif isinstance(event, PeerProved):
+                self._proved(event)
             elif isinstance(event, Rekeyed):
                 self.rekeys += 1
                 self._rekeyed(event)
@@ -236,9 +254,7 @@ class Relay:
                 self._peer_ended = True
                 self._end_inner()
             elif isinstance(event, Aborted):
-                reset = event.error.reason is PeerReason.RESET
-                ending = Ending.RESET_BY_PEER if reset else Ending.ABORTED
-                self._finish(ending, str(event.error))
+                self._finish(_ending(event.error), str(event.error))
         self._flush_session()
         self._regulate()
 
@@ -291,7 +307,14 @@ class Relay:
         ended = self._ended
         # See `Channel`: no circle of references stays behind.
         self._ready = self._ended = self._releasing = self._rekeyed = _nothing
+        self._proved = _nothing
         ended(ending, detail)
+
+
+def _ending(error: PeerError) -> Ending:
+    if isinstance(error, AuthenticationError):
+        return Ending.REFUSED
+    return Ending.RESET_BY_PEER if error.reason is PeerReason.RESET else Ending.ABORTED
 
 
 def _nothing(*_arguments: object) -> None:

@@ -19,6 +19,16 @@ TRANSCRIPT = "4504" + "2324" + "4504" + "0123"
 """A offers 0x23 and 0x24; B, its global suboption set, answers 0x23."""
 
 
+IDENTITY = "tcpcrypt1:" + "7kmii73ngsm6uf4gflb6jtyd6m2ksu567e37l473usr6zrikpneq"
+PEER = "tcpcrypt1:" + "75vv4lowzjd2rpffebpmfdgfjwjgugn7cz4oo57oqdqwzlxaptlq"
+
+
+def authenticated(number: int, client: str, service: str, **changes: Any) -> dict[str, Any]:
+    """A connection to a host that has proved who it is."""
+    proof = {"fingerprint": PEER, "proved": True, "trust": "psk", "psk": "site-a"}
+    return entry(number, client, service, tep="0x20", kex="X25519MLKEM768", **proof | changes)
+
+
 def entry(number: int, client: str, service: str, **changes: Any) -> dict[str, Any]:
     """An encrypted connection that this host opened."""
     return {
@@ -31,11 +41,16 @@ def entry(number: int, client: str, service: str, **changes: Any) -> dict[str, A
         "since": 1_790_000_000.25,
         "session": SESSION,
         "tep": "0x23",
+        "kex": "X25519",
         "aead": "0x0001",
         "role": "A",
         "start": "fresh",
         "transcript": TRANSCRIPT,
         "rekeys": 0,
+        "fingerprint": None,
+        "proved": False,
+        "trust": None,
+        "psk": None,
         "sent": 78,
         "received": 1256,
     } | changes
@@ -81,6 +96,7 @@ class Memory:
             "started": 1_790_000_000,
             "backend": "nfqueue",
             "steering": "tproxy",
+            "identity": IDENTITY,
             "policies": 2,
             "counters": {
                 **{"fresh": 3, "resumed": 17, "fallback": 1, "direct": 0, "refused": 0},
@@ -123,6 +139,7 @@ class Service:
     server: ControlServer
     reports: list[tuple[str, dict[str, object]]]
     confirmed: list[bool]
+    looked: list[bool]
     call: Callable[[Callable[[], None]], None]
     """Run something in the server's thread, and wait for it."""
 
@@ -141,6 +158,7 @@ def serving(path: Path, memory: Memory | None = None, confirm: bool = True) -> I
     loop = Loop()
     reports: list[tuple[str, dict[str, object]]] = []
     confirmed: list[bool] = []
+    looked: list[bool] = []
     server = ControlServer(
         loop,
         control.socket,
@@ -148,6 +166,7 @@ def serving(path: Path, memory: Memory | None = None, confirm: bool = True) -> I
         policies=lambda: POLICIES,
         report=lambda event, fields: reports.append((event, fields)),
         confirm=(lambda: confirmed.append(True)) if confirm else None,
+        trust_changed=lambda: looked.append(True),
     )
     server.start()
     jobs: list[Callable[[], None]] = []
@@ -167,7 +186,7 @@ def serving(path: Path, memory: Memory | None = None, confirm: bool = True) -> I
     thread = threading.Thread(target=loop.run, name="control")
     thread.start()
     try:
-        yield Service(path, memory, server, reports, confirmed, call)
+        yield Service(path, memory, server, reports, confirmed, looked, call)
     finally:
         call(server.close)
         loop.stop()

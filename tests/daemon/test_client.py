@@ -69,6 +69,7 @@ def test_every_call(service: Service, client: Client) -> None:
         since=1_790_000_000.25,
         session_id=bytes.fromhex(SESSION),
         tep=0x23,
+        kex="X25519",
         aead=1,
         role=Role.A,
         resumed=False,
@@ -81,6 +82,8 @@ def test_every_call(service: Service, client: Client) -> None:
     assert session.settled
     assert client.find(THERE, HERE) is None
     assert client.flush("10.0.0.2") == 1
+    client.trust_changed()
+    assert service.looked == [True]
 
 
 def test_a_plain_connection(service: Service, client: Client) -> None:

@@ -375,7 +375,8 @@ def test_who_may_do_what(
                     f"{name} is for {access.value}, not for user {uid}"
                 )
     assert service.memory.flushed == ([None] if allowed and access is Access.ADMINISTRATOR else [])
-    assert service.confirmed == ([True] if allowed and access is Access.ROOT else [])
+    root = [True] if allowed and access is Access.ROOT else []
+    assert (service.confirmed, service.looked) == (root, root)
 
 
 def test_the_kernel_says_who_calls(service: Service) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from daemon.overview import SESSION, Service, entry, peer, plain, serving
+from daemon.overview import PEER, SESSION, Service, authenticated, entry, peer, plain, serving
 
 from tcpcrypt.cli import tcpcrypt as command
 from tcpcrypt.cli.table import duration, print_table
@@ -69,11 +69,11 @@ def test_sessions(service: Service, run: Run) -> None:
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "ID  DIRECTION  CLIENT           SERVICE        STATE      START    AGE        SENT"
-        "  RECEIVED  SESSION",
+        "  RECEIVED  KEYS    PEER  TRUST  SESSION",
         " 7  outgoing   10.0.0.1:4000    10.0.0.2:80    plain      -        59 s          0"
-        "         0  -",
+        "         0  -          -      -  -",
         "12  outgoing   [fe80::1]:40000  [fe80::2]:443  encrypted  resumed  1 h 2 min    78"
-        f"      1256  {SESSION}",
+        f"      1256  X25519     -      -  {SESSION}",
     ]
     only = run("sessions", "--state", "plain", "--json")[1]
     (session,) = json.loads(only)["sessions"]
@@ -123,6 +123,21 @@ def test_flush(service: Service, run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     status, out, err = run("flush")
     assert (status, out) == (1, "")
     assert err == "tcpcrypt: flush is for root and the daemon's own user, not for user 4321\n"
+
+
+def test_sessions_with_peers_that_proved_who_they_are(service: Service, run: Run) -> None:
+    service.memory.connections = [
+        authenticated(1, "10.0.0.1:1", "10.0.0.2:2", since=ago(1)),
+        authenticated(2, "10.0.0.1:2", "10.0.0.2:2", since=ago(1), proved=False, trust=None),
+    ]
+    _status, out, _err = run("sessions")
+    short = PEER.partition(":")[2][:16]
+    assert [line.split()[-4:-1] for line in out.splitlines()[1:]] == [
+        ["X25519MLKEM768", short, "psk"],
+        ["X25519MLKEM768", short + "?", "-"],
+    ]
+    _status, out, _err = run("sessions", "--json")
+    assert json.loads(out)["sessions"] == service.memory.connections
 
 
 # --- session-id --------------------------------------------------------------------

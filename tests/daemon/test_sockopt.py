@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon.overview import SESSION, TRANSCRIPT, Memory, Service, entry, peer, plain, serving
+from daemon.overview import (
+    PEER,
+    SESSION,
+    TRANSCRIPT,
+    Memory,
+    Service,
+    authenticated,
+    entry,
+    peer,
+    plain,
+    serving,
+)
 
 from tcpcrypt.daemon import control
 from tcpcrypt.daemon.sockopt import Option, Value, getsockopt, setsockopt
@@ -83,6 +94,20 @@ def test_values(service: Service, sock: socket.socket, option: Option, value: Va
     know(service, sock, entry(1, "-", "-"))
     assert getsockopt(sock, option, control=service.path) == value
     assert getsockopt(sock.fileno(), option, control=service.path) == value
+
+
+def test_who_the_peer_is(service: Service, sock: socket.socket) -> None:
+    """The whole fingerprint, and only of a key that was proved."""
+    ends = (sock.getsockname(), sock.getpeername())
+    for changes in ({}, {"proved": False}, {"fingerprint": None}):
+        service.memory.by_socket[ends] = authenticated(1, "-", "-", **changes)
+        if changes:
+            with pytest.raises(OSError, match="not proved an identity") as caught:
+                getsockopt(sock, Option.TCP_CRYPT_PEER_IDENTITY, control=service.path)
+            assert caught.value.errno == errno.ENODATA
+        else:
+            value = getsockopt(sock, Option.TCP_CRYPT_PEER_IDENTITY, control=service.path)
+            assert value == PEER.encode()
 
 
 def test_the_other_role(service: Service, sock: socket.socket) -> None:
