@@ -233,6 +233,84 @@ def test_a_record_that_goes_meanwhile_is_not_used(
         assert cache.recognise(0x23, bytes(9)) is None
 
 
+def test_of_several_chains_the_newest_that_will_do_is_offered() -> None:
+    cache = ResumptionCache(Config())
+    for fill, tep in ((1, 0x20), (2, 0x20), (3, 0x23)):
+        cache.store(b"p", tep=tep, aead=1, original_role=Role.A, secret=secret(fill),
+                    peer_identity=bytes([fill]))  # fmt: skip
+    asked = []
+
+    def first_only(ticket: Ticket) -> bool:
+        asked.append(ticket)
+        return ticket.peer_identity == b"\x01"
+
+    assert cache.offer(b"p", ()) is None
+    ticket = cache.offer(b"p", (0x20,), may_resume=first_only)
+    assert ticket is not None
+    assert [t.peer_identity for t in asked] == [b"\x02", b"\x01"]
+    assert asked[0].secret._ss.wiped, "what was not taken leaves no copy"
+    assert ticket.secret.take() == secret(1).take()
+    assert cache.offer(b"p", (0x20,), may_resume=first_only) is None, "held"
+    assert len(cache) == 3
+
+
+def test_chains_end_with_their_lifetime() -> None:
+    now = [50.0]
+    cache = ResumptionCache(Config(), clock=lambda: now[0])
+    assert cache.expiry(None) == float("inf")
+    end = cache.expiry(100)
+    assert end == 150
+    for fill in (1, 2):
+        cache.store(b"p", tep=0x23, aead=1, original_role=Role.B, secret=secret(fill), expires=end)
+    stored(cache, 3, peer=b"other")
+    found = cache.recognise(0x23, secret(2).resume_ids()[Role.A])
+    assert found is not None
+    now[0] = 149.9
+    ticket = cache.commit(found)
+    assert ticket is not None
+    assert ticket.expires == end, "what comes of it ends with it"
+    now[0] = 150.0
+    assert cache.recognise(0x23, secret(1).resume_ids()[Role.A]) is None
+    assert len(cache) == 2, "what is past its end goes when it is met"
+    assert cache.offer(b"p", (0x23,)) is None
+    assert len(cache) == 1
+    assert cache.offer(b"other", (0x23,)) is not None
+
+
+def test_what_nobody_asks_for_goes_too_after_its_lifetime() -> None:
+    now = [0.0]
+    cache = ResumptionCache(Config(), clock=lambda: now[0])
+    cache.store(b"p", tep=0x23, aead=1, original_role=Role.B, secret=secret(1), expires=10.0)
+    stored(cache, 2)
+    now[0] = 599.0
+    assert cache.offer(b"x", (0x23,)) is None
+    assert len(cache) == 2
+    now[0] = 600.0
+    assert cache.offer(b"x", (0x23,)) is None
+    assert len(cache) == 1
+
+
+def test_flushing_by_what_was_proved() -> None:
+    cache = ResumptionCache(Config(cache_per_peer=2))
+    for fill, proved in ((1, b"good"), (2, b"bad"), (3, b"bad"), (4, None)):
+        cache.store(bytes([fill]), tep=0x20, aead=1, original_role=Role.B, secret=secret(fill),
+                    peer_identity=proved)  # fmt: skip
+    promised = cache.recognise(0x20, secret(2).resume_ids()[Role.A])
+    assert promised is not None
+    for fill in (7, 8):  # they push out the record of what was promised
+        cache.store(b"\x02", tep=0x20, aead=1, original_role=Role.B, secret=secret(fill),
+                    peer_identity=b"good")  # fmt: skip
+    assert cache.flush_identity(lambda proved: proved == b"bad") == 2
+    assert cache.commit(promised) is None
+    assert cache.recognise(0x20, secret(3).resume_ids()[Role.A]) is None
+    assert cache.recognise(0x20, secret(1).resume_ids()[Role.A]) is not None
+    assert len(cache) == 4
+    kept = cache.offer(b"\x02", (0x20,))
+    assert kept is not None
+    assert cache.flush_identity(lambda proved: proved == b"never") == 0
+    assert cache.flush_identity(lambda _: True) == 3, "not what proved nothing"
+
+
 def test_a_session_works_on_whichever_twin_is_in_use(twin, monkeypatch) -> None:
     for name in ("FrameSealer", "FrameOpener", "SessionCache", "parse_eno", "walk_options"):
         monkeypatch.setattr(_fast, name, getattr(twin, name))
