@@ -205,8 +205,8 @@ HOST_CHECKS: Final[tuple[Check[Facts], ...]] = (
         "raise the hard limit: LimitNOFILE= in the unit, `ulimit -Hn` in a shell",
     ),
     Check(
-        *("programs", "iptables-restore", R, _restorers),
-        "no rule can be installed",
+        *("programs", "iptables-restore", O, _restorers),
+        "rules are installed by nft, if that can (see `firewall`)",
         _PACKAGES,
     ),
     Check(*("programs", "ip", R, lambda _: _program("ip")), "no policy routes", _PACKAGES),
@@ -217,8 +217,8 @@ HOST_CHECKS: Final[tuple[Check[Facts], ...]] = (
     ),
     Check(
         *("programs", "nft", I, lambda _: _program("nft")),
-        "nothing: iptables is what the daemon uses",
-        "nothing",
+        "nothing, as long as iptables works, which comes first",
+        "nothing, or Debian: apt-get install nftables",
     ),
     Check(
         *("kernel", "version", R, _kernel),

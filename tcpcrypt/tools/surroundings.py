@@ -8,6 +8,7 @@ from typing import Final
 from tcpcrypt.daemon.configuration import DEFAULT_PATH, ConfigurationError, DaemonSettings, parse
 from tcpcrypt.daemon.confinement import find_account
 from tcpcrypt.runtime.installation import QUEUE_NUMBERS
+from tcpcrypt.runtime.nft_words import TABLE
 from tcpcrypt.runtime.routing import TABLE_LOCAL
 from tcpcrypt.runtime.rules import CHAIN_PREFIX
 from tcpcrypt.tools.findings import Check, Facts, Finding, Need
@@ -25,6 +26,7 @@ _OTHERS: Final = {
 }
 """By what chain in iptables-save one knows them."""
 _OUR_CHAIN: Final = f":{CHAIN_PREFIX}"
+_OUR_TABLE: Final = f"table inet {TABLE}"
 _OTHER_TABLES: Final = {"firewalld": r"^table inet firewalld$", "nftables": r"^table inet filter$"}
 
 
@@ -82,6 +84,8 @@ def _left_over(facts: Facts) -> Finding:
         # Where iptables is the legacy one, both names tell the same.
         if chains and found.get(command.removesuffix("-legacy")) != ", ".join(chains):
             found[command] = ", ".join(chains)
+    if _OUR_TABLE in (facts.run("nft", "list", "tables", "inet") or "").splitlines():
+        found["nft"] = _OUR_TABLE
     for family in ("-4", "-6"):
         text = facts.run("ip", family, "rule") or ""
         if re.search(rf"lookup {TABLE_LOCAL}\b", text):

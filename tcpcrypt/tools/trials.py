@@ -1,8 +1,9 @@
 """What `tcpcrypt doctor` tries out, in a private network namespace and never on the host.
 
-Whether a kernel has a match or a target of iptables is only known once it was
-asked to install a rule with it: modules are loaded by that, and in containers
-they are often kept back.
+Whether a kernel has a match or a target is only known once it was asked to
+install a rule with it: modules are loaded by that, and in containers they are
+often kept back.  iptables and nft are tried with the same rules, each in its
+own words.
 """
 
 from __future__ import annotations
@@ -14,19 +15,23 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.iptables import rendered
+from tcpcrypt.runtime.nft import COMMAND as NFT
+from tcpcrypt.runtime.nft import Nft
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.routing import Routing
-from tcpcrypt.runtime.rules import MARK_DONE, MARK_MASK, MARK_STEERED, Rule
+from tcpcrypt.runtime.rules import MARK_DONE, Rule
+from tcpcrypt.tools.features import FEATURES, REQUIRED, failing_with
 from tcpcrypt.tools.findings import Check, Finding, Need
 from tcpcrypt.tools.netns import Host, Lab
 
-__all__ = ["FEATURES", "TRIALS", "Bench"]
+__all__ = ["TRIALS", "Bench"]
 
 _SECONDS: Final = 20.0
 _QUEUE: Final = 1
@@ -39,85 +44,8 @@ _VARIANTS: Final = ("", "-nft", "-legacy")
 _ERROR_MAX: Final = 160
 
 
-class Feature(NamedTuple):
-    """A match or a target, and a rule with it."""
-
-    name: str
-    need: Need
-    table: str
-    hook: str
-    words: str
-    module: str
-    meaning: str = "no rule of the daemon can be installed"
-
-
-R, O = Need.REQUIRED, Need.OPTIONAL  # noqa: E741 (columns of a table)
-_MARK: Final = f"{MARK_STEERED:#x}/{MARK_MASK:#x}"
-
-FEATURES: Final = (
-    Feature(
-        *("target NFQUEUE", R, "mangle", "OUTPUT"),
-        *(f"-p tcp --syn -j NFQUEUE --queue-num {_QUEUE}", "xt_NFQUEUE"),
-    ),
-    Feature(
-        *("target TPROXY", R, "mangle", "PREROUTING"),
-        *(f"-i lo -p tcp -j TPROXY --on-port 1 --tproxy-mark {_MARK}", "xt_TPROXY"),
-    ),
-    Feature(
-        *("target MARK", R, "mangle", "OUTPUT", f"-p tcp -j MARK --set-xmark {_MARK}", "xt_mark"),
-    ),
-    Feature(
-        *("match mark", R, "mangle", "POSTROUTING", f"-m mark --mark {_MARK} -j DROP", "xt_mark"),
-    ),
-    Feature(
-        *("target CONNMARK", R, "mangle", "POSTROUTING"),
-        *("-p tcp -j CONNMARK --save-mark --nfmask 0xf00000 --ctmask 0xf00000", "xt_connmark"),
-    ),
-    Feature(
-        *("match connmark", R, "mangle", "OUTPUT"),
-        *(f"-m connmark --mark {_MARK} -j RETURN", "xt_connmark"),
-    ),
-    Feature(
-        *("match conntrack", R, "mangle", "INPUT"),
-        *("-p tcp -m conntrack --ctstate NEW -j RETURN", "xt_conntrack"),
-    ),
-    Feature(
-        *("match socket", R, "mangle", "INPUT"),
-        *("-p tcp -m socket --nowildcard --restore-skmark -j RETURN", "xt_socket"),
-    ),
-    Feature(
-        *("match tcp-option 69", R, "mangle", "PREROUTING"),
-        *("-p tcp --syn --tcp-option 69 -j RETURN", "xt_tcpudp"),
-    ),
-    Feature(
-        *("match addrtype", R, "mangle", "PREROUTING"),
-        *("-m addrtype --dst-type LOCAL -j RETURN", "xt_addrtype"),
-    ),
-    Feature(*("target CT", R, "raw", "OUTPUT", "-p tcp -j CT --notrack", "xt_CT")),
-    Feature(
-        *("target REJECT", R, "filter", "OUTPUT", "-p tcp -j REJECT --reject-with tcp-reset"),
-        "ipt_REJECT, ip6t_REJECT",
-    ),
-    Feature(
-        *("match multiport", O, "mangle", "OUTPUT"),
-        *("-p tcp -m multiport --dports 1,2:3 -j RETURN", "xt_multiport"),
-        "policies with several ports cannot be installed",
-    ),
-    Feature(
-        *("match owner", O, "mangle", "OUTPUT"),
-        *("-p tcp -m owner --uid-owner 0-1 -j RETURN", "xt_owner"),
-        "policies by user cannot be installed",
-    ),
-    Feature(
-        *("match cgroup", O, "mangle", "OUTPUT"),
-        *("-p tcp -m cgroup --path / -j RETURN", "xt_cgroup"),
-        "policies by control group cannot be installed",
-    ),
-)
-
-
 class Bench:
-    """A private network namespace, and what of iptables works in it.
+    """A private network namespace, and what of iptables and of nft works in it.
 
     A context manager.  Raises `OSError` or `LocalError` where the system
     gives no namespace.
@@ -127,6 +55,8 @@ class Bench:
         self.families = tuple(families)
         self.variants: dict[int, dict[str, dict[str, str]]] = {}
         """By family and command: the features that fail, and why."""
+        self.nft: dict[str, str] = {}
+        """The features that fail with nft, and why."""
         self._lab = Lab()
         self.host: Host
 
@@ -139,8 +69,10 @@ class Bench:
                     names = [_COMMANDS[family] + variant for variant in _VARIANTS]
                     found = [name for name in names if shutil.which(f"{name}-restore")]
                     self.variants[family] = {
-                        name: self._failing(family, name, lock) for name in _distinct(found)
+                        name: failing_with(partial(self._restore, family, name, lock=lock))
+                        for name in _distinct(found)
                     }
+            self.nft = failing_with(self._rehearse)
         except BaseException:
             self._lab.close()
             raise
@@ -149,29 +81,16 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._lab.close()
 
-    def _failing(self, family: int, command: str, lock: str) -> dict[str, str]:
-        """Everything at once, and one by one only if that fails."""
-        try:
-            self._restore(family, command, FEATURES, lock)
-        except LocalError:
-            pass
-        else:
-            return {}
-        failing = {}
-        for feature in FEATURES:
-            try:
-                self._restore(family, command, (feature,), lock)
-            except LocalError as error:
-                failing[feature.name] = str(error)
-        return failing
-
-    def _restore(self, family: int, command: str, features: Sequence[Feature], lock: str) -> None:
-        rules = [Rule(f.table, f.hook, tuple(f.words.split())) for f in features]
+    def _restore(self, family: int, command: str, rules: Sequence[Rule], *, lock: str) -> None:
         self.run(
             *(f"{command}-restore", "--noflush", "--wait", "5"),
             text=rendered(rules, family),
             environment={**os.environ, "XTABLES_LOCKFILE": lock},
         )
+
+    def _rehearse(self, rules: Sequence[Rule]) -> None:
+        with self.host.entered():
+            Nft(self.families).rehearse(rules)
 
     def run(self, *argv: str, text: str = "", environment: dict[str, str] | None = None) -> str:
         """What a command prints in the namespace.  Raises `LocalError` with its last words."""
@@ -203,11 +122,10 @@ class Bench:
 
         Raises `LocalError` if there is none at all.
         """
-        required = {feature.name for feature in FEATURES if feature.need is Need.REQUIRED}
         found = self.variants.get(family)
         if not found:
             raise LocalError(f"{_COMMANDS[family]}-restore is not installed")
-        return min(found.items(), key=lambda item: len(required & set(item[1])))
+        return min(found.items(), key=lambda item: len(REQUIRED & set(item[1])))
 
 
 def _distinct(commands: Sequence[str]) -> Iterator[str]:
@@ -226,8 +144,7 @@ def _variants(bench: Bench) -> Finding:
     parts, ok = [], True
     for family in bench.families:
         command, failing = bench.best(family)
-        required = [f.name for f in FEATURES if f.need is Need.REQUIRED and f.name in failing]
-        ok = ok and not required
+        ok = ok and not REQUIRED & set(failing)
         parts.append(f"{bench.run(command, '-V').strip()} works" if not failing else command)
         for name, lacks in bench.variants[family].items():
             if name != command or lacks:
@@ -235,7 +152,7 @@ def _variants(bench: Bench) -> Finding:
     return Finding(ok, "; ".join(parts))
 
 
-def _listed(failing: dict[str, str]) -> str:
+def _listed(failing: Collection[str]) -> str:
     return "everything" if len(failing) == len(FEATURES) else ", ".join(failing)
 
 
@@ -253,19 +170,43 @@ def _feature(name: str) -> Callable[[Bench], Finding]:
     return look
 
 
-def _nft_queue(bench: Bench) -> Finding:
-    script = (
-        "add table inet doctor\n"
-        "add chain inet doctor c { type filter hook output priority 0; }\n"
-        f"add rule inet doctor c tcp flags syn queue num {_QUEUE}\n"
-    )
-    if shutil.which("nft") is None:
-        return Finding(False, "unknown without nft")
-    try:
-        bench.run("nft", "-f", "-", text=script)
-    except LocalError:
-        return Finding(False, "the kernel does not take it")
-    return Finding(True, "there")
+def _nft(bench: Bench) -> Finding:
+    if shutil.which(NFT) is None:
+        return Finding(False, "not installed")
+    version = bench.run(NFT, "--version").strip()
+    if not bench.nft:
+        return Finding(True, f"{version} works")
+    lacks = "; ".join(f"{name}: {why}" for name, why in bench.nft.items())
+    return Finding(not REQUIRED & set(bench.nft), f"{version} lacks {lacks}")
+
+
+def _why_not_nft(bench: Bench) -> str | None:
+    if shutil.which(NFT) is None:
+        return f"{NFT} is not installed"
+    lacks = [name for name in bench.nft if name in REQUIRED]
+    return f"nft lacks {_listed(lacks)}" if lacks else None
+
+
+def _why_not_iptables(bench: Bench) -> str | None:
+    for family in bench.families:
+        try:
+            command, failing = bench.best(family)
+        except LocalError as error:
+            return str(error)
+        if lacks := [name for name in failing if name in REQUIRED]:
+            return f"{command} lacks {_listed(lacks)}"
+    return None
+
+
+def _firewall(bench: Bench) -> Finding:
+    """What `tcpcrypt.runtime.firewall` will choose, and why not the other."""
+    iptables, nft = _why_not_iptables(bench), _why_not_nft(bench)
+    if iptables is None:
+        other = "nft, which would work too, comes second" if nft is None else f"not nft: {nft}"
+        return Finding(True, f"iptables is used; {other}")
+    if nft is None:
+        return Finding(True, f"nft is used; not iptables: {iptables}")
+    return Finding(False, f"not iptables: {iptables}; not nft: {nft}")
 
 
 def _bind(bench: Bench) -> Finding:
@@ -311,15 +252,22 @@ def _raw(bench: Bench) -> Finding:
         return Finding(False, error.strerror or "forbidden")
 
 
+R, O = Need.REQUIRED, Need.OPTIONAL  # noqa: E741 (columns of a table)
+
 TRIALS: Final[tuple[Check[Bench], ...]] = (
     Check(
-        *("netfilter", "iptables", R, _variants),
-        "rules cannot be installed",
+        *("netfilter", "firewall", R, _firewall),
+        "no rule of the daemon can be installed",
+        "see to `iptables` below; nft serves where the kernel has CONFIG_NFT_QUEUE",
+    ),
+    Check(
+        *("netfilter", "iptables", O, _variants),
+        "it cannot be used; see `firewall` for what is used instead",
         "install iptables 1.8 (Debian: apt-get install iptables), or load what is missing below",
     ),
     *(
         Check(
-            *("netfilter", feature.name, feature.need, _feature(feature.name)),
+            *("netfilter", feature.name, O, _feature(feature.name)),
             feature.meaning,
             f"modprobe {feature.module}; in a container, load it on the machine itself",
         )
@@ -331,9 +279,9 @@ TRIALS: Final[tuple[Check[Bench], ...]] = (
         "modprobe nfnetlink_queue (CONFIG_NETFILTER_NETLINK_QUEUE)",
     ),
     Check(
-        *("netfilter", "nft queue statement", Need.INFORMATION, _nft_queue),
-        "nothing: the daemon's rules are those of iptables",
-        "nothing",
+        *("netfilter", "nft", Need.INFORMATION, _nft),
+        "nothing, as long as iptables works, which comes first",
+        "nothing, or install nft 1.0 and use a kernel with CONFIG_NFT_QUEUE",
     ),
     Check(
         *("sockets", "IP_TRANSPARENT", R, _transparent),

@@ -42,6 +42,11 @@ def test_a_host_that_can(pair: Network, rp_filter: str) -> None:
     test = document["self_test"]
     assert all(test["steps"].values())
     assert len(test["session"]) == 66
+    found = checks(document)
+    assert found["firewall"]["found"].startswith("iptables is used; ")
+    # What nft lacks here, if anything, is its queue statement alone.
+    if not found["nft"]["ok"]:
+        assert found["firewall"]["found"].endswith("nft lacks target NFQUEUE")
     assert 0 < test["connection_ms"] < test["total_ms"]
 
 
@@ -75,12 +80,14 @@ def test_a_running_daemon_and_what_a_dead_one_left(pair: Network) -> None:
     assert found["left over of a dead daemon"]["found"] == "nothing"
     pair.client.run("ip6tables", "-t", "mangle", "-N", "TCPCRYPT-OUTPUT")
     pair.client.run("iptables-legacy", "-N", "TCPCRYPT-INPUT")
+    pair.client.run("nft", "add", "table", "inet", "tcpcrypt")
     pair.client.run("ip", "rule", "add", "fwmark", "1", "lookup", "29795")
     found = checks(doctor(pair.client, "--no-self-test"))
     left = found["left over of a dead daemon"]
     assert not left["ok"]
     assert left["found"] == (
-        "ip6tables: TCPCRYPT-OUTPUT; iptables-legacy: TCPCRYPT-INPUT; ip -4 rule: lookup 29795"
+        "ip6tables: TCPCRYPT-OUTPUT; iptables-legacy: TCPCRYPT-INPUT;"
+        " nft: table inet tcpcrypt; ip -4 rule: lookup 29795"
     )
     assert "tcpcrypt down" in left["remedy"]
 
@@ -125,6 +132,9 @@ def test_without_iptables(pair: Network, tmp_path: Path) -> None:
     assert found["iptables-restore"]["found"] == "no iptables-restore"
     assert "apt-get install" in found["iptables-restore"]["remedy"]
     assert found["iptables"]["found"] == "iptables-restore is not installed"
+    assert found["firewall"]["found"] == (
+        "not iptables: iptables-restore is not installed; not nft: nft is not installed"
+    )
     assert "iptables" in document["self_test"]["error"]
 
 
@@ -153,6 +163,7 @@ def test_a_kernel_without_a_match(pair: Network, tmp_path: Path) -> None:
     assert not found["match cgroup"]["ok"]
     assert found["target NFQUEUE"]["ok"]
     assert "lacks target TPROXY, match cgroup" in found["iptables"]["found"]
+    assert "iptables: iptables lacks target TPROXY" in found["firewall"]["found"]
 
 
 def test_root_of_a_user_namespace() -> None:

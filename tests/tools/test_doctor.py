@@ -169,3 +169,47 @@ def test_links_to_one_program_are_tried_once(
     monkeypatch.setenv("PATH", str(tmp_path))
     found = ["iptables", "iptables-nft", "iptables-legacy"]
     assert list(trials._distinct(found)) == ["iptables", "iptables-legacy"]
+
+
+@pytest.mark.parametrize(
+    ("iptables", "nft", "what"),
+    [
+        ({}, {}, "iptables is used; nft, which would work too, comes second"),
+        (
+            {},
+            {"target NFQUEUE": "No such file"},
+            "iptables is used; not nft: nft lacks target NFQUEUE",
+        ),
+        (
+            {"target TPROXY": "No such file"},
+            {"match cgroup": "No such file"},
+            "nft is used; not iptables: iptables lacks target TPROXY",
+        ),
+        (None, {}, "nft is used; not iptables: iptables-restore is not installed"),
+        (
+            None,
+            {"target NFQUEUE": "No such file"},
+            "not iptables: iptables-restore is not installed; not nft: nft lacks target NFQUEUE",
+        ),
+        (None, None, "not iptables: iptables-restore is not installed; not nft: nft is not"),
+    ],
+)
+def test_which_firewall_is_used_and_why_not_the_other(
+    iptables: dict[str, str] | None,
+    nft: dict[str, str] | None,
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bench = trials.Bench((4,))
+    bench.variants = {4: {"iptables": iptables} if iptables is not None else {}}
+    if nft is not None:
+        (tmp_path / "nft").write_text("#!/bin/sh\n")
+        (tmp_path / "nft").chmod(0o755)
+        bench.nft = nft
+    (check,) = [check for check in trials.TRIALS if check.name == "firewall"]
+    finding = check.look(bench)
+    assert check.need is Need.REQUIRED
+    assert finding.what.startswith(what)
+    assert finding.ok is not what.startswith("not ")
