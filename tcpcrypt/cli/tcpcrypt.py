@@ -30,6 +30,8 @@ class Command(NamedTuple):
     module: str
     summary: str
     example: str
+    default: str = ""
+    """Its action where none is named; empty: one has to be, or there are none."""
 
 
 COMMANDS: Final[dict[str, Command]] = {
@@ -58,10 +60,16 @@ COMMANDS: Final[dict[str, Command]] = {
         "forget secrets for resumption and what was learnt of paths",
         "tcpcrypt flush 192.0.2.7",
     ),
+    "id": Command(
+        "tcpcrypt.cli.id",
+        "show, make or replace the key by which others know this host",
+        "tcpcrypt id show",
+    ),
     "peers": Command(
         "tcpcrypt.cli.peers",
-        "list the hosts talked to lately and how it went",
+        "list and change the hosts that this one knows, and how it went with them lately",
         "tcpcrypt peers --last plain",
+        "list",
     ),
     "policy": Command(
         "tcpcrypt.cli.policy",
@@ -72,6 +80,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "tcpcrypt.cli.probe",
         "ask whether the path to a host keeps option 69 and what the host offers",
         "tcpcrypt probe www.example.org:80",
+    ),
+    "psk": Command(
+        "tcpcrypt.cli.psk",
+        "make and list pre-shared keys",
+        "tcpcrypt psk new site-a",
     ),
     "rules": Command(
         "tcpcrypt.cli.rules",
@@ -109,10 +122,10 @@ COMMANDS: Final[dict[str, Command]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(next((word for word in words if not word.startswith("-")), ""))
-    arguments = parser.parse_args(words)
+    name = next((word for word in words if not word.startswith("-")), "")
+    arguments = _parser(name).parse_args(_with_action(words, name))
     if arguments.command is None:
-        parser.print_help(sys.stderr)
+        _parser(name).print_help(sys.stderr)
         return EXIT_USAGE
     try:
         status: int = import_module(COMMANDS[arguments.command].module).run(arguments)
@@ -120,6 +133,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tcpcrypt: {error}", file=sys.stderr)
         return EXIT_FAILED
     return status
+
+
+def _with_action(words: list[str], name: str) -> list[str]:
+    """`words` with the action that is meant where the command's name has none behind it."""
+    if name not in COMMANDS or not COMMANDS[name].default:
+        return words
+    at = words.index(name) + 1
+    rest = words[at:]
+    if rest and (not rest[0].startswith("-") or rest[0] in ("-h", "--help")):
+        return words
+    return [*words[:at], COMMANDS[name].default, *rest]
 
 
 def _parser(chosen: str) -> argparse.ArgumentParser:

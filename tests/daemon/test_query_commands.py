@@ -90,22 +90,24 @@ def test_no_sessions(run: Run) -> None:
     assert out.count("\n") == 1
 
 
-def test_peers(service: Service, run: Run) -> None:
+def test_peers(service: Service, run: Run, tmp_path: Path) -> None:
     service.memory.known = [
         peer("10.0.0.2", connections=120),
         peer("10.0.0.3", "plain", reason="SYN with option 69 got no answer", until=ago(-301.5)),
         peer("10.0.0.4", "refused", reason="\x1b[2J\nowned", until=ago(1)),
     ]
-    status, out, err = run("peers")
+    status, out, err = run("peers", "--state", tmp_path)
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        "PEER      PORT  LAST       CONNECTIONS  PLAIN FOR  REASON",
-        "10.0.0.2   443  encrypted          120  -          -",
-        "10.0.0.3   443  plain                1  5 min 1 s  SYN with option 69 got no answer",
-        r"10.0.0.4   443  refused              1  -          \x1b[2J\nowned",
+        "PEER      PORT  TRUST  KEY  SEEN  LAST       CONNECTIONS  PLAIN FOR  REASON",
+        "10.0.0.2   443      -    -     -  encrypted          120  -          -",
+        "10.0.0.3   443      -    -     -  plain                1  5 min 1 s  SYN with option 69"
+        " got no answer",
+        r"10.0.0.4   443      -    -     -  refused              1  -          \x1b[2J\nowned",
     ]
-    assert json.loads(run("peers", "--json", "--last", "plain")[1]) == {
-        "peers": [service.memory.known[1]]
+    assert json.loads(run("peers", "--json", "--last", "plain", "--state", tmp_path)[1]) == {
+        "peers": [service.memory.known[1]],
+        "known": [],
     }
 
 
@@ -226,7 +228,8 @@ def test_usage(run: Run, words: tuple[str, ...], message: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        *(["status"], ["sessions"], ["peers"], ["flush"], ["sessions", "--json"]),
+        *(["status"], ["sessions"], ["peers", "--last", "plain"], ["flush"]),
+        ["sessions", "--json"],
         ["session-id", "10.0.0.1:1", "10.0.0.2:2"],
     ],
     ids=" ".join,
@@ -249,10 +252,10 @@ def test_no_daemon_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no tcpcryptd answers" in answer["reason"]
 
 
-@pytest.mark.parametrize("name", ["status", "sessions", "peers", "flush", "session-id"])
+@pytest.mark.parametrize("name", ["status", "sessions", "peers list", "flush", "session-id"])
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     with pytest.raises(SystemExit) as caught:
-        command.main([name, "--help"])
+        command.main([*name.split(), "--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert f"example: tcpcrypt {name}" in out
