@@ -24,7 +24,6 @@ _STATES: Final = {
     "left over": "No daemon runs; rules of one that is gone are left.  `tcpcrypt down` removes"
     " them.",
 }
-_RESTORE: Final = {4: "iptables-restore", 6: "ip6tables-restore"}
 
 
 def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -50,6 +49,12 @@ def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
     parser.add_argument(
         "--config", metavar="FILE", type=Path, default=DEFAULT_PATH, help="default: %(default)s"
     )
+    parser.add_argument(
+        "--firewall",
+        choices=("iptables", "nft"),
+        default="",
+        help="in whose words to print rules (default: nft where iptables is not installed)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(installed=False)
 
@@ -66,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
                 settings.policies, settings.families, keep_guard=found.daemon.guard == "keep"
             )
             return _compared(comparison, as_json=arguments.json)
-        _planned(plan(settings.policies, settings.families), as_json=arguments.json)
+        planned = plan(settings.policies, settings.families, arguments.firewall)
+        _planned(planned, as_json=arguments.json)
     except OSError as error:
         raise LocalError(f"{error.strerror}; try it as root") from error
     return 0
@@ -76,14 +82,15 @@ def _planned(planned: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "iptables_restore": {str(f): text for f, text in planned.tables.items()},
+                "firewall": planned.firewall,
+                "rules": planned.tables,
                 "commands": list(planned.commands),
                 "older_connections": planned.older,
             }
         )
         return
-    for family, text in planned.tables.items():
-        print(f"# IPv{family}: {_RESTORE[family]} --noflush")
+    for command, text in planned.tables.items():
+        print(f"# {command}")
         print(text)
     print("# Routes, and sysctls that are set back at the end")
     print("\n".join(planned.commands))

@@ -37,10 +37,10 @@ by then.  The third needs no file: it encrypts connections to these ports, of
 services on this host and of programs that use such services elsewhere,
 wherever the other host does the same.
 
-Needs root, or CAP_NET_ADMIN and CAP_NET_RAW in a user namespace, with iptables
-and iproute2.  Ends on SIGTERM or SIGINT and takes its rules out again; reads
-its file again on SIGHUP.  What faces the network is a process of its own,
-without privileges.
+Needs root, or CAP_NET_ADMIN and CAP_NET_RAW in a user namespace, with iproute2
+and iptables (or nft, where the kernel has its queue statement).  Ends on SIGTERM
+or SIGINT and takes its rules out again; reads its file again on SIGHUP.  What
+faces the network is a process of its own, without privileges.
 """
 _FAMILIES: Final[dict[str, tuple[int, ...]]] = {"4": (4,), "6": (6,), "46": (4, 6)}
 

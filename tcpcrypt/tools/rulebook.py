@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,8 @@ from typing import Any, Final
 from tcpcrypt.core.policy import Policy
 from tcpcrypt.daemon.launcher import find_daemon
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.firewall import Firewall
+from tcpcrypt.runtime import iptables, nft
 from tcpcrypt.runtime.installation import rules_for
-from tcpcrypt.runtime.iptables import rendered
 from tcpcrypt.runtime.older import older_connections
 from tcpcrypt.runtime.routing import TABLE_LOCAL
 from tcpcrypt.runtime.rules import CHAIN_PREFIX, MARK_INNER, MARK_MASK, MARK_STEERED, Rule
@@ -27,15 +27,20 @@ from tcpcrypt.tools.netns import Lab, become_root
 __all__ = ["Comparison", "Plan", "compare", "plan"]
 
 _COMMANDS: Final = {4: ("iptables", "iptables-legacy"), 6: ("ip6tables", "ip6tables-legacy")}
+_NFT: Final = nft.Nft.name
 _EVERYWHERE: Final = {4: "0.0.0.0/0", 6: "::/0"}
 _SYSCTLS: Final = {
     4: ("net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect"),
     6: ("net.ipv6.fwmark_reflect",),
 }
 _LISTENER: Final = re.compile(
-    r"(--on-port|-d (?:127\.0\.0\.1/32|::1/128) -i lo -p tcp -m tcp --dport) \d+"
+    r"(--on-port |-d (?:127\.0\.0\.1/32|::1/128) -i lo -p tcp -m tcp --dport |"
+    r"tproxy ip6? to \S+:|daddr (?:127\.0\.0\.1|::1) tcp dport )\d+"
 )
-_OLDER: Final = re.compile(r" -s \S+ -d \S+ .*--sport \d+ --dport \d+ .*-j RETURN$")
+_OLDER: Final = re.compile(
+    r" -s \S+ -d \S+ .*--sport \d+ --dport \d+ .*-j RETURN$|"
+    r" saddr \S+ tcp sport \d+ ip6? daddr \S+ tcp dport \d+ return$"
+)
 _SECONDS: Final = 20.0
 
 
@@ -43,16 +48,21 @@ _SECONDS: Final = 20.0
 class Plan:
     """What a daemon would install."""
 
-    tables: dict[int, str]
-    """By family, as `iptables-restore --noflush` reads it."""
+    firewall: str
+    """`iptables` or `nft`."""
+    tables: dict[str, str]
+    """By command: what it reads."""
     commands: tuple[str, ...]
     """Policy routes and sysctls, as shell commands."""
     older: int
     """Connections that exist now and are left alone, each by a rule of its own."""
 
 
-def plan(policies: Sequence[Policy], families: Sequence[int]) -> Plan:
+def plan(policies: Sequence[Policy], families: Sequence[int], firewall: str = "") -> Plan:
     """The rules for `policies`; nothing is installed.
+
+    `firewall`: in the words of `iptables` or `nft`; by itself, of that which a
+    daemon would try first here.
 
     Without root the process ends up in a network namespace of its own.
     Raises `LocalError`, `OSError`.
@@ -61,11 +71,26 @@ def plan(policies: Sequence[Policy], families: Sequence[int]) -> Plan:
     become_root()
     with _listeners(families) as steering:
         rules = rules_for(policies, 0, steering, older)
+    firewall = firewall or _first_choice()
+    if firewall == _NFT:
+        tables = {"nft -f -": nft.rendered(rules, families)}
+    else:
+        tables = {
+            f"{_COMMANDS[family][0]}-restore --noflush": iptables.rendered(rules, family)
+            for family in families
+        }
     return Plan(
-        {family: rendered(rules, family) for family in families},
+        firewall,
+        tables,
         tuple(command for family in families for command in _commands(family)),
         len(older),
     )
+
+
+def _first_choice() -> str:
+    """Nft only where no variant of iptables is installed."""
+    names = (f"iptables{variant}-restore" for variant in ("", "-nft", "-legacy"))
+    return iptables.Iptables.name if any(map(shutil.which, names)) else _NFT
 
 
 @contextlib.contextmanager
@@ -97,7 +122,8 @@ class Comparison:
     daemon: int | None = None
     """The process that serves, None if there is none."""
     found: dict[str, list[str]] = field(default_factory=dict)
-    """By command: lines of `iptables-save` that are ours, each with its table before it."""
+    """By command: lines of `iptables-save` that are ours, each with its table before it;
+    or rules of our table, as nft tells them, each with its chain before it."""
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     older: int = 0
@@ -139,24 +165,45 @@ def compare(policies: Sequence[Policy], families: Sequence[int], *, keep_guard: 
     may be there without a daemon.  Raises `LocalError`, `OSError`.
     """
     result = Comparison(find_daemon())
-    serving = result.daemon is not None
+    there = {family: _installed(family) for family in families}
+    with_nft = _nft_lines()
+    if with_nft:
+        result.found[_NFT] = with_nft
+    if any(lines for _command, lines in there.values()) or (
+        not with_nft and _first_choice() != _NFT
+    ):
+        for family, (command, lines) in there.items():
+            if lines:
+                result.found[command] = lines
+            expected = _iptables_expected(policies, families, family, command, result)
+            _compare_lines(command, lines, expected, result, keep_guard=keep_guard)
+        result.unexpected += [f"{_NFT}: {line}" for line in with_nft]
+    else:
+        expected = _nft_expected(policies, families, result)
+        _compare_lines(_NFT, with_nft, expected, result, keep_guard=keep_guard)
     for family in families:
-        command, lines = _installed(family)
-        if lines:
-            result.found[command] = lines
-        older = [line for line in lines if _OLDER.search(line)] if serving else []
-        result.older += len(older)
-        now = Counter(_without_ports(line) for line in lines if line not in older)
-        wanted = min(
-            (_expected(choice, family, command) for choice in _choices(policies, families, result)),
-            key=lambda expected: _distance(expected, now),
-        )
-        if not serving and not (keep_guard and lines):
-            wanted = Counter()
-        result.missing += [f"{command}: {line}" for line in (wanted - now).elements()]
-        result.unexpected += [f"{command}: {line}" for line in (now - wanted).elements()]
         _compare_routes(family, result)
     return result
+
+
+def _compare_lines(
+    command: str,
+    lines: Sequence[str],
+    expected: Iterable[Counter[str]],
+    result: Comparison,
+    *,
+    keep_guard: bool,
+) -> None:
+    """With what comes nearest of what is `expected`."""
+    serving = result.daemon is not None
+    older = [line for line in lines if _OLDER.search(line)] if serving else []
+    result.older += len(older)
+    now = Counter(_without_ports(line) for line in lines if line not in older)
+    wanted: Counter[str] = Counter()
+    if serving or (keep_guard and lines):
+        wanted = min(expected, key=lambda candidate: _distance(candidate, now))
+    result.missing += [f"{command}: {line}" for line in (wanted - now).elements()]
+    result.unexpected += [f"{command}: {line}" for line in (now - wanted).elements()]
 
 
 def _choices(
@@ -171,18 +218,43 @@ def _choices(
             yield rules_for(policies, generation, steering)
 
 
-def _expected(rules: Sequence[Rule], family: int, command: str) -> Counter[str]:
-    ours = [rule for rule in rules if family in rule.families]
-    if not ours:
-        return Counter()
+def _iptables_expected(
+    policies: Sequence[Policy],
+    families: Sequence[int],
+    family: int,
+    command: str,
+    result: Comparison,
+) -> Iterator[Counter[str]]:
+    for rules in _choices(policies, families, result):
+        ours = [rule for rule in rules if family in rule.families]
+        yield _told_by_iptables(ours, family, command) if ours else Counter()
+
+
+def _told_by_iptables(rules: Sequence[Rule], family: int, command: str) -> Counter[str]:
     with Lab() as lab, lab.host("expected").entered():
-        firewall = Firewall((family,))
-        firewall.install(ours)
+        iptables.Iptables((family,)).install(rules)
         # That may have chosen another variant of iptables than the daemon has.
         for name in (command, *_COMMANDS[family]):
             if lines := _lines(name):
                 return Counter(map(_without_ports, lines))
     raise LocalError(f"{command} does not tell what it has installed")
+
+
+def _nft_expected(
+    policies: Sequence[Policy], families: Sequence[int], result: Comparison
+) -> Iterator[Counter[str]]:
+    for rules in _choices(policies, families, result):
+        with Lab() as lab, lab.host("expected").entered():
+            firewall = nft.Nft(families)
+            firewall.install(rules)
+            yield Counter(map(_without_ports, firewall.listed()))
+
+
+def _nft_lines() -> list[str]:
+    """The rules of our table; none where nft does not work."""
+    with contextlib.suppress(LocalError):
+        return nft.Nft().listed()
+    return []
 
 
 def _installed(family: int) -> tuple[str, list[str]]:
@@ -204,7 +276,7 @@ def _lines(command: str) -> list[str]:
 
 
 def _without_ports(line: str) -> str:
-    return _LISTENER.sub(r"\1 N", line)
+    return _LISTENER.sub(r"\1N", line)
 
 
 def _distance(one: Counter[str], other: Counter[str]) -> int:
