@@ -175,7 +175,6 @@ class Installation:
         reset before its next segments can leave.  Idempotent.
         """
         if self._installed:
-            self._installed = False
             for listener in self.steering.application_listeners:
                 # Resets those in its queue that nobody has taken up, whoever else holds it.
                 with contextlib.suppress(OSError):
@@ -186,6 +185,7 @@ class Installation:
                 )
             finally:
                 self._routing.remove()
+            self._installed = False  # now: had it failed, the janitor would try again
 
     def close(self) -> None:
         """Give sockets, queues and lock back.  Idempotent."""

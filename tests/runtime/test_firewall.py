@@ -2,14 +2,19 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tcpcrypt.core.policy import Match, Mode, Policy
 from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.context import Settings
 from tcpcrypt.runtime.firewall import Firewall
+from tcpcrypt.runtime.installation import Installation
 from tcpcrypt.runtime.iptables import Iptables
 from tcpcrypt.runtime.nft import Nft
 from tcpcrypt.runtime.rules import Rule
+from tcpcrypt.runtime.ruleset import guard_rules
 
 RULE = Rule("filter", "OUTPUT", ("-j", "RETURN"))
 
@@ -102,6 +107,25 @@ def test_what_is_kept_is_kept_by_the_one_that_serves() -> None:
     assert all(told == ("remove", ()) for told in second.told)
     assert firewall.remove([RULE]) == 4
     assert first.told[-1] == ("remove", ())
+
+
+def test_an_installation_that_could_not_be_removed_can_be_the_next_time() -> None:
+    """As the janitor tries, while somebody else holds the lock of iptables."""
+    stubborn = Told("stubborn", "remove")
+    installation = Installation(Settings(policies=(Policy(Mode.REQUIRE, Match()),)))
+    installation._steering = SimpleNamespace(application_listeners=())
+    installation._routing = SimpleNamespace(remove=lambda: 0)
+    installation._firewall = Firewall(implementations=(stubborn,))
+    installation._firewall.install([RULE])
+    installation._installed = True
+    with pytest.raises(LocalError, match="stubborn cannot remove"):
+        installation.remove(guard=True)
+    stubborn.failing.clear()
+    installation.remove(guard=True)
+    kept = tuple(guard_rules(installation.settings.policies, serving=False))
+    assert stubborn.told[1:] == [("remove", kept)] * 2
+    installation.remove(guard=True)
+    assert len(stubborn.told) == 3
 
 
 def test_nothing_is_installed_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
