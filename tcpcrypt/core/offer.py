@@ -233,18 +233,20 @@ def _offers(
             ),
             keep=config.cache,
         )
+    nonce = b""
     if ticket is not None:
         spec = tep_spec(config, ticket.tep)
         nonce = random(spec.resumption_nonce_len(config, passive=False))
         resuming = Suboption(ticket.tep, spec.resumption_data(Offer(ticket.own_identifier, nonce)))
         # RFC 8548 section 3.5: never two suboptions of one TEP.
         others = [suboption for suboption in fresh if suboption.tep != ticket.tep]
-        for left in range(len(others) + 1):
-            option = _option(config, [*others[left:], resuming], passive=False)
-            yield OfferedOption(option, option.build(config.profile), nonce, ticket)
-    for left in range(len(fresh)):
-        option = _option(config, fresh[left:], passive=False)
-        yield OfferedOption(option, option.build(config.profile))
+        # The last of these has room, or there would be no ticket (`_resumable`).
+        lists = [[*others[left:], resuming] for left in range(len(others) + 1)]
+    else:
+        lists = [fresh[left:] for left in range(len(fresh))]
+    for suboptions in lists:
+        option = _option(config, suboptions, passive=False)
+        yield OfferedOption(option, option.build(config.profile), nonce, ticket)
 
 
 def _option(config: Config, suboptions: list[Suboption], *, passive: bool) -> SynOption:

@@ -1,11 +1,12 @@
 """RFC 8548 section 3.5: the cache of one-use secrets, on both twins."""
 
 import pytest
-from support.hosts import Host, connect, exchange
+from support.hosts import Host, connect, exchange, negotiate
 
 from tcpcrypt import _fast
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Role
+from tcpcrypt.core.negotiation import Opener
 from tcpcrypt.core.resumption import ResumptionCache, Ticket
 from tcpcrypt.crypto.schedule import SessionSecret
 from tcpcrypt.crypto.secret import Secret
@@ -309,6 +310,30 @@ def test_flushing_by_what_was_proved() -> None:
     assert kept is not None
     assert cache.flush_identity(lambda proved: proved == b"never") == 0
     assert cache.flush_identity(lambda _: True) == 3, "not what proved nothing"
+    for fill in (1, 2):
+        cache.store(b"p", tep=0x20, aead=1, original_role=Role.B, secret=secret(fill),
+                    peer_identity=b"good")  # fmt: skip
+    assert cache.flush_identity(lambda _: cache.flush() == 0) == 0, "whatever it does itself"
+
+
+def test_a_secret_that_negotiation_did_not_keep_is_kept_with_its_end() -> None:
+    """Where the two are configured apart; the chain's end stays what it was."""
+    now = [0.0]
+    client, server = Host(), Host()
+    client.cache._clock = lambda: now[0]
+    client.cache.store(client.peer, tep=0x23, aead=1, original_role=Role.A, secret=secret(7),
+                       expires=100.0)  # fmt: skip
+    server.cache.store(server.peer, tep=0x23, aead=1, original_role=Role.B, secret=secret(7))
+    keeping, client.config = client.config, Config(cache=False)
+    active = client.negotiation(Opener.ACTIVE)
+    negotiate(active, server.negotiation(Opener.PASSIVE))
+    assert len(client.cache) == 0
+    client.config = keeping
+    client.session(active)
+    now[0] = 99.0
+    ticket = client.cache.offer(client.peer, (0x23,))
+    assert ticket is not None
+    assert (ticket.secret.index, ticket.expires) == (2, 100.0)
 
 
 def test_a_session_works_on_whichever_twin_is_in_use(twin, monkeypatch) -> None:
