@@ -1,6 +1,8 @@
 """Which of iptables and nft the daemon takes, and that neither leaves the other's rules."""
 
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tcpcrypt.runtime.nft import Nft, queue_refusal
 from tcpcrypt.runtime.rules import Rule
 from tcpcrypt.runtime.ruleset import guard_rules
 from tcpcrypt.tools.labdaemon import LabDaemon
-from tcpcrypt.tools.netns import Host
+from tcpcrypt.tools.netns import Host, wait_until
 
 QUEUE = Rule("mangle", "OUTPUT", ("-p", "tcp", "-j", "NFQUEUE", "--queue-num", "7"))
 
@@ -73,6 +75,53 @@ def test_without_iptables_the_daemon_takes_nft_or_says_why_not(
         assert "with nft: this kernel does not take nft's queue statement" in str(caught.value)
     assert ruleset(pair.client) == ""
     assert pair.client.run("ip", "rule").stdout.count("fwmark") == 0
+
+
+@pytest.fixture
+def nft_alone(tmp_path: Path) -> tuple[str, ...]:
+    """A system without iptables, and an nft that gives the kernel no queue statement."""
+    through = path_with(tmp_path, "ip")
+    wrapper = tmp_path / "nft"
+    wrapper.write_text(
+        '#!/bin/sh\ncase "$*" in *"-f -") /bin/sed "s/queue num [0-9]*/counter return/" |'
+        f' exec {shutil.which("nft")} "$@";; *) exec {shutil.which("nft")} "$@";; esac\n'
+    )
+    wrapper.chmod(0o755)
+    return through
+
+
+def down(host: Host) -> None:
+    host.run(sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "down", cwd="/")
+
+
+@pytest.mark.parametrize("mode", ["opportunistic", "require"])
+def test_a_daemon_with_nft_leaves_what_it_should(
+    pair: Network, nft_alone: tuple[str, ...], mode: str, tmp_path: Path
+) -> None:
+    """Killed, its janitor takes the table out but for the guard; then `tcpcrypt down` all."""
+    config = tmp_path / "tcpcrypt.toml"
+    config.write_text(
+        f'[daemon]\ncontrol = "{tmp_path}/control.sock"\n[[policy]]\n'
+        f'match = {{ ports = {PORT} }}\nmode = "{mode}"\n'
+    )
+    daemon = LabDaemon(pair.client, "--config", str(config), through=nft_alone)
+    assert "chain mangle_output" in ruleset(pair.client)
+    config.write_text(config.read_text().replace(f"ports = {PORT}", f"ports = [{PORT}, 90]"))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("reloaded")
+    assert "{ 80, 90 }" in ruleset(pair.client)
+    pair.client.run("nft", "flush", "ruleset")
+    daemon.wait_for("restored", timeout=20)
+    assert "{ 80, 90 }" in ruleset(pair.client)
+    daemon.stop(signal.SIGKILL)
+    wait_until(lambda: "chain mangle" not in ruleset(pair.client), "end of the janitor's work")
+    with pair.listen():
+        if mode == "require":
+            with pytest.raises(ConnectionRefusedError):
+                pair.connect()
+            down(pair.client)
+        pair.connect().close()
+    assert ruleset(pair.client) == ""
 
 
 def test_iptables_serves_where_it_is_there(pair: Network) -> None:
