@@ -12,7 +12,7 @@ APT := python3-venv python3-dev gcc libc6-dev libssl-dev iptables iproute2 tcpdu
 
 # Programs that the tests run as they are, and that nothing else needs.
 APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-server \
-            systemd groff-base man-db
+            systemd groff-base man-db nftables
 
 .PHONY: build deps deps-test demo test test-long bench lint vectors clean help
 
