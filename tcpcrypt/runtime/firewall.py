@@ -3,11 +3,11 @@
 It has two fillings, tried in a constant order when rules are first installed:
 
 1. *iptables*, where some variant of it takes the rules.  It comes first because
-   every kernel that has netfilter queues at all has its NFQUEUE target, and
-   because it is what the daemon is tested with from end to end.
-2. *nft*, where no iptables is installed or none works, and the kernel takes nft's
-   `queue` statement, which is an option of its own (CONFIG_NFT_QUEUE) that many
-   kernels lack.  That is tried out, and changes nothing.
+   kernels with netfilter queues come with its NFQUEUE target as a rule, and because
+   it is what the daemon is tested with from end to end.
+2. *nft*, where no iptables is installed or none takes the rules, and the kernel
+   takes nft's `queue` statement, which is an option of its own (CONFIG_NFT_QUEUE)
+   that many kernels lack.  That is tried out, and changes nothing.
 
 What was chosen stays until `remove`.  Leftovers of the other, as of a daemon
 that was killed before iptables came or went, are removed once the rules are in.
