@@ -138,14 +138,25 @@ class Pair:
             wait_until(lambda side=side, scope=scope: side.keys(scope), "key on disk")
 
     @contextlib.contextmanager
-    def refused(self, port: int = PORT) -> Iterator[None]:
-        """The application's connection is refused, and no service is reached."""
+    def refused(self, port: int = PORT, *, reached: bool = False) -> Iterator[None]:
+        """The application's connection is refused, and no service is reached.
+
+        `reached`: where the server's policy takes whatever comes, its service
+        sees a connection on which nothing is said, and a reset.
+        """
         with self.network.listen(port=port) as listener:
             with pytest.raises(ConnectionRefusedError):
                 self.network.connect(port=port)
             listener.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                listener.accept()
+            try:
+                other, _address = listener.accept()
+            except TimeoutError:
+                reached = False
+            else:
+                with other:
+                    other.settimeout(10)
+                    assert reached
+                    assert ended_by_reset(other)
             yield
 
 
