@@ -23,6 +23,7 @@ MODULES = {
     "tcpcrypt._fast._c_frames": ("ext/_c_frames.pyx", True),
     "tcpcrypt._fast._c_cache": ("ext/_c_cache.pyx", True),
     "tcpcrypt._fast._c_segment": ("ext/_c_segment.pyx", False),
+    "tcpcrypt._fast._c_netlink": ("ext/_c_netlink.pyx", False),
     "tcpcrypt._fast._c_kdf": ("ext/_c_kdf.pyx", True),
 }
 

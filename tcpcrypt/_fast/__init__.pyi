@@ -4,6 +4,7 @@ Both twins pass the same tests.  They take and return plain tuples, ints and
 buffers; `tcpcrypt.wire` and `tcpcrypt.crypto` wrap them in values.
 """
 
+from collections.abc import Container
 from typing import Any, Final, Literal, Protocol
 
 from _typeshed import ReadableBuffer as Buffer
@@ -51,6 +52,32 @@ def rebuild_segment(packet: Buffer, tcp: int, region: Buffer, payload: Buffer) -
     Lengths and checksums are made anew.  Raises `LocalError` for a `region`
     that is no whole option region and for more than IP's length field holds,
     `ValueError` where no TCP header can be.
+    """
+
+def parse_queue(
+    datagram: Buffer,
+) -> list[tuple[int, int] | tuple[int, int, int, int, int, int]]:
+    """Take apart a datagram of nfnetlink_queue: answers and queued packets, in order.
+
+    An answer is its sequence number and an errno or 0; a packet its queue,
+    identifier, hook, mark (0 where there is none), and where its content begins
+    and ends.  Other messages are left out.  Raises `LocalError` for lengths
+    that contradict each other, which no kernel sends.
+    """
+
+def build_verdict(
+    queue: int, identifier: int, what: int, payload: Buffer | None, mark: int | None
+) -> bytes:
+    """The message that decides on a queued packet; `payload` and `mark` if they are to change.
+
+    Raises `ValueError` for a queue or a packet that cannot be.
+    """
+
+def check_verdicts(datagram: Buffer, numbers: Container[int]) -> str:
+    """Why `datagram` is something else than verdicts on packets of the queues `numbers`; or "".
+
+    A verdict says DROP, ACCEPT or REPEAT, perhaps with a mark and a packet, each
+    once and in this order; and every byte belongs to one of them.
     """
 
 def expand(key: Buffer, info: bytes, out: WriteableBuffer) -> None:
