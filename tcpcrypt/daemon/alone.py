@@ -38,7 +38,8 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
             report,
             steering=installation.steering,
             queue=installation.queue,
-            privileges=DirectPrivileges(),
+            privileges=DirectPrivileges(installation.opening_mark),
+            maps=installation.maps,
         )
         stack.callback(host.close)
 

@@ -93,6 +93,7 @@ class Crew:
             settings=installation.settings,
             steering=installation.steering,
             queue=queue,
+            maps=installation.maps,
             words=theirs,
             verdicts=verdicts,
             control=control.socket if control is not None else None,
@@ -104,7 +105,12 @@ class Crew:
         theirs.close()
         verdicts.close()
         self._broker = Broker(
-            loop, ours, DirectPrivileges(), expected=_VERBS, heard=heard, lost=self._on_lost
+            loop,
+            ours,
+            DirectPrivileges(installation.opening_mark),
+            expected=_VERBS,
+            heard=heard,
+            lost=self._on_lost,
         )
         self._relay = VerdictRelay(loop, relay, queue, QUEUE_NUMBERS, self._on_lost)
         loop.watch(self._worker.fileno(), READ, self._on_worker_end)

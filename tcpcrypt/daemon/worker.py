@@ -23,6 +23,7 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Report, Settings
 from tcpcrypt.runtime.host import Host
 from tcpcrypt.runtime.overview import Overview
+from tcpcrypt.runtime.sockops import Maps
 from tcpcrypt.runtime.steering import Steering
 
 __all__ = ["Inheritance", "Observed", "work"]
@@ -43,6 +44,8 @@ class Inheritance:
     steering: Steering
     queue: int
     """The descriptor of the socket that is bound to the netfilter queues."""
+    maps: Maps | None
+    """Those of the sockops backend, if that is in use."""
     words: Words
     verdicts: socket.socket
     control: socket.socket | None
@@ -72,7 +75,13 @@ def work(inherited: Inheritance, account: Account | None, parent: int, report: R
     steering, control = inherited.steering, inherited.control
     listeners = (*steering.application_listeners, *steering.peer_listeners)
     sockets = [inherited.verdicts, *listeners, *([control] if control is not None else [])]
-    channels = [inherited.queue, inherited.words.fileno(), *(sock.fileno() for sock in sockets)]
+    maps = inherited.maps or ()
+    channels = [
+        inherited.queue,
+        *maps,
+        inherited.words.fileno(),
+        *(sock.fileno() for sock in sockets),
+    ]
     preload(inherited.settings.config)
     confine(account, parent, [*channels, *inherited.keep])
     name_process("tcpcrypt-worker")
@@ -95,6 +104,7 @@ class _Worker:
             steering=inherited.steering,
             queue=self._queue,
             privileges=self._privileges,
+            maps=inherited.maps,
         )
         self._loop = self._host.loop
         self._queue.attach(self._loop)

@@ -31,6 +31,8 @@ class Settings:
     config: Config = field(default_factory=Config)
     families: tuple[int, ...] = (4, 6)
     path_memory: float = 600.0
+    backend: str = "auto"
+    """What carries the option: `auto`, `nfqueue` or `sockops`."""
     """Seconds for which a peer or path without TCP-ENO is left alone; 0: never."""
 
 

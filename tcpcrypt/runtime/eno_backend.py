@@ -8,10 +8,12 @@ the few packets of a handshake (`tcpcrypt.runtime.nfqueue`), or in the kernel.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.negotiation import Negotiation
 
 __all__ = ["EnoBackend", "NewNegotiation", "SocketAddress", "Tuple4"]
@@ -49,15 +51,26 @@ def _packed(family: int, address: SocketAddress) -> bytes:
     return socket.inet_pton(family, address[0].partition("%")[0])
 
 
-NewNegotiation = Callable[[Tuple4], Negotiation]
-"""Makes the passive negotiation for a SYN that has come."""
+class NewNegotiation(Protocol):
+    """Makes the passive negotiation for a SYN that has come."""
+
+    def __call__(
+        self, connection: Tuple4, *, resume: bool = True, random: RandomBytes = os.urandom
+    ) -> Negotiation:
+        """`resume` False: a fresh exchange alone; `random` is for its nonce."""
 
 
 class EnoBackend(Protocol):
     """Carries TCP-ENO for sockets to peers."""
 
+    evicted: int
+    """Handshakes of peers that were given up for want of room."""
+
     @property
     def name(self) -> str: ...
+
+    def configure(self, config: Config) -> None:
+        """Negotiate by `config` what peers open from now on."""
 
     def adopt_listener(self, listener: socket.socket, new: NewNegotiation) -> None:
         """Negotiate on connections that `listener`, bound and not listening yet, accepts."""
@@ -85,6 +98,12 @@ class EnoBackend(Protocol):
         is ever repeated without the option.
 
         Raises `OSError` as `socket.connect` does, but not for EINPROGRESS.
+        """
+
+    def connected(self, sock: socket.socket) -> None:
+        """The connection that `connect` began is up; calls its `progress` if that is news.
+
+        Raises `OSError` if it cannot go on.
         """
 
     def accepted(self, sock: socket.socket) -> Negotiation | None:

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from tcpcrypt.core.config import RandomBytes
 from tcpcrypt.core.negotiation import Negotiation, Opener
 from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
@@ -28,18 +29,20 @@ from tcpcrypt.runtime.connection import (
     close_with_reset,
 )
 from tcpcrypt.runtime.context import Context, Counters, Report, Settings
-from tcpcrypt.runtime.eno_backend import Tuple4
+from tcpcrypt.runtime.eno_backend import EnoBackend, Tuple4
 from tcpcrypt.runtime.incoming import AcceptedByPeer
 from tcpcrypt.runtime.loop import READ, Loop
-from tcpcrypt.runtime.netlink import QueuedPacket
+from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
 from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER, NfqueueBackend
 from tcpcrypt.runtime.outgoing import OpenedByApplication
 from tcpcrypt.runtime.overview import Overview
 from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
+from tcpcrypt.runtime.published import PublishedCache
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
 from tcpcrypt.runtime.steering import NotSteeredError, Steering
+from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
 
 __all__ = ["Host", "raise_descriptor_limit"]
@@ -66,7 +69,7 @@ _NO_ROOM: Final = "too many open files"
 class Host:
     """Encrypts the connections of this host.  `start`, `run`, and in any case `close`.
 
-    `steering` and `queue` are those of an open installation, or stand for it.
+    `steering`, `queue` and `maps` are those of an open installation, or stand for it.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Host:
         queue: PacketQueue,
         privileges: Privileges,
     ) -> None:
+        maps: Maps | None = None,
         self.settings = settings
         self.counters = Counters()
         self.loop = Loop()
@@ -86,7 +90,13 @@ class Host:
         self._steering = steering
         self._queue = queue
         self._hold = SynHold(queue, self._application_opens)
-        self._backend = NfqueueBackend(queue, privileges)
+        self._backend: EnoBackend
+        if maps is not None:
+            self._backend = SockopsBackend(maps, privileges)
+            resumption: ResumptionCache = PublishedCache(settings.config, maps.resumptions)
+        else:
+            self._backend = NfqueueBackend(queue, privileges)
+            resumption = ResumptionCache(settings.config)
         self._waiting: dict[Tuple4, OpenedByApplication] = {}
         self._unsteerable: OrderedDict[Tuple4, int] = OrderedDict()
         """Connections, by the sequence number of their SYN, that cannot come to us."""
@@ -99,7 +109,7 @@ class Host:
             backend=self._backend,
             steering=steering,
             privileges=privileges,
-            resumption=ResumptionCache(settings.config),
+            resumption=resumption,
             paths=PathMemory(settings.path_memory),
             counters=self.counters,
             report=report,
@@ -123,6 +133,7 @@ class Host:
         self._take_queues()
         for listener in self._steering.peer_listeners:
             self._backend.adopt_listener(listener, self._negotiate_passively)
+        self._backend.configure(self.settings.config)
         self._steering.listen()
         for listener in self._steering.application_listeners:
             self._accept_from(listener, self._application_came)
@@ -157,6 +168,7 @@ class Host:
         self._context.paths.seconds = settings.path_memory
         self._take_queues()
 
+        self._backend.configure(settings.config)
     def _take_queues(self) -> None:
         # Those of the generation before stay: a SYN may still be in one of them.
         for index, policy in enumerate(self.settings.policies):
@@ -234,7 +246,10 @@ class Host:
 
     def _on_packet(self, packet: QueuedPacket) -> None:
         if packet.queue == QUEUE_NUMBER:
-            self._backend.take(packet)
+            if isinstance(self._backend, NfqueueBackend):
+                self._backend.take(packet)
+            else:
+                self._queue.verdict(packet, Verdict.DROP)
         elif packet.queue == STRAY_QUEUE:
             self._hold.take_stray(packet, self._is_bound_to_device)
         else:
@@ -324,16 +339,19 @@ class Host:
         self.connections.add(connection)
         connection.start()
 
-    def _negotiate_passively(self, connection: Tuple4) -> Negotiation:
+    def _negotiate_passively(
+        self, connection: Tuple4, *, resume: bool = True, random: RandomBytes = os.urandom
+    ) -> Negotiation:
         return Negotiation(
             self._context.config,
             Opener.PASSIVE,
-            resumption=self._context.resumption,
+            resumption=self._context.resumption if resume else None,
             peer=connection.remote,
         )
 
 
 def _keep_freed_memory() -> None:
+            random=random,
     """Let the allocator keep what relays free and take again for every read.
 
     By default glibc gives blocks of this size back to the kernel at once, and

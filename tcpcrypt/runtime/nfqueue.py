@@ -30,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Fallback, Negotiation
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.registry import TCP_OPTION_FAST_OPEN
@@ -153,6 +154,9 @@ class NfqueueBackend:
         self.evicted = 0
         """Passive handshakes given up for want of room."""
 
+    def configure(self, _config: Config) -> None:
+        """Negotiations are made when their SYNs come."""
+
     def adopt_listener(self, _listener: socket.socket, new: NewNegotiation) -> None:
         self._new = new
 
@@ -177,6 +181,9 @@ class NfqueueBackend:
         local = Tuple4.of_opener(sock, address)
         self._opening[local] = _Opening(sock, negotiation, progress, mark, insist)
         self._opening_by_socket[sock] = local
+
+    def connected(self, _sock: socket.socket) -> None:
+        """The segments have told more, and sooner."""
 
     def accepted(self, sock: socket.socket) -> Negotiation | None:
         entry = self._answered.pop(Tuple4.of_socket(sock), None)

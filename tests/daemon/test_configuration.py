@@ -64,6 +64,7 @@ POLICY = '[[policy]]\nmode = "never"\n'
 GOOD = [
     ("daemon.backend", '"auto"', "auto"),
     ("daemon.backend", '"nfqueue"', "nfqueue"),
+    ("daemon.backend", '"sockops"', "sockops"),
     ("daemon.steering", '"auto"', "auto"),
     ("daemon.steering", '"tproxy"', "tproxy"),
     ("daemon.control", '"/tmp/c.sock"', Path("/tmp/c.sock")),
@@ -210,7 +211,6 @@ BAD = [
     (POLICY * 2 + "match.prots = 80", 5, "policy 2, match.prots", 'did you mean "ports"?'),
     ("[daemon]\nkeylog = 'x'", 2, "daemon.keylog", "this version does not have it"),
     ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", "this version does not have it"),
-    ("[daemon]\nbackend = 'sockops'", 2, "daemon.backend", "this version does not have"),
     ("[daemon]\nsteering = 'redirect'", 2, "daemon.steering", "this version does not have"),
     (POLICY + "auth = 'tofu'", 3, "policy 1, auth", 'this version does not have "tofu", only'),
     (POLICY + "auth = 'pinned'", 3, "policy 1, auth", "this version does not have"),
