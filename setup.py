@@ -32,11 +32,11 @@ MODULES = {
 }
 
 
-def asked(name):
 BPF_SOURCE = Path("ext/eno_sockops.bpf.c")
 BPF_OBJECT = Path("tcpcrypt/runtime/eno_sockops.bpf.o")
 
 
+def asked(name):
     return os.environ.get(name, "") not in ("", "0")
 
 
@@ -78,7 +78,6 @@ class OptionalBuildExt(build_ext):
         return sorted(map(str, Path("ext").glob("*.p*")))
 
 
-def extensions():
 class BuildPyAndBpf(build_py):
     """Beside the modules, the program that the kernel runs: for every machine alike."""
 
@@ -115,6 +114,7 @@ def compile_bpf(target):
     return None
 
 
+def extensions():
     if asked("TCPCRYPT_PUREPYTHON"):
         return []
     try:

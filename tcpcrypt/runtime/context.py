@@ -30,9 +30,9 @@ class Settings:
     """In order; the first that matches a connection decides."""
     config: Config = field(default_factory=Config)
     families: tuple[int, ...] = (4, 6)
-    path_memory: float = 600.0
     backend: str = "auto"
     """What carries the option: `auto`, `nfqueue` or `sockops`."""
+    path_memory: float = 600.0
     """Seconds for which a peer or path without TCP-ENO is left alone; 0: never."""
 
 

@@ -41,8 +41,8 @@ from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.published import PublishedCache
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
-from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.sockops import Maps, SockopsBackend
+from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
 
 __all__ = ["Host", "raise_descriptor_limit"]
@@ -80,8 +80,8 @@ class Host:
         steering: Steering,
         queue: PacketQueue,
         privileges: Privileges,
-    ) -> None:
         maps: Maps | None = None,
+    ) -> None:
         self.settings = settings
         self.counters = Counters()
         self.loop = Loop()
@@ -131,9 +131,9 @@ class Host:
         _collect_garbage_seldom()
         self.loop.failed = self._on_bug
         self._take_queues()
+        self._backend.configure(self.settings.config)
         for listener in self._steering.peer_listeners:
             self._backend.adopt_listener(listener, self._negotiate_passively)
-        self._backend.configure(self.settings.config)
         self._steering.listen()
         for listener in self._steering.application_listeners:
             self._accept_from(listener, self._application_came)
@@ -166,9 +166,9 @@ class Host:
         self._context.policies = settings.policies
         self._context.config = settings.config
         self._context.paths.seconds = settings.path_memory
+        self._backend.configure(settings.config)
         self._take_queues()
 
-        self._backend.configure(settings.config)
     def _take_queues(self) -> None:
         # Those of the generation before stay: a SYN may still be in one of them.
         for index, policy in enumerate(self.settings.policies):
@@ -347,11 +347,11 @@ class Host:
             Opener.PASSIVE,
             resumption=self._context.resumption if resume else None,
             peer=connection.remote,
+            random=random,
         )
 
 
 def _keep_freed_memory() -> None:
-            random=random,
     """Let the allocator keep what relays free and take again for every read.
 
     By default glibc gives blocks of this size back to the kernel at once, and
