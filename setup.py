@@ -29,6 +29,7 @@ MODULES = {
     "tcpcrypt._fast._c_segment": ("ext/_c_segment.pyx", False),
     "tcpcrypt._fast._c_netlink": ("ext/_c_netlink.pyx", False),
     "tcpcrypt._fast._c_kdf": ("ext/_c_kdf.pyx", True),
+    "tcpcrypt._fast._c_pump": ("ext/_c_pump.pyx", True),
 }
 
 
@@ -75,7 +76,8 @@ class OptionalBuildExt(build_ext):
             give_up(f"the compiler failed: {error}")
 
     def get_source_files(self):
-        return sorted(map(str, Path("ext").glob("*.p*")))
+        declared = Path("tcpcrypt/_fast").glob("*.pxd")
+        return sorted(map(str, (*Path("ext").glob("*.p*"), *declared)))
 
 
 class BuildPyAndBpf(build_py):

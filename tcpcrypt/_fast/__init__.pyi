@@ -220,3 +220,76 @@ class SessionCache:
 
     def clear(self) -> int: ...
     def __len__(self) -> int: ...
+
+FlowResult = tuple[int, int, int, int, int, int, int, int, bytes, bytes, bytes]
+"""Why (`tcpcrypt.runtime.pump.Why`), errno; data bytes sent to the peer and
+received from it; offset of the next frame to seal, frames sealed; offset of the
+next frame to open, data bytes opened; wire bytes not used; bytes that the
+application's socket and the peer's have not taken yet."""
+
+class Flow(Protocol):
+    """A connection that was lent to a pump."""
+
+    @property
+    def sent(self) -> int:
+        """Data bytes that went from the application to the peer, so far."""
+
+    @property
+    def received(self) -> int:
+        """Data bytes that went from the peer to the application, so far."""
+
+    def recall(self) -> FlowResult:
+        """Take the connection back now.  Raises `RuntimeError` if it came back before."""
+
+class Pump(Protocol):
+    """Threads that move the bytes of connections without the GIL (ext/_c_pump.pyx)."""
+
+    def fileno(self) -> int:
+        """Readable when flows came back."""
+
+    def lend(
+        self,
+        inner: int,
+        outer: int,
+        *,
+        outgoing: int,
+        incoming: int,
+        sealer: FrameSealer | None = None,
+        seal_at: int = 0,
+        seal_end: int = 0,
+        frames_left: int = 0,
+        small_end: int = 0,
+        small_frame: int = 0,
+        full_frame: int = 0,
+        opener: FrameOpener | None = None,
+        open_at: int = 0,
+        wire: Buffer = b"",
+    ) -> Flow:
+        """Lend the sockets of an application and of its peer, both nonblocking.
+
+        They must not be closed, read or written before the flow came back, and
+        the keys are busy for so long.  `outgoing` and `incoming` say what
+        becomes of each direction (`tcpcrypt.runtime.pump.Way`).  Frames hold
+        `small_frame` data bytes up to offset `small_end`, then `full_frame`;
+        none reaches past `seal_end`, and there are at most `frames_left`.
+        `wire` is the beginning of the peer's next frame, at `open_at`.
+
+        Raises `ValueError` for what cannot be, `OSError` where the system
+        refuses, `RuntimeError` for a key in use or a closed pump.
+        """
+
+    def collect(self) -> list[tuple[Flow, FlowResult]]:
+        """The flows that came back since the last call."""
+
+    @property
+    def flows(self) -> tuple[int, ...]:
+        """How many connections each thread has."""
+
+    def close(self) -> None:
+        """Stop the threads.  Idempotent.  Flows have to be recalled before or after."""
+
+def make_pump(threads: int) -> Pump | None:
+    """A pump with so many threads, 1 to 64 (`ValueError`); None in the Python twin.
+
+    Threads start when they get their first connection.
+    """

@@ -150,6 +150,7 @@ class Connection(ABC):
             ended=self._on_ended,
             releasing=context.backend.release,
             rekeyed=self._on_rekeyed,
+            pump=context.pump,
         )
         self._relay.start()
         return True

@@ -14,6 +14,7 @@ from tcpcrypt.runtime.eno_backend import EnoBackend, SocketAddress, Tuple4
 from tcpcrypt.runtime.loop import Loop
 from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
+from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.steering import Steering
 
 __all__ = ["Context", "Counters", "Report", "Settings"]
@@ -73,6 +74,7 @@ class Context:
     paths: PathMemory
     counters: Counters
     report: Report
+    pump: Pumping | None = None
     numbers: int = 0
     _configured: dict[int, tuple[Policy, Config, Config]] = field(default_factory=dict)
 

@@ -39,6 +39,7 @@ from tcpcrypt.runtime.overview import Overview
 from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.published import PublishedCache
+from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
 from tcpcrypt.runtime.sockops import Maps, SockopsBackend
@@ -113,6 +114,7 @@ class Host:
             paths=PathMemory(settings.path_memory),
             counters=self.counters,
             report=report,
+            pump=Pumping.open(self.loop),
         )
         self.overview = Overview(
             self._context,
@@ -192,6 +194,8 @@ class Host:
         for connection in tuple(self.connections):
             connection.reset()
         self.retire()
+        if self._context.pump is not None:
+            self._context.pump.close()
         self._context.resumption.flush()
         self.loop.close()
 
