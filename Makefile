@@ -8,7 +8,7 @@ SOURCES := setup.py pyproject.toml $(wildcard ext/*)
 
 # What building and the demo need beyond Python, make and git.
 APT := python3-venv python3-dev gcc libc6-dev libssl-dev iptables iproute2 tcpdump curl nodejs \
-       openssl ca-certificates
+       openssl ca-certificates clang libbpf-dev
 
 # Programs that the tests run as they are, and that nothing else needs.
 APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-server \
@@ -88,4 +88,4 @@ vectors: build ## recompute every published vector, by us and by the independent
 clean: ## remove everything built
 	rm -rf $(VENV) .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -prune -exec rm -rf {} +
-	rm -f tcpcrypt/_fast/*.so ext/*.c .coverage*
+	rm -f tcpcrypt/_fast/*.so tcpcrypt/runtime/*.bpf.o ext/_c_*.c .coverage*

@@ -1,8 +1,10 @@
-"""Builds the extension modules of `tcpcrypt._fast` from ext/, where it can.
+"""Builds the extension modules of `tcpcrypt._fast` from ext/, where it can, and the BPF program.
 
 All else of the build stands in pyproject.toml.  The package works without the
 extension, so a machine that lacks a compiler, Cython or libcrypto's headers
-still gets an installation; one line says what was missing.
+still gets an installation; one line says what was missing.  The BPF program of
+the sockops backend takes clang and libbpf's headers; a program that was built
+before is taken as it is where these are missing.
 
 TCPCRYPT_PUREPYTHON=1   build no extension
 TCPCRYPT_REQUIRE_EXT=1  fail if the extension does not build; warnings are errors
@@ -13,18 +15,26 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 MODULES = {
     "tcpcrypt._fast._c_options": ("ext/_c_options.pyx", False),
     "tcpcrypt._fast._c_frames": ("ext/_c_frames.pyx", True),
     "tcpcrypt._fast._c_cache": ("ext/_c_cache.pyx", True),
     "tcpcrypt._fast._c_segment": ("ext/_c_segment.pyx", False),
+    "tcpcrypt._fast._c_netlink": ("ext/_c_netlink.pyx", False),
     "tcpcrypt._fast._c_kdf": ("ext/_c_kdf.pyx", True),
+    "tcpcrypt._fast._c_pump": ("ext/_c_pump.pyx", True),
 }
+
+
+BPF_SOURCE = Path("ext/eno_sockops.bpf.c")
+BPF_OBJECT = Path("tcpcrypt/runtime/eno_sockops.bpf.o")
 
 
 def asked(name):
@@ -66,7 +76,44 @@ class OptionalBuildExt(build_ext):
             give_up(f"the compiler failed: {error}")
 
     def get_source_files(self):
-        return sorted(map(str, Path("ext").glob("*.p*")))
+        declared = Path("tcpcrypt/_fast").glob("*.pxd")
+        return sorted(map(str, (*Path("ext").glob("*.p*"), *declared)))
+
+
+class BuildPyAndBpf(build_py):
+    """Beside the modules, the program that the kernel runs: for every machine alike."""
+
+    def run(self):
+        super().run()
+        target = BPF_OBJECT if self.editable_mode else Path(self.build_lib) / BPF_OBJECT
+        target.parent.mkdir(parents=True, exist_ok=True)
+        problem = compile_bpf(target)
+        if problem and not target.exists():
+            print(f"tcpcrypt: built without the sockops backend: {problem}", file=sys.stderr)
+
+    def get_source_files(self):
+        return [*super().get_source_files(), str(BPF_SOURCE), *map(str, Path("ext").glob("*.h"))]
+
+
+def compile_bpf(target):
+    """Make the BPF program; what went wrong, or None."""
+    clang = os.environ.get("TCPCRYPT_CLANG") or shutil.which("clang")
+    if not clang:
+        return "clang is not installed"
+    # BTF is in the debugging information.  Nothing of one kernel's goes in.
+    words = [clang, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]
+    multiarch = sysconfig.get_config_var("MULTIARCH")
+    if multiarch:
+        words.append(f"-I/usr/include/{multiarch}")
+    words += [f"-ffile-prefix-map={Path.cwd()}=.", "-c", str(BPF_SOURCE), "-o", f"{target}.new"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"{clang}: {error.strerror}"
+    if done.returncode:
+        return f"clang failed: {done.stderr.strip().splitlines()[0] if done.stderr else '?'}"
+    os.replace(f"{target}.new", target)
+    return None
 
 
 def extensions():
@@ -97,7 +144,7 @@ def extensions():
     try:
         return cythonize(
             modules,
-            include_path=["ext"],
+            include_path=["ext", "."],
             build_dir="build/cython",
             compiler_directives={"language_level": 3, "embedsignature": False},
             quiet=True,
@@ -107,4 +154,4 @@ def extensions():
         return []
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt})
+setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt, "build_py": BuildPyAndBpf})

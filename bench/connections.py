@@ -3,7 +3,7 @@
     python bench/connections.py [--quick] [--json]
 
 Two hosts in network namespaces, a generator and a service written in C
-(`connection_load.c`), one daemon on each host; everything shares the processors
+(`tcpcrypt/tools/traffic.c`), one daemon on each host; everything shares the processors
 of this machine.  Each connection is opened, carries 16 bytes there and back,
 and is closed.  Plain, fresh and resumed take turns, and the median round counts.
 
@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -31,8 +30,9 @@ from typing import Any
 from tcpcrypt.daemon.client import Client
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Host, Lab, become_root
+from tcpcrypt.tools.traffic import Traffic, cpu_of
 
-PORT = "80"
+PORT = 80
 KINDS = ("plain", "fresh", "resumed")
 CONCURRENCIES = (1, 8, 64)
 WARM_UP = 0.5
@@ -64,45 +64,16 @@ class Site:
         return found
 
 
-def cpu_of(pid: int) -> float:
-    """Processor time of a process and all that descend from it, in seconds."""
-    children: dict[int, list[int]] = {}
-    ticks: dict[int, int] = {}
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            fields = (directory / "stat").read_text().rpartition(")")[2].split()
-            ticks[int(directory.name)] = sum(map(int, fields[11:13]))
-            children.setdefault(int(fields[1]), []).append(int(directory.name))
-    total, waiting = 0, [pid]
-    while waiting:
-        one = waiting.pop()
-        total += ticks.get(one, 0)
-        waiting += children.get(one, [])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-def compiled(directory: Path) -> str:
-    """connection_load.c as a program."""
-    compiler = shutil.which("cc") or sys.exit("a C compiler is needed for the generator")
-    program = directory / "connection_load"
-    source = Path(__file__).with_name("connection_load.c")
-    flags = ("-O2", "-Wall", "-Wextra", "-Werror")
-    subprocess.run([compiler, *flags, "-o", program, source], check=True)
-    return str(program)
-
-
 @contextlib.contextmanager
-def sites(kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, dict[str, Site]]]:
+def sites(kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[Traffic, dict[str, Site]]]:
     """The generator, and a pair of hosts for each kind; all of it at once."""
     with tempfile.TemporaryDirectory(prefix="tcpcrypt-bench-") as directory, Lab() as lab:
         os.chmod(directory, 0o755)
-        program = compiled(Path(directory))
-        yield program, {kind: _site(lab, program, kind, Path(directory)) for kind in kinds}
+        traffic = Traffic(Path(directory))
+        yield traffic, {kind: _site(lab, traffic, kind, Path(directory)) for kind in kinds}
 
 
-def _site(lab: Lab, program: str, kind: str, directory: Path) -> Site:
+def _site(lab: Lab, traffic: Traffic, kind: str, directory: Path) -> Site:
     client, server = lab.host(f"client-{kind}"), lab.host(f"server-{kind}")
     _end, far = lab.join(client, server)
     for host in (client, server):
@@ -110,25 +81,20 @@ def _site(lab: Lab, program: str, kind: str, directory: Path) -> Site:
         host.sysctl("net.ipv4.ip_local_port_range", "32768 65000")
         host.sysctl("net.ipv4.tcp_tw_reuse", "1")
         host.sysctl("net.core.somaxconn", "65535")
-    arguments = ("--port", PORT, *(("--no-resume",) if kind == "fresh" else ()))
+    arguments = ("--port", str(PORT), *(("--no-resume",) if kind == "fresh" else ()))
     daemons: tuple[LabDaemon, ...] = ()
     control = directory / f"{kind}.sock"
     if kind != "plain":
         at = ("--control", str(control))
         daemons = (LabDaemon(client, *arguments, *at), LabDaemon(server, *arguments))
-    service = server.start(program, "serve", far.v4, PORT, stdout=subprocess.PIPE, text=True)
-    assert service.stdout is not None
-    assert service.stdout.readline() == "ready\n"
+    service = traffic.serve(server, (far.v4, PORT), "once")
     return Site(kind, client, server, far.v4, service, daemons, control)
 
 
-def run(program: str, site: Site, concurrency: int, seconds: float) -> dict[str, Any]:
+def run(traffic: Traffic, site: Site, concurrency: int, seconds: float) -> dict[str, Any]:
     """One round; what the generator says, and what it cost."""
     before, counted = site.cpu(), site.counters() if site.daemons else {}
-    words = (program, "open", site.address, PORT, str(concurrency), str(seconds))
-    done = site.client.run(*words, timeout=seconds + 30)
-    print(done.stderr, end="", file=sys.stderr)
-    said: dict[str, Any] = json.loads(done.stdout)
+    said = traffic.open(site.client, (site.address, PORT), concurrency, seconds)
     *daemons, service = (b - a for a, b in zip(before, site.cpu(), strict=True))
     count = max(said["ok"], 1)
     said["per_s"] = said["ok"] / said["seconds"]
@@ -144,13 +110,13 @@ def run(program: str, site: Site, concurrency: int, seconds: float) -> dict[str,
 def measure(rounds: int, seconds: float) -> dict[str, Any]:
     """Medians for each kind and concurrency."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    with sites() as (program, all_sites):
+    with sites() as (traffic, all_sites):
         for site in all_sites.values():
-            run(program, site, max(CONCURRENCIES), WARM_UP)
+            run(traffic, site, max(CONCURRENCIES), WARM_UP)
         for _ in range(rounds):
             for concurrency in CONCURRENCIES:
                 for kind, site in all_sites.items():
-                    said = run(program, site, concurrency, seconds)
+                    said = run(traffic, site, concurrency, seconds)
                     found.setdefault(kind, {}).setdefault(concurrency, []).append(said)
     return {
         kind: {str(concurrency): _median(said) for concurrency, said in by_concurrency.items()}

@@ -16,21 +16,6 @@ pointers, which bounds checks and wraparound do not touch.
 include "traffic_key.pxi"
 
 
-cdef struct Sealing:
-    const uint8_t *data
-    size_t data_len
-    uint8_t *out
-    size_t out_len
-    size_t first
-    size_t others
-    bint rekey
-    bint fin
-    int urgent
-    size_t consumed
-    size_t written
-    size_t frames
-
-
 @final
 cdef class FrameSealer(_TrafficKey):
     """Seals frames under one traffic key (RFC 8548 sections 3.6 and 4.2)."""
@@ -185,19 +170,6 @@ cdef class FrameSealer(_TrafficKey):
             return False
         return EVP_CIPHER_CTX_ctrl(
             self.ctx, EVP_CTRL_AEAD_GET_TAG, <int>self.tag_len, end) == 1
-
-
-cdef struct Opening:
-    const uint8_t *wire
-    size_t wire_len
-    uint8_t *out
-    size_t out_len
-    bint accept_rekey
-    size_t consumed
-    size_t written
-    size_t frames
-    int urgent
-    size_t last
 
 
 @final

@@ -1,5 +1,5 @@
 # RFC 8548 section 4.2.3: what sealers and openers of frames share, the key.
-# Included by _c_frames.pyx.
+# Included by _c_frames.pyx; what it declares stands in tcpcrypt/_fast/_c_frames.pxd.
 
 from cython cimport final
 from cpython.buffer cimport (
@@ -17,35 +17,6 @@ from libcrypto cimport (
     EVP_CTRL_AEAD_SET_TAG, EVP_DecryptFinal_ex, EVP_DecryptUpdate,
     EVP_EncryptFinal_ex, EVP_EncryptUpdate, EVP_MAX_BLOCK_LENGTH, OPENSSL_cleanse,
 )
-
-cdef enum:
-    HEADER_LEN = 3
-    FLAGS_LEN = 1
-    URGENT_LEN = 2
-    CIPHERTEXT_MAX = 0xFFFF
-    HEAD_MAX = 128
-    CONTROL_REKEY = 0x01
-    FLAG_FINP = 0x01
-    FLAG_URGP = 0x02
-    # EVP_MAX_KEY_LENGTH, EVP_MAX_IV_LENGTH, a tag of one block; the stream
-    # offset fills 8 bytes of the nonce.
-    KEY_MAX = 64
-    NONCE_MIN = 8
-    NONCE_MAX = 16
-    TAG_MAX = 16
-
-cdef enum:
-    NEED_MORE = 0
-    OUT_FULL = 1
-    REKEY = 2
-    FIN = 3
-    URGENT = 4
-    BAD_TAG = 5
-    TOO_SHORT = 6
-    URGENT_TRUNCATED = 7
-    # Not for callers: go on, and libcrypto itself failed.
-    GO_ON = -1
-    EVP_FAILED = -2
 
 STOP_NEED_MORE = NEED_MORE
 STOP_OUT_FULL = OUT_FULL
@@ -76,14 +47,6 @@ cdef bint _overlap(const Py_buffer *one, const Py_buffer *other) noexcept nogil:
 cdef class _TrafficKey:
     """One traffic key: an EVP context that holds the AEAD key, and the nonce
     randomizer (RFC 8548 section 4.2.3)."""
-
-    cdef EVP_CIPHER_CTX *ctx
-    cdef uint8_t randomizer[NONCE_MAX]
-    cdef size_t nonce_len
-    cdef size_t tag_len
-    cdef bint little_endian
-    cdef bint gcm
-    cdef bint busy
 
     cdef int load(self, object aead, object traffic_key, object nonce_form, int enc) except -1:
         cdef Py_buffer raw

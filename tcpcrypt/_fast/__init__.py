@@ -20,9 +20,13 @@ __all__ = [
     "FrameOpener",
     "FrameSealer",
     "SessionCache",
+    "build_verdict",
+    "check_verdicts",
     "checksum",
     "expand",
+    "make_pump",
     "parse_eno",
+    "parse_queue",
     "parse_segment",
     "rebuild_segment",
     "resume_identifiers",
@@ -65,9 +69,13 @@ STOP_URGENT_TRUNCATED = _twin.STOP_URGENT_TRUNCATED
 FrameOpener = _twin.FrameOpener
 FrameSealer = _twin.FrameSealer
 SessionCache = _twin.SessionCache
+build_verdict = _twin.build_verdict
+check_verdicts = _twin.check_verdicts
 checksum = _twin.checksum
 expand = _twin.expand
+make_pump = _twin.make_pump
 parse_eno = _twin.parse_eno
+parse_queue = _twin.parse_queue
 parse_segment = _twin.parse_segment
 rebuild_segment = _twin.rebuild_segment
 resume_identifiers = _twin.resume_identifiers

@@ -4,6 +4,7 @@ Both twins pass the same tests.  They take and return plain tuples, ints and
 buffers; `tcpcrypt.wire` and `tcpcrypt.crypto` wrap them in values.
 """
 
+from collections.abc import Container
 from typing import Any, Final, Literal, Protocol
 
 from _typeshed import ReadableBuffer as Buffer
@@ -51,6 +52,32 @@ def rebuild_segment(packet: Buffer, tcp: int, region: Buffer, payload: Buffer) -
     Lengths and checksums are made anew.  Raises `LocalError` for a `region`
     that is no whole option region and for more than IP's length field holds,
     `ValueError` where no TCP header can be.
+    """
+
+def parse_queue(
+    datagram: Buffer,
+) -> list[tuple[int, int] | tuple[int, int, int, int, int, int]]:
+    """Take apart a datagram of nfnetlink_queue: answers and queued packets, in order.
+
+    An answer is its sequence number and an errno or 0; a packet its queue,
+    identifier, hook, mark (0 where there is none), and where its content begins
+    and ends.  Other messages are left out.  Raises `LocalError` for lengths
+    that contradict each other, which no kernel sends.
+    """
+
+def build_verdict(
+    queue: int, identifier: int, what: int, payload: Buffer | None, mark: int | None
+) -> bytes:
+    """The message that decides on a queued packet; `payload` and `mark` if they are to change.
+
+    Raises `ValueError` for a queue or a packet that cannot be.
+    """
+
+def check_verdicts(datagram: Buffer, numbers: Container[int]) -> str:
+    """Why `datagram` is something else than verdicts on packets of the queues `numbers`; or "".
+
+    A verdict says DROP, ACCEPT or REPEAT, perhaps with a mark and a packet, each
+    once and in this order; and every byte belongs to one of them.
     """
 
 def expand(key: Buffer, info: bytes, out: WriteableBuffer) -> None:
@@ -196,3 +223,76 @@ class SessionCache:
 
     def clear(self) -> int: ...
     def __len__(self) -> int: ...
+
+FlowResult = tuple[int, int, int, int, int, int, int, int, bytes, bytes, bytes]
+"""Why (`tcpcrypt.runtime.pump.Why`), errno; data bytes sent to the peer and
+received from it; offset of the next frame to seal, frames sealed; offset of the
+next frame to open, data bytes opened; wire bytes not used; bytes that the
+application's socket and the peer's have not taken yet."""
+
+class Flow(Protocol):
+    """A connection that was lent to a pump."""
+
+    @property
+    def sent(self) -> int:
+        """Data bytes that went from the application to the peer, so far."""
+
+    @property
+    def received(self) -> int:
+        """Data bytes that went from the peer to the application, so far."""
+
+    def recall(self) -> FlowResult:
+        """Take the connection back now.  Raises `RuntimeError` if it came back before."""
+
+class Pump(Protocol):
+    """Threads that move the bytes of connections without the GIL (ext/_c_pump.pyx)."""
+
+    def fileno(self) -> int:
+        """Readable when flows came back."""
+
+    def lend(
+        self,
+        inner: int,
+        outer: int,
+        *,
+        outgoing: int,
+        incoming: int,
+        sealer: FrameSealer | None = None,
+        seal_at: int = 0,
+        seal_end: int = 0,
+        frames_left: int = 0,
+        small_end: int = 0,
+        small_frame: int = 0,
+        full_frame: int = 0,
+        opener: FrameOpener | None = None,
+        open_at: int = 0,
+        wire: Buffer = b"",
+    ) -> Flow:
+        """Lend the sockets of an application and of its peer, both nonblocking.
+
+        They must not be closed, read or written before the flow came back, and
+        the keys are busy for so long.  `outgoing` and `incoming` say what
+        becomes of each direction (`tcpcrypt.runtime.pump.Way`).  Frames hold
+        `small_frame` data bytes up to offset `small_end`, then `full_frame`;
+        none reaches past `seal_end`, and there are at most `frames_left`.
+        `wire` is the beginning of the peer's next frame, at `open_at`.
+
+        Raises `ValueError` for what cannot be, `OSError` where the system
+        refuses, `RuntimeError` for a key in use or a closed pump.
+        """
+
+    def collect(self) -> list[tuple[Flow, FlowResult]]:
+        """The flows that came back since the last call."""
+
+    @property
+    def flows(self) -> tuple[int, ...]:
+        """How many connections each thread has."""
+
+    def close(self) -> None:
+        """Stop the threads.  Idempotent.  Flows have to be recalled before or after."""
+
+def make_pump(threads: int) -> Pump | None:
+    """A pump with so many threads, 1 to 64 (`ValueError`); None in the Python twin.
+
+    Threads start when they get their first connection.
+    """

@@ -16,7 +16,9 @@ from tcpcrypt._fast._c_frames import (
     FrameSealer,
 )
 from tcpcrypt._fast._c_kdf import expand, resume_identifiers
+from tcpcrypt._fast._c_netlink import build_verdict, check_verdicts, parse_queue
 from tcpcrypt._fast._c_options import checksum, parse_eno, walk_options
+from tcpcrypt._fast._c_pump import make_pump
 from tcpcrypt._fast._c_segment import parse_segment, rebuild_segment
 
 __all__ = [
@@ -32,9 +34,13 @@ __all__ = [
     "FrameOpener",
     "FrameSealer",
     "SessionCache",
+    "build_verdict",
+    "check_verdicts",
     "checksum",
     "expand",
+    "make_pump",
     "parse_eno",
+    "parse_queue",
     "parse_segment",
     "rebuild_segment",
     "resume_identifiers",

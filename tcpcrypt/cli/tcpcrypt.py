@@ -35,6 +35,11 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "bench": Command(
+        "tcpcrypt.cli.bench",
+        "measure what encryption costs on this machine, beside plain TCP",
+        "tcpcrypt bench --quick --json",
+    ),
     "confirm": Command(
         "tcpcrypt.cli.confirm",
         "let a daemon stay that was started with `tcpcrypt up --confirm`",

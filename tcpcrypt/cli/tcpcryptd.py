@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +76,10 @@ def _task(arguments: argparse.Namespace) -> Task:
     if arguments.port:
         # What it is told on the command line is over with the command.
         daemon = DaemonSettings(
-            log="stderr", guard="remove", families=_FAMILIES.get(arguments.family, ())
+            backend=arguments.backend or "auto",
+            log="stderr",
+            guard="remove",
+            families=_FAMILIES.get(arguments.family, ()),
         )
         config = Config(
             resume=not arguments.no_resume,
@@ -87,6 +91,8 @@ def _task(arguments: argparse.Namespace) -> Task:
         return Task(configuration=found, control=arguments.control, confirm=arguments.confirm)
     source = arguments.config or DEFAULT_PATH
     found = load(source)
+    if arguments.backend:
+        found = replace(found, daemon=replace(found.daemon, backend=arguments.backend))
     return Task(
         configuration=found,
         source=source,
@@ -152,9 +158,8 @@ def parser() -> argparse.ArgumentParser:
     )
     ports.add_argument(
         "--backend",
-        choices=["nfqueue"],
-        default="nfqueue",
-        help="what carries the TCP-ENO option (default: %(default)s)",
+        choices=["auto", "nfqueue", "sockops"],
+        help="what carries the TCP-ENO option (default: what the configuration says, or auto)",
     )
     ports.add_argument(
         "--family",

@@ -116,6 +116,11 @@ class Negotiation:
             return False
         return self._peer_sent_non_syn or isinstance(self.outcome, Fallback)
 
+    @property
+    def own(self) -> OfferedOption | None:
+        """The SYN-form option of this host, once it is fixed."""
+        return self._own
+
     def abandon(self) -> None:
         """The connection is gone, and nothing may wait for it any more.  Idempotent."""
         if self.outcome is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from tcpcrypt import _fast
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Direction, Role
+from tcpcrypt.core.lease import LEASE_MIN, Opening, Returned, Sealing
 from tcpcrypt.crypto.aead import AeadParameters
 from tcpcrypt.crypto.schedule import MasterKey
 from tcpcrypt.crypto.secret import Secret
@@ -90,6 +91,7 @@ class RecordSender:
         self._start = offset
         self._rekey_next = False
         self._out: deque[memoryview] = deque()
+        self._lent = False
         self.generation = 0
         self.finished = False
         self._load()
@@ -131,6 +133,8 @@ class RecordSender:
         """
         if self.finished:
             raise LocalError("stream is finished: no frame may follow the one with FINp")
+        if self._lent:
+            raise LocalError("stream is lent: another seals it")
         view = memoryview(data).cast("B")
         while True:
             if self._left <= 0:
@@ -165,6 +169,32 @@ class RecordSender:
         self._key_frames += frames
         self._out.append(memoryview(out).toreadonly())
         return consumed
+
+    def lend(self) -> Sealing | None:
+        """Let another seal; None if there is nothing to seal or the key is near its limit."""
+        if self.finished or self._out or self._rekey_next or self._left < LEASE_MIN:
+            return None
+        self._lent = True
+        config = self._config
+        return Sealing(
+            self._sealer,
+            self._offset,
+            self._offset + self._left,
+            self._aead.max_frames - self._key_frames,
+            self._start + config.small_frames_until,
+            config.first_frame_data,
+            config.frame_data,
+        )
+
+    def take_back(self, returned: Returned) -> None:
+        """Go on behind what was sealed.  Raises `LocalError` if that makes no sense:
+        a nonce would be used twice.
+        """
+        if not self._lent or returned.sealed_to < self._offset or returned.frames < 0:
+            raise LocalError("stream was not lent, or went back")
+        self._lent = False
+        self._offset = returned.sealed_to
+        self._key_frames += returned.frames
 
     @property
     def pending(self) -> bool:
@@ -217,6 +247,7 @@ class RecordReceiver:
         self._buffer = bytearray()
         self._scratch = bytearray()
         self._application_offset = 0
+        self._lent = False
         self.generation = 0
         self.finished = False
         self._load()
@@ -230,9 +261,32 @@ class RecordReceiver:
 
         Raises `PeerError` if they follow the frame with FINp.
         """
+        if self._lent:
+            raise LocalError("stream is lent: another opens it")
         if self.finished and len(memoryview(data).cast("B")):
             raise PeerError(PeerReason.DATA_AFTER_FINP)
         self._buffer += data
+
+    def lend(self) -> Opening | None:
+        """Let another open; None if the stream is over or its origin still in doubt."""
+        if self.finished or self._other_offset is not None or self._has_frame():
+            return None
+        self._lent = True
+        wire = bytes(self._buffer)
+        self._buffer.clear()
+        self._scratch = bytearray()
+        return Opening(self._opener, self._offset, wire)
+
+    def take_back(self, returned: Returned) -> None:
+        """Go on behind what was opened; `step` comes next.  Raises `LocalError` if
+        that makes no sense.
+        """
+        if not self._lent or returned.opened_to < self._offset:
+            raise LocalError("stream was not lent, or went back")
+        self._lent = False
+        self._offset = returned.opened_to
+        self._application_offset += returned.opened
+        self._buffer += returned.wire
 
     def step(self) -> Received | None:
         """Open frames up to the next thing worth telling; None: feed more.

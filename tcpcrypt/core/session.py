@@ -27,6 +27,7 @@ from tcpcrypt.core.events import (
     UrgentReceived,
 )
 from tcpcrypt.core.exchange import Exchange
+from tcpcrypt.core.lease import Lease, Returned
 from tcpcrypt.core.lifecycle import TABLE, SessionInput, SessionState, Verdict
 from tcpcrypt.core.negotiation import Negotiated
 from tcpcrypt.core.records import KeyRing, Received, RecordReceiver, RecordSender
@@ -112,6 +113,7 @@ class Session:
         self._peer_proved = False
         self._proof_due = self._tep.first_frame_proves
         self._unproved: _Unproved | None = None
+        self._lease: Lease | None = None
         if negotiated.resuming:
             self._resume()
         else:
@@ -291,6 +293,40 @@ class Session:
             out, self._init_out = self._init_out, b""
             return out
         return self._sender.take() if self._sender is not None else b""
+
+    def lend(self) -> Lease | None:
+        """Let another move the data of both streams, until `take_back`.
+
+        None while there is anything for the session itself to do, or nothing to
+        lend.
+        """
+        sender, receiver = self._sender, self._receiver
+        if sender is None or receiver is None or self._events or sender.pending or self._init_out:
+            return None
+        if self.state is SessionState.ABORTED or self._lease is not None or self._proof_due:
+            return None  # the frame that proves who the peer is has to be opened here
+        lease = Lease(sender.lend(), receiver.lend())
+        if lease.sealing is None and (lease.opening is None or not sender.finished):
+            # What the application sends would have to be sealed here.
+            if lease.opening is not None:
+                receiver.take_back(lease.unused())
+            return None
+        self._lease = lease
+        return lease
+
+    def take_back(self, returned: Returned) -> None:
+        """Go on where the borrower stopped.  Raises `LocalError` if nothing is lent."""
+        lease, self._lease = self._lease, None
+        if lease is None or self._sender is None or self._receiver is None:
+            raise LocalError("nothing is lent")
+        if lease.sealing is not None:
+            self._sender.take_back(returned)
+        if lease.opening is not None:
+            self._receiver.take_back(returned)
+            try:
+                self._open_frames(self._receiver)
+            except PeerError as error:
+                self._abort(SessionInput.FAULT, error)
 
     @property
     def fin_queued(self) -> bool:

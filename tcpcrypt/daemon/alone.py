@@ -41,9 +41,10 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
             report,
             steering=installation.steering,
             queue=installation.queue,
-            privileges=DirectPrivileges(),
             trust=keeper.load(task.configuration.policies, task.configuration.daemon),
             remember=keeper.take,
+            privileges=DirectPrivileges(installation.opening_mark),
+            maps=installation.maps,
         )
         keeper.attach(host.loop, lambda trust, _applied: host.trust(trust))
         stack.callback(host.close)

@@ -107,6 +107,7 @@ def settings_of(found: Configuration) -> Settings:
         policies=found.policies,
         config=found.config,
         families=found.daemon.families or here,
+        backend=found.daemon.backend,
         path_memory=found.daemon.path_memory,
     )
 

@@ -100,6 +100,7 @@ class Crew:
             settings=installation.settings,
             steering=installation.steering,
             queue=queue,
+            maps=installation.maps,
             words=theirs,
             verdicts=verdicts,
             control=control.socket if control is not None else None,
@@ -114,7 +115,12 @@ class Crew:
         if hoard is not None:
             os.close(hoard)
         self._broker = Broker(
-            loop, ours, DirectPrivileges(), expected=_VERBS, heard=heard, lost=self._on_lost
+            loop,
+            ours,
+            DirectPrivileges(installation.opening_mark),
+            expected=_VERBS,
+            heard=heard,
+            lost=self._on_lost,
         )
         self._relay = VerdictRelay(loop, relay, queue, QUEUE_NUMBERS, self._on_lost)
         loop.watch(self._worker.fileno(), READ, self._on_worker_end)

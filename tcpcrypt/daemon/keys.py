@@ -98,9 +98,10 @@ KEYS: Final[tuple[Key, ...]] = (
             "auto": "the best way to carry the TCP-ENO option that works here is used",
             "nfqueue": "the first packets of each connection pass through a netfilter queue,"
             " where the TCP-ENO option is put in and read",
+            "sockops": "a BPF program in the kernel puts the TCP-ENO option into the daemon's"
+            " connections and reads it",
         },
         "What carries the TCP-ENO option, by which two hosts agree on encryption.",
-        planned=("sockops", "sock_ops"),
     ),
     _choice(
         "daemon",

@@ -18,10 +18,10 @@ import errno
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable, Collection
 from typing import Final
 
+from tcpcrypt import _fast
 from tcpcrypt.daemon.words import NonsenseError, enlarge
 from tcpcrypt.runtime import netlink
 from tcpcrypt.runtime.loop import READ, Loop
@@ -37,15 +37,6 @@ _DATAGRAMS_A_TURN: Final = 64
 _SEND_BUFFER: Final = 4 << 20
 _PATIENCE: Final = 10_000
 """Milliseconds for which the worker waits for the parent, who may be changing rules."""
-
-_HEADER: Final = struct.Struct("=IHHII")
-_GENERIC: Final = struct.Struct("!BBH")
-_ATTRIBUTE: Final = struct.Struct("=HH")
-_NFQNL_MSG_VERDICT: Final = 3 << 8 | 1
-_NLM_F_REQUEST: Final = 1
-_NFQA_VERDICT_HDR: Final = 2
-_NFQA_MARK: Final = 3
-_NFQA_PAYLOAD: Final = 10
 
 
 def verdict_pair() -> tuple[socket.socket, socket.socket]:
@@ -169,49 +160,9 @@ class DelegatedQueue(PacketQueue):
 def check_verdicts(datagram: memoryview, numbers: Collection[int]) -> None:
     """Raise `NonsenseError` unless `datagram` is verdicts on packets of the queues `numbers`.
 
-    That is: DROP or ACCEPT, perhaps with a mark and a packet, each once and in
+    That is: DROP, ACCEPT or REPEAT, perhaps with a mark and a packet, each once and in
     this order; and every byte belongs to one of them.
     """
-    at = 0
-    end = len(datagram)
-    while at < end:
-        if end - at < _HEADER.size + _GENERIC.size:
-            raise NonsenseError("a verdict is shorter than its headers")
-        length, kind, flags, _sequence, _port = _HEADER.unpack_from(datagram, at)
-        if not _HEADER.size + _GENERIC.size <= length <= end - at or length % 4:
-            raise NonsenseError("a verdict has a wrong length")
-        if kind != _NFQNL_MSG_VERDICT or flags != _NLM_F_REQUEST:
-            raise NonsenseError("a message to the kernel is no verdict")
-        family, version, number = _GENERIC.unpack_from(datagram, at + _HEADER.size)
-        if family or version or number not in numbers:
-            raise NonsenseError("a verdict is not on a packet of ours")
-        _check_attributes(datagram, at + _HEADER.size + _GENERIC.size, at + length)
-        at += length
-
-
-def _check_attributes(datagram: memoryview, at: int, end: int) -> None:
-    before = 0
-    while at < end:
-        if end - at < _ATTRIBUTE.size:
-            raise NonsenseError("a verdict's attribute is shorter than its header")
-        length, kind = _ATTRIBUTE.unpack_from(datagram, at)
-        padded = length + -length % 4
-        if length < _ATTRIBUTE.size or padded > end - at:
-            raise NonsenseError("a verdict's attribute has a wrong length")
-        if kind <= before:
-            raise NonsenseError("a verdict's attributes are not in order")
-        if kind == _NFQA_VERDICT_HDR:
-            what = datagram[at + 4 : at + 8]
-            if length != 12 or bytes(what) not in _VERDICTS:
-                raise NonsenseError("a verdict is neither to drop nor to accept")
-        elif kind != _NFQA_PAYLOAD and (kind != _NFQA_MARK or length != 8):
-            raise NonsenseError("a verdict has an attribute that ours do not have")
-        if before == 0 and kind != _NFQA_VERDICT_HDR:
-            raise NonsenseError("a verdict does not say what it is")
-        before = kind
-        at += padded
-    if before == 0:
-        raise NonsenseError("a verdict does not say what it is")
-
-
-_VERDICTS: Final = frozenset(struct.pack("!I", verdict) for verdict in Verdict)
+    reason = _fast.check_verdicts(datagram, numbers)
+    if reason:
+        raise NonsenseError(reason)

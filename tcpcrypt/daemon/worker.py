@@ -28,6 +28,7 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Report, Settings
 from tcpcrypt.runtime.host import Host
 from tcpcrypt.runtime.overview import Overview
+from tcpcrypt.runtime.sockops import Maps
 from tcpcrypt.runtime.steering import Steering
 
 __all__ = ["Inheritance", "Observed", "work"]
@@ -49,6 +50,8 @@ class Inheritance:
     steering: Steering
     queue: int
     """The descriptor of the socket that is bound to the netfilter queues."""
+    maps: Maps | None
+    """Those of the sockops backend, if that is in use."""
     words: Words
     verdicts: socket.socket
     control: socket.socket | None
@@ -83,7 +86,13 @@ def work(inherited: Inheritance, account: Account | None, parent: int, report: R
     if inherited.trust is not None:
         trust, _applied = unpack(inherited.trust)
     sockets = [inherited.verdicts, *listeners, *([control] if control is not None else [])]
-    channels = [inherited.queue, inherited.words.fileno(), *(sock.fileno() for sock in sockets)]
+    maps = inherited.maps or ()
+    channels = [
+        inherited.queue,
+        *maps,
+        inherited.words.fileno(),
+        *(sock.fileno() for sock in sockets),
+    ]
     preload(inherited.settings.config)
     confine(account, parent, [*channels, *inherited.keep])
     name_process("tcpcrypt-worker")
@@ -110,6 +119,7 @@ class _Worker:
             privileges=self._privileges,
             trust=trust,
             remember=self._remember,
+            maps=inherited.maps,
         )
         self._unwritten: deque[tuple[int, Learned]] = deque(maxlen=_UNWRITTEN_MAX)
         """What the parent was told and has not written down yet, by number."""

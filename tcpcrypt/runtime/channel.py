@@ -54,6 +54,7 @@ class Channel:
         self._out: deque[tuple[memoryview, bool]] = deque()
         self._reading = False
         self._ending = False
+        self._lent = False
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(1, 0))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -100,6 +101,17 @@ class Channel:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
             self._close()
 
+    def lend(self) -> None:
+        """Leave the socket alone, for another moves its bytes; nothing is pending."""
+        self._lent = True
+        self._loop.forget(self.sock.fileno())
+
+    def take_back(self, unsent: bytes) -> None:
+        """Go on, first with what the other could not send."""
+        self._lent = False
+        self._watch()
+        self.write(unsent)
+
     def _close(self) -> None:
         if not self.closed:
             self.closed = True
@@ -112,7 +124,7 @@ class Channel:
             self._readable = self._drained = self._failed = _nothing
 
     def _watch(self) -> None:
-        if self.closed:
+        if self.closed or self._lent:
             return
         mask = (READ if self._reading else 0) | (WRITE if self._out else 0)
         self._loop.watch(self.sock.fileno(), mask or (0 if self.ended else ERRORS), self._on_events)
@@ -120,7 +132,8 @@ class Channel:
     def _on_events(self, events: int) -> None:
         if events & WRITE and self._out:
             self._flush()
-        if events & READ and not self.closed:
+        # What was written may have been all that kept the socket here.
+        if events & READ and not self.closed and not self._lent:
             if self._reading:
                 self._readable()
             else:

@@ -192,6 +192,7 @@ class Connection(ABC):
             releasing=context.backend.release,
             rekeyed=self._on_rekeyed,
             proved=self._on_proved,
+            pump=context.pump,
         )
         self._relay.start()
         return True

@@ -15,6 +15,7 @@ from tcpcrypt.runtime.eno_backend import EnoBackend, Tuple4
 from tcpcrypt.runtime.loop import Loop
 from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
+from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.steering import Steering
 
 __all__ = ["Context", "Counters", "Report", "Settings"]
@@ -31,6 +32,8 @@ class Settings:
     """In order; the first that matches a connection decides."""
     config: Config = field(default_factory=Config)
     families: tuple[int, ...] = (4, 6)
+    backend: str = "auto"
+    """What carries the option: `auto`, `nfqueue` or `sockops`."""
     path_memory: float = 600.0
     """Seconds for which a peer or path without TCP-ENO is left alone; 0: never."""
 
@@ -73,6 +76,7 @@ class Context:
     counters: Counters
     report: Report
     authentication: Authentication
+    pump: Pumping | None = None
     numbers: int = 0
     _configured: dict[int, tuple[Policy, Config, Config]] = field(default_factory=dict)
 

@@ -8,13 +8,14 @@ the few packets of a handshake (`tcpcrypt.runtime.nfqueue`), or in the kernel.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from tcpcrypt.auth.trust import TrustTerms
-from tcpcrypt.core.config import Config
+from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.negotiation import Negotiation
 from tcpcrypt.core.policy import Policy
 
@@ -68,15 +69,26 @@ class Requested:
     """What the peer is shown and asked; None: nothing."""
 
 
-NewRequest = Callable[[Tuple4], Requested]
-"""Decides about a SYN that has come."""
+class NewRequest(Protocol):
+    """Decides about a SYN that has come."""
+
+    def __call__(
+        self, connection: Tuple4, *, resume: bool = True, random: RandomBytes = os.urandom
+    ) -> Requested:
+        """`resume` False: a fresh exchange alone; `random` is for its nonce."""
 
 
 class EnoBackend(Protocol):
     """Carries TCP-ENO for sockets to peers."""
 
+    evicted: int
+    """Handshakes of peers that were given up for want of room."""
+
     @property
     def name(self) -> str: ...
+
+    def configure(self, config: Config) -> None:
+        """Negotiate by `config` what peers open from now on."""
 
     def adopt_listener(self, listener: socket.socket, new: NewRequest) -> None:
         """Negotiate on connections that `listener`, bound and not listening yet, accepts."""
@@ -104,6 +116,12 @@ class EnoBackend(Protocol):
         is ever repeated without the option.
 
         Raises `OSError` as `socket.connect` does, but not for EINPROGRESS.
+        """
+
+    def connected(self, sock: socket.socket) -> None:
+        """The connection that `connect` began is up; calls its `progress` if that is news.
+
+        Raises `OSError` if it cannot go on.
         """
 
     def accepted(self, sock: socket.socket) -> Requested | None:

@@ -21,6 +21,7 @@ from typing import Final
 
 from tcpcrypt.auth.scope import INCOMING
 from tcpcrypt.auth.trust import Trust
+from tcpcrypt.core.config import RandomBytes
 from tcpcrypt.core.negotiation import Negotiation, Opener
 from tcpcrypt.core.policy import FlowDirection, Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
@@ -32,17 +33,20 @@ from tcpcrypt.runtime.connection import (
     close_with_reset,
 )
 from tcpcrypt.runtime.context import Context, Counters, Report, Settings
-from tcpcrypt.runtime.eno_backend import Requested, Tuple4
+from tcpcrypt.runtime.eno_backend import EnoBackend, Requested, Tuple4
 from tcpcrypt.runtime.incoming import AcceptedByPeer
 from tcpcrypt.runtime.loop import READ, Loop
-from tcpcrypt.runtime.netlink import QueuedPacket
+from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
 from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER, NfqueueBackend
 from tcpcrypt.runtime.outgoing import OpenedByApplication
 from tcpcrypt.runtime.overview import Overview
 from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
+from tcpcrypt.runtime.published import PublishedCache
+from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
+from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
 
@@ -70,7 +74,7 @@ _NO_ROOM: Final = "too many open files"
 class Host:
     """Encrypts the connections of this host.  `start`, `run`, and in any case `close`.
 
-    `steering` and `queue` are those of an open installation, or stand for it.
+    `steering`, `queue` and `maps` are those of an open installation, or stand for it.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Host:
         privileges: Privileges,
         trust: Trust | None = None,
         remember: Remember = lambda _learned: None,
+        maps: Maps | None = None,
     ) -> None:
         self.settings = settings
         self.counters = Counters()
@@ -92,7 +97,13 @@ class Host:
         self._steering = steering
         self._queue = queue
         self._hold = SynHold(queue, self._application_opens)
-        self._backend = NfqueueBackend(queue, privileges)
+        self._backend: EnoBackend
+        if maps is not None:
+            self._backend = SockopsBackend(maps, privileges)
+            resumption: ResumptionCache = PublishedCache(settings.config, maps.resumptions)
+        else:
+            self._backend = NfqueueBackend(queue, privileges)
+            resumption = ResumptionCache(settings.config)
         self._waiting: dict[Tuple4, OpenedByApplication] = {}
         self._unsteerable: OrderedDict[Tuple4, int] = OrderedDict()
         """Connections, by the sequence number of their SYN, that cannot come to us."""
@@ -105,11 +116,12 @@ class Host:
             backend=self._backend,
             steering=steering,
             privileges=privileges,
-            resumption=ResumptionCache(settings.config),
+            resumption=resumption,
             paths=PathMemory(settings.path_memory),
             counters=self.counters,
             report=report,
             authentication=Authentication(trust, remember),
+            pump=Pumping.open(self.loop),
         )
         self.overview = Overview(
             self._context,
@@ -128,6 +140,7 @@ class Host:
         _collect_garbage_seldom()
         self.loop.failed = self._on_bug
         self._take_queues()
+        self._backend.configure(self.settings.config)
         for listener in self._steering.peer_listeners:
             self._backend.adopt_listener(listener, self._request)
         self._steering.listen()
@@ -162,6 +175,7 @@ class Host:
         self._context.policies = settings.policies
         self._context.config = settings.config
         self._context.paths.seconds = settings.path_memory
+        self._backend.configure(settings.config)
         self._take_queues()
 
     def trust(self, trust: Trust | None) -> None:
@@ -196,6 +210,8 @@ class Host:
         for connection in tuple(self.connections):
             connection.reset()
         self.retire()
+        if self._context.pump is not None:
+            self._context.pump.close()
         self._context.resumption.flush()
         self.loop.close()
 
@@ -250,7 +266,10 @@ class Host:
 
     def _on_packet(self, packet: QueuedPacket) -> None:
         if packet.queue == QUEUE_NUMBER:
-            self._backend.take(packet)
+            if isinstance(self._backend, NfqueueBackend):
+                self._backend.take(packet)
+            else:
+                self._queue.verdict(packet, Verdict.DROP)
         elif packet.queue == STRAY_QUEUE:
             self._hold.take_stray(packet, self._is_bound_to_device)
         else:
@@ -344,7 +363,9 @@ class Host:
         self.connections.add(connection)
         connection.start()
 
-    def _request(self, connection: Tuple4) -> Requested:
+    def _request(
+        self, connection: Tuple4, *, resume: bool = True, random: RandomBytes = os.urandom
+    ) -> Requested:
         """A peer's SYN has come: what it is answered with, its policy says."""
         context = self._context
         policy = context.policy_of_service(connection)
@@ -356,7 +377,11 @@ class Host:
             self._report("failed", {"reason": str(error)})
             raise
         negotiation = Negotiation(
-            config, Opener.PASSIVE, resumption=context.resumption, peer=connection.remote
+            config,
+            Opener.PASSIVE,
+            resumption=context.resumption if resume else None,
+            peer=connection.remote,
+            random=random,
         )
         return Requested(negotiation, policy, config, terms)
 

@@ -25,7 +25,7 @@ from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH, QUEUE_NUMBER, divert_rules
 from tcpcrypt.runtime.older import OlderConnection, older_connections, still_there
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.routing import Routing
-from tcpcrypt.runtime.rules import MARK_HANDSHAKE, Rule
+from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, Rule
 from tcpcrypt.runtime.ruleset import (
     HOLD_SLOTS,
     STRAY_QUEUE,
@@ -34,6 +34,7 @@ from tcpcrypt.runtime.ruleset import (
     hold_queue,
     opening_rules,
 )
+from tcpcrypt.runtime.sockops import Attachment, Maps, pass_rules
 from tcpcrypt.runtime.steering import TransparentSteering
 
 __all__ = ["QUEUE_NUMBERS", "Installation", "remove_everything", "rules_for"]
@@ -67,6 +68,17 @@ class Installation:
         self._routing = Routing(settings.families)
         self._firewall = Firewall()
         self._installed = False
+        self._attachment: Attachment | None = None
+
+    @property
+    def maps(self) -> Maps | None:
+        """What the sockops backend needs; None: netfilter queues carry the option."""
+        return self._attachment.maps if self._attachment is not None else None
+
+    @property
+    def opening_mark(self) -> int:
+        """The mark of sockets to peers until their handshakes are over."""
+        return MARK_DONE if self._attachment is not None else MARK_HANDSHAKE
 
     @property
     def queue(self) -> PacketQueue:
@@ -87,10 +99,13 @@ class Installation:
         self._lock = _only_one()
         try:
             self._queue = PacketQueue.open(dict.fromkeys(sorted(QUEUE_NUMBERS), QUEUE_LENGTH))
+            if self.settings.backend == "sockops":
+                # Before any socket is made: the program knows none that is older.
+                self._attachment = Attachment()
             self._steering = TransparentSteering(self.settings.families)
             for listener in self._steering.peer_listeners:
                 # Requests and accepted sockets inherit the mark.
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.opening_mark)
         except OSError as error:
             self.close()
             raise LocalError(f"cannot set up sockets: {error}") from error
@@ -107,7 +122,10 @@ class Installation:
 
     def rehearse(self, policies: Sequence[Policy]) -> None:
         """See whether these policies can be put in force; nothing changes."""
-        self._firewall.rehearse(rules_for(policies, self.generation + 1, self.steering))
+        carrying = self._carrying()
+        self._firewall.rehearse(
+            rules_for(policies, self.generation + 1, self.steering, carrying=carrying)
+        )
 
     def update(self, policies: Sequence[Policy]) -> None:
         """Put other policies in force; for connections that are open nothing changes.
@@ -141,7 +159,7 @@ class Installation:
         self._firewall.install(
             [
                 *guard_rules(policies, serving=True),
-                *divert_rules(),
+                *self._carrying(),
                 *opening_rules(
                     policies,
                     None,
@@ -156,8 +174,17 @@ class Installation:
     def rules(self) -> list[Rule]:
         """All rules, as they stand while the daemon serves."""
         return rules_for(
-            self.settings.policies, self.generation, self.steering, self.older, self._former
+            self.settings.policies,
+            self.generation,
+            self.steering,
+            self.older,
+            self._former,
+            carrying=self._carrying(),
         )
+
+    def _carrying(self) -> list[Rule]:
+        """The rules of what carries the option."""
+        return divert_rules() if self._attachment is None else pass_rules()
 
     def missing(self) -> int:
         """How many rules are not as they were installed: somebody has changed them."""
@@ -189,10 +216,10 @@ class Installation:
 
     def close(self) -> None:
         """Give sockets, queues and lock back.  Idempotent."""
-        for part in (self._queue, self._steering, self._lock):
+        for part in (self._queue, self._steering, self._attachment, self._lock):
             if part is not None:
                 part.close()
-        self._queue = self._steering = self._lock = None
+        self._queue = self._steering = self._attachment = self._lock = None
 
 
 def rules_for(
@@ -201,15 +228,18 @@ def rules_for(
     steering: TransparentSteering,
     older: Iterable[OlderConnection] = (),
     former: Iterable[Policy] = (),
+    *,
+    carrying: Iterable[Rule] | None = None,
 ) -> list[Rule]:
     """All rules for `policies`, as they stand while the daemon serves.
 
+    `carrying` are those of what carries the option; by default netfilter queues.
     Of an IP version that it does not serve, what `require` names is refused.
     """
     listeners = steering.peer_ports()
     rules = [
         *guard_rules(policies, serving=True),
-        *divert_rules(),
+        *(divert_rules() if carrying is None else carrying),
         *opening_rules(policies, generation, older, former),
         *steering.rules(),
         *accepting_rules(policies, listeners, syn_cookies=_always_syn_cookies()),

@@ -4,10 +4,11 @@ Bulk data never comes here.  What is diverted is told by socket marks: a socket
 to a peer carries MARK_HANDSHAKE from its creation until its negotiation is
 finished, then MARK_DONE.  Outgoing packets have the mark of their socket.
 Incoming ones are known by the connection's mark, which the SYN gives it and
-the first packet with MARK_DONE takes back.  What a peer opens is known by the
-option that it carries, for which the steering marks it.  An ACK that completes
-a handshake without it is not seen here, and known by the connection that it
-brings (`accepted`).
+the last one that the negotiation needs to see takes back (MARK_DONE as the
+verdict's mark), or else the first outgoing packet with MARK_DONE.  What a peer
+opens is known by the option that it carries, for which the steering marks it,
+until that last one.  An ACK that completes a handshake without it is not seen
+here, and known by the connection that it brings (`accepted`).
 
 An off-path attacker who guesses the 4-tuple must not be able to talk a
 handshake into plain TCP by a segment that TCP itself will discard, so
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Fallback, Negotiation
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.registry import TCP_OPTION_FAST_OPEN
@@ -107,14 +109,22 @@ def divert_rules() -> list[Rule]:
     of_connection = ("-m", "connmark", "--mark", ours)
     unknown = ("!", "-i", "lo", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID,UNTRACKED")
     of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
-    begun, over = (("-j", "CONNMARK", "--set-xmark", x) for x in (ours, f"0x0/{MARK_MASK:#x}"))
+    begun, over, settled = (
+        ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
+        for mark in (MARK_HANDSHAKE, 0, MARK_DONE)
+    )
     return [
         # Here, not in POSTROUTING: others may translate the address afterwards.
         Rule("mangle", "OUTPUT", (*handshake, "--syn", *begun)),
         Rule("mangle", "OUTPUT", (*handshake, *divert)),
         Rule("mangle", "OUTPUT", (*done, *of_connection, *over)),
-        # Comes by a second time (`NfqueueBackend.take`).
+        # Comes by a second time (`NfqueueBackend.take`).  What a former connection of
+        # the same addresses left behind does not count for this one.
+        Rule("mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *over)),
         Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_PASSED), "-j", "RETURN")),
+        # The negotiation needs to see no more of this connection.
+        Rule("mangle", "INPUT", (*done, *settled)),
+        Rule("mangle", "INPUT", (*done, "-j", "RETURN")),
         # With option 69 and for the listener: the steering gave it the mark.
         Rule("mangle", "INPUT", (*handshake, *divert)),
         Rule("mangle", "INPUT", ("!", "-i", "lo", "-p", "tcp", *of_connection, *divert)),
@@ -144,6 +154,9 @@ class NfqueueBackend:
         self.evicted = 0
         """Passive handshakes given up for want of room."""
 
+    def configure(self, _config: Config) -> None:
+        """Negotiations are made when their SYNs come."""
+
     def adopt_listener(self, _listener: socket.socket, new: NewRequest) -> None:
         self._new = new
 
@@ -168,6 +181,9 @@ class NfqueueBackend:
         local = Tuple4.of_opener(sock, address)
         self._opening[local] = _Opening(sock, negotiation, progress, mark, insist)
         self._opening_by_socket[sock] = local
+
+    def connected(self, _sock: socket.socket) -> None:
+        """The segments have told more, and sooner."""
 
     def accepted(self, sock: socket.socket) -> Requested | None:
         entry = self._answered.pop(Tuple4.of_socket(sock), None)
@@ -195,10 +211,12 @@ class NfqueueBackend:
     def take(self, packet: QueuedPacket) -> None:
         """Decide on a packet of QUEUE_NUMBER."""
         changed: bytes | None = None
+        mark = MARK_PASSED
         try:
             segment = Segment.parse(packet.payload)
             if not segment.flags.rst:
-                changed = self._pass(packet.hook, segment)
+                changed, settled = self._pass(packet.hook, segment)
+                mark = MARK_DONE if settled else MARK_PASSED
         except PeerError:
             # Not a segment that TCP takes: TCP may say so itself.
             self._let_go(packet)
@@ -211,15 +229,21 @@ class NfqueueBackend:
             self._queue.verdict(packet, Verdict.DROP)
             raise
         else:
-            self._let_go(packet, changed)
+            self._let_go(packet, changed, mark)
 
-    def _let_go(self, packet: QueuedPacket, changed: bytes | None = None) -> None:
+    def _let_go(
+        self, packet: QueuedPacket, changed: bytes | None = None, mark: int = MARK_PASSED
+    ) -> None:
         # Not ACCEPT, which would skip the rules of others in this table.
-        mark = packet.mark & ~MARK_MASK | MARK_PASSED
+        mark |= packet.mark & ~MARK_MASK
         self._queue.verdict(packet, Verdict.REPEAT, changed, mark)
 
-    def _pass(self, hook: Hook, segment: Segment) -> bytes | None:
-        """Show the segment to whom it concerns; the changed packet, or None."""
+    def _pass(self, hook: Hook, segment: Segment) -> tuple[bytes | None, bool]:
+        """Show the segment to whom it concerns.
+
+        Returns the changed packet, or None, and whether it is the last one that
+        comes in and needs to be shown.
+        """
         outgoing = hook is Hook.OUTPUT
         flow = segment.flow
         key = Tuple4(*flow) if outgoing else Tuple4(*flow[2:], *flow[:2])
@@ -227,12 +251,13 @@ class NfqueueBackend:
         if opening is None and not outgoing and segment.flags.syn and segment.flags.ack:
             opening = self._translated(key, segment)
         if opening is not None:
-            changed = self._open_out(opening, segment) if outgoing else None
-            if not outgoing:
-                changed = self._open_in(opening, segment)
+            show = self._open_out if outgoing else self._open_in
+            changed = show(opening, segment)
             self._follow(opening)
-            return changed
-        return self._accept_out(key, segment) if outgoing else self._accept_in(key, segment)
+            return changed, _settled(opening.negotiation, outgoing, segment)
+        if outgoing:
+            return self._accept_out(key, segment), False
+        return self._accept_in(key, segment)
 
     def _translated(self, key: Tuple4, segment: Segment) -> _Opening | None:
         """Whom a SYN-ACK answers that comes from another address than the SYN went to.
@@ -288,19 +313,21 @@ class NfqueueBackend:
         lowered = max(announced - ACK_OPTION_ROOM, ACK_OPTION_ROOM)
         return segment.with_options(replace_mss(segment.options, lowered))
 
-    def _accept_in(self, key: Tuple4, segment: Segment) -> bytes | None:
+    def _accept_in(self, key: Tuple4, segment: Segment) -> tuple[bytes | None, bool]:
         flags = segment.flags
         if flags.syn and not flags.ack:
             negotiation = self._request(key, segment.seq).requested.negotiation
             negotiation.segment_received(True, False, segment.options)
-            return _without_syn_data(segment)
+            return _without_syn_data(segment), False
         entry = self._answered.get(key)
         if entry is not None and not flags.syn and flags.ack and entry.sent_isn is not None:
             # This host has sent nothing but its SYN yet.
             acknowledged = (segment.ack - entry.sent_isn) % _MODULUS == 1
             if acknowledged and _near(segment.seq, entry.received_isn):
-                entry.requested.negotiation.segment_received(False, True, segment.options)
-        return None
+                negotiation = entry.requested.negotiation
+                negotiation.segment_received(False, True, segment.options)
+                return None, _settled(negotiation, False, segment)
+        return None, False
 
     def _accept_out(self, key: Tuple4, segment: Segment) -> bytes | None:
         if not segment.flags.syn:
@@ -338,6 +365,11 @@ class NfqueueBackend:
 
 class _UnknownError(Exception):
     """Internal: no handshake is known that the segment could belong to."""
+
+
+def _settled(negotiation: Negotiation, outgoing: bool, segment: Segment) -> bool:
+    # A SYN may be repeated, and begins a connection for the rules.
+    return negotiation.finished and not outgoing and not segment.flags.syn
 
 
 def _near(number: int, start: int | None, within: int = _PLAUSIBLE) -> bool:

@@ -135,7 +135,12 @@ class OpenedByApplication(Connection):
             return
         self._connected = True
         self._context.loop.watch(self._outer.fileno(), ERRORS, self._on_outer)
-        self._proceed()
+        try:
+            self._context.backend.connected(self._outer)
+        except OSError as error:
+            self._fail(error.errno or 0)
+        else:
+            self._proceed()
 
     def _fail(self, number: int) -> None:
         """Let the application's kernel report what ours was told of the peer."""

@@ -12,7 +12,7 @@ from tcpcrypt import __version__
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.connection import Connection, peer_name
 from tcpcrypt.runtime.context import Context
-from tcpcrypt.runtime.nfqueue import NfqueueBackend
+from tcpcrypt.runtime.eno_backend import EnoBackend
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.steering import Steering
 from tcpcrypt.runtime.synhold import SynHold
@@ -30,7 +30,7 @@ class Overview:
         connections: Collection[Connection],
         hold: SynHold,
         queue: PacketQueue,
-        backend: NfqueueBackend,
+        backend: EnoBackend,
         steering: Steering,
     ) -> None:
         self._context = context

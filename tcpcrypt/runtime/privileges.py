@@ -38,12 +38,18 @@ class Privileges(Protocol):
 
 
 class DirectPrivileges:
-    """See `Privileges`; for a process that has the capability."""
+    """See `Privileges`; for a process that has the capability.
+
+    `opening` is the mark of sockets to peers until their handshakes are over.
+    """
+
+    def __init__(self, opening: int = MARK_HANDSHAKE) -> None:
+        self._opening = opening
 
     def opener(self, family: int, mark: int = 0) -> socket.socket:
         sock = tcp_socket(family)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE | _foreign(mark))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._opening | _foreign(mark))
         except BaseException:
             sock.close()
             raise

@@ -14,6 +14,9 @@ How a connection ends is carried over, and nothing else looks like an end:
     a peer that is not whom  both: RST
     policy asks for
 
+Once a connection has shown that it lasts it is lent to the pump, where there is
+one, and comes back for whatever is more than data.
+
 Without a session (policy lets the connection go on in plain TCP) bytes and
 FINs pass as they are.
 """
@@ -21,6 +24,7 @@ FINs pass as they are.
 from __future__ import annotations
 
 import enum
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -34,14 +38,18 @@ from tcpcrypt.core.events import (
     StreamEnded,
 )
 from tcpcrypt.core.session import Session
-from tcpcrypt.errors import AuthenticationError, PeerError, PeerReason
+from tcpcrypt.errors import AuthenticationError, LocalError, PeerError, PeerReason
 from tcpcrypt.runtime.channel import Channel
 from tcpcrypt.runtime.loop import Loop, Timer
+from tcpcrypt.runtime.pump import Back, Loan, Pumping, Why
 
 __all__ = ["PENDING_MAX", "Ending", "Relay"]
 
 PENDING_MAX: Final = 256 * 1024
 READ_SIZE: Final = 256 * 1024
+_LEND_AFTER: Final = 4
+"""Reads until a connection goes to the pump: what is over sooner does without."""
+_LEND_AFTER_BYTES: Final = 32 * 1024
 
 _BUFFER: Final = memoryview(bytearray(READ_SIZE))
 """One for all relays: there is one thread, and nothing keeps a view of it."""
@@ -82,14 +90,17 @@ class Relay:
         releasing: Callable[[socket.socket], None],
         rekeyed: Callable[[Rekeyed], None],
         proved: Callable[[PeerProved], None],
+        pump: Pumping | None = None,
     ) -> None:
         self.session = session
-        self.sent = 0
-        """Application bytes that went to the peer."""
-        self.received = 0
-        """Application bytes that came from the peer."""
         self.rekeys = 0
         """Key changes of both directions (RFC 8548 section 3.8)."""
+        self._sent = 0
+        self._received = 0
+        self._pump = pump
+        self._loan: Loan | None = None
+        self._reads = 0
+        self._read_bytes = 0
         self._loop = loop
         self._ready: Callable[[Established | None], None] = ready
         self._ended: Callable[[Ending, str], None] = ended
@@ -113,6 +124,16 @@ class Relay:
             failed=lambda _error: self._outer_lost(),
         )
 
+    @property
+    def sent(self) -> int:
+        """Application bytes that went to the peer."""
+        return self._sent + (self._loan.sent if self._loan is not None else 0)
+
+    @property
+    def received(self) -> int:
+        """Application bytes that came from the peer."""
+        return self._received + (self._loan.received if self._loan is not None else 0)
+
     def start(self) -> None:
         """Begin: speak to the peer, and call `ready` as soon as data can pass."""
         if self.session is None:
@@ -121,7 +142,7 @@ class Relay:
         patience = self.session.config.handshake_timeout
         self._timer = self._loop.call_later(patience, self._on_deadline)
         self._outer.reading = True
-        self._settle()
+        self.settle()
 
     def attach(self, inner: socket.socket) -> None:
         """Give the relay the application's connection, which is open."""
@@ -166,18 +187,18 @@ class Relay:
             else:
                 self.session.finish()
         else:
-            self.sent += size
+            self._sent += size
             data = _BUFFER[:size]
             if self.session is None:
                 self._outer.write(data, borrowed=True)
             else:
                 self.session.send_data(data)
-        self._settle()
+        self.settle()
 
     def _receive(self, channel: Channel) -> int | None:
         """Bytes read into the buffer; 0 at the end, None if there is nothing."""
         try:
-            return channel.sock.recv_into(_BUFFER)
+            size = channel.sock.recv_into(_BUFFER)
         except BlockingIOError:
             return None
         except OSError:
@@ -186,9 +207,12 @@ class Relay:
             else:
                 self._finish(Ending.RESET_BY_APPLICATION)
             return None
+        self._reads += 1
+        self._read_bytes += size
+        return size
 
     def _deliver(self, data: memoryview, *, borrowed: bool = False) -> None:
-        self.received += len(data)
+        self._received += len(data)
         if self._inner is not None:
             self._inner.write(data, borrowed=borrowed)
         else:
@@ -218,24 +242,27 @@ class Relay:
                 self._deliver(data, borrowed=True)
             else:
                 self.session.receive_data(data)
-        self._settle()
+        self.settle()
 
     def _outer_lost(self) -> None:
         if self.session is None:
             self._finish(Ending.RESET_BY_PEER)
         else:
             self.session.receive_reset()
-            self._settle()
+            self.settle()
 
     def _on_deadline(self) -> None:
         if self.session is not None and not self.session.established:
             self.session.handle_timeout()
-            self._settle()
+            self.settle()
 
     # --- both ------------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        """Carry out what the session wants, until it wants nothing more."""
+    def settle(self) -> None:
+        """Carry out what the session wants, until it wants nothing more.
+
+        To be called after `take_back` by whoever asked the session for something.
+        """
         session = self.session
         while session is not None and not self._over and (event := session.next_event()):
             if isinstance(event, DataReceived):
@@ -274,7 +301,7 @@ class Relay:
 
     def _regulate(self) -> None:
         """Read where there is room for what comes; close once both streams are over."""
-        if self._over:
+        if self._over or self._loan is not None:
             return
         inner, outer = self._inner, self._outer
         # A session that has ended on both sides does not mind what TCP does then.
@@ -286,10 +313,72 @@ class Relay:
             outer.reading = exchanging or (inner is not None and inner.pending < PENDING_MAX)
         if inner is not None and not self._application_ended:
             inner.reading = not exchanging and outer.pending < PENDING_MAX
+            if self._reads >= _LEND_AFTER or self._read_bytes >= _LEND_AFTER_BYTES:
+                self._lend(inner)
+
+    # --- the pump --------------------------------------------------------------------
+
+    def _lend(self, inner: Channel) -> None:
+        """Lend the connection to the pump, if nothing is left to be done here."""
+        outer, pump = self._outer, self._pump
+        outgoing, incoming = not self._application_ended, not self._outer_at_eof
+        if pump is None or inner.pending or outer.pending or not (outgoing or incoming):
+            return
+        lease = self.session.lend() if self.session is not None else None
+        if self.session is not None and lease is None:
+            return
+        fds = inner.sock.fileno(), outer.sock.fileno()
+        inner.lend()
+        outer.lend()
+        try:
+            if lease is None:
+                self._loan = pump.lend_plain(
+                    *fds, outgoing=outgoing, incoming=incoming, back=self._on_back
+                )
+            else:
+                self._loan = pump.lend(*fds, lease, watch=incoming, back=self._on_back)
+        except OSError:
+            self._pump = None  # it goes on here
+            if self.session is not None and lease is not None:
+                self.session.take_back(lease.unused())
+            inner.take_back(b"")
+            outer.take_back(b"")
+
+    def take_back(self) -> None:
+        """Have the connection back from the pump, for whoever needs the session."""
+        if self._loan is not None:
+            self._on_back(self._loan.recall())
+
+    def _on_back(self, back: Back) -> None:
+        """The pump has come upon something that is decided here."""
+        inner, outer = self._inner, self._outer
+        if inner is None or self._over:
+            raise LocalError("a relay that is not at work came back")
+        self._regain(back)
+        if self.session is not None:
+            self.session.take_back(back.streams)
+        inner.take_back(back.to_inner)
+        outer.take_back(back.to_outer)
+        if back.why is Why.INNER_FAILED:
+            self._finish(Ending.RESET_BY_APPLICATION)
+        elif back.why is Why.OUTER_FAILED:
+            self._outer_lost()
+        elif back.why is Why.BROKEN:
+            self._finish(Ending.ABORTED, f"pump failed: {os.strerror(back.error)}")
+        else:
+            self.settle()
+
+    def _regain(self, back: Back) -> None:
+        self._loan = None
+        self._reads = self._read_bytes = 0
+        self._sent += back.sent
+        self._received += back.received
 
     def _finish(self, ending: Ending, detail: str = "") -> None:
         if self._over:
             return
+        if self._loan is not None:
+            self._regain(self._loan.recall())
         self._over = True
         if self._timer is not None:
             self._timer.cancel()

@@ -38,7 +38,8 @@ MARK_STEERED: Final = 0x00100000
 MARK_HANDSHAKE: Final = 0x00200000
 """Sockets to the peer whose TCP-ENO handshake is under way; their listener too."""
 MARK_DONE: Final = 0x00300000
-"""Sockets to the peer whose handshake is over: their packets are left alone."""
+"""Sockets to the peer whose handshake is over: their packets are left alone.  An
+incoming packet that has it, from the queue's verdict, makes it the connection's."""
 MARK_INNER: Final = 0x00400000
 """Sockets that the daemon opens to a service on this host, and what that answers."""
 MARK_ACCEPTED: Final = 0x00500000

@@ -253,7 +253,8 @@ def accepting_rules(
             first = no_answer if syn_cookies else ("--syn",)
             words = (*from_outside, *first, *eno, *listened, *target)
             rules.append(Rule("mangle", "PREROUTING", words, (family,)))
-            later = ("--tcp-flags", "SYN", "NONE")
+            # Not when the negotiation has seen what it needs.
+            later = ("--tcp-flags", "SYN", "NONE", *_not_of_connection(MARK_DONE))
             follows = (*from_outside, *later, *eno, *set_mark(MARK_HANDSHAKE))
             rules.append(Rule("mangle", "PREROUTING", follows, (family,)))
     return rules
@@ -329,6 +330,10 @@ def selectors(
 
 def _of_connection(mark: int) -> Words:
     return ("-m", "connmark", "--mark", f"{mark:#x}/{_MASK}")
+
+
+def _not_of_connection(mark: int) -> Words:
+    return ("-m", "connmark", "!", "--mark", f"{mark:#x}/{_MASK}")
 
 
 def _connection_mark(mark: int) -> Words:

@@ -132,6 +132,9 @@ class TransparentSteering:
     def listen(self) -> None:
         for sock in self._sockets:
             sock.listen(_BACKLOG)
+            # RFC 8547 section 4.7: data in a SYN with ENO are ignored.  The system may
+            # have switched it on for every listener.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 0)
 
     def rules(self) -> list[Rule]:
         """What hands steered packets to the listener for applications, and nothing else."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from tcpcrypt.errors import PeerError
@@ -101,7 +100,7 @@ class HeldSyn:
     def keep(self, packet: QueuedPacket) -> None:
         """Let this one wait for the decision."""
         # Its content stays where it was received, and that is used again.
-        self._packet = replace(packet, payload=memoryview(b""))
+        self._packet = packet._replace(payload=memoryview(b""))
         self._hold.packets += 1
 
     def _take_out(self) -> QueuedPacket | None:

@@ -13,6 +13,8 @@ from typing import Final
 
 import tcpcrypt
 from tcpcrypt import _fast
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.sockops import Attachment
 from tcpcrypt.tools.findings import Check, Facts, Finding, Need
 from tcpcrypt.tools.surroundings import SURROUNDINGS
 
@@ -29,7 +31,8 @@ _CAPABILITIES: Final = {
 _DESCRIPTORS_A_CONNECTION: Final = 2
 _DESCRIPTORS_WANTED: Final = 16384
 _CONNTRACK_FULL: Final = 0.9
-_SOCK_OPS_SINCE: Final = (5, 10)
+_SOCK_OPS_SINCE: Final = (5, 19)
+"""Helpers for header options, loops, and maps in the hands of processes without privileges."""
 
 
 def _capability(*names: str) -> Finding:
@@ -123,17 +126,20 @@ def _cgroup(facts: Facts) -> Finding:
 def _sock_ops(facts: Facts) -> Finding:
     reasons = []
     if _version() < _SOCK_OPS_SINCE:
-        reasons.append("Linux is older than 5.10")
+        reasons.append("Linux is older than 5.19")
     if not _capability("CAP_NET_ADMIN").ok:
         reasons.append("CAP_NET_ADMIN is missing")
     if not (_capability("CAP_BPF").ok or _capability("CAP_SYS_ADMIN").ok):
         barred = facts.read("proc/sys/kernel/unprivileged_bpf_disabled")
         reasons.append(f"CAP_BPF is missing (unprivileged_bpf_disabled={barred})")
-    if not _cgroup(facts).ok:
-        reasons.append("cgroup v2 is not mounted")
     if _in_user_namespace(facts):
         reasons.append("this is a user namespace")
-    return Finding(not reasons, "; ".join(reasons) or "the kernel and this process could")
+    if not reasons:
+        try:
+            Attachment().close()
+        except LocalError as error:
+            reasons.append(str(error))
+    return Finding(not reasons, "; ".join(reasons) or "the program loads and can be attached")
 
 
 def _in_user_namespace(facts: Facts) -> bool:
@@ -254,8 +260,9 @@ HOST_CHECKS: Final[tuple[Check[Facts], ...]] = (
     ),
     Check(
         *("kernel", "eBPF sock_ops", I, _sock_ops),
-        "the option goes in and out by netfilter queue, as it does on every system",
-        "nothing",
+        'the option goes in and out by netfilter queue; backend = "sockops" would not start',
+        "nothing, unless you want that backend: give the daemon CAP_BPF, install libbpf (Debian:"
+        " libbpf1), and build with clang and libbpf's headers (clang, libbpf-dev)",
     ),
     Check(
         *("kernel", "user namespaces", I, _user_namespaces),

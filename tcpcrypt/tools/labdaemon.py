@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 from tcpcrypt.errors import LocalError
 from tcpcrypt.tools.netns import Host, wait_until
 
-__all__ = ["LabDaemon"]
+__all__ = ["BACKEND", "LabDaemon"]
+
+BACKEND = "TCPCRYPT_TEST_BACKEND"
 
 LogLine = dict[str, str]
 
@@ -20,7 +23,8 @@ LogLine = dict[str, str]
 class LabDaemon:
     """Starts the daemon in `host` and returns when its rules are in place.
 
-    `through` is a command that runs it, as `prlimit`.  Raises `LocalError` with
+    `through` is a command that runs it, as `prlimit`.  The environment variable
+    BACKEND can say what carries the option.  Raises `LocalError` with
     what it wrote to stderr if it does not start.
     """
 
@@ -28,11 +32,13 @@ class LabDaemon:
         self.host = host
         self._directory = tempfile.TemporaryDirectory(prefix="tcpcrypt-lab-")
         self._log = Path(self._directory.name) / "log"
+        backend = os.environ.get(BACKEND)
         self._errors = Path(self._directory.name) / "stderr"
         with self._errors.open("w") as errors:
             self.process = host.start(
                 *(*through, sys.executable, "-m", "tcpcrypt.cli.tcpcryptd"),
                 *("--log-file", str(self._log), *arguments),
+                *(("--backend", backend) if backend else ()),
                 stderr=errors,
                 # `-m` looks into the current directory first, and what is to run
                 # is what is installed.

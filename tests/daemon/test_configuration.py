@@ -70,6 +70,7 @@ OPEN = '[[policy]]\nmode = "opportunistic"\n'
 GOOD = [
     ("daemon.backend", '"auto"', "auto"),
     ("daemon.backend", '"nfqueue"', "nfqueue"),
+    ("daemon.backend", '"sockops"', "sockops"),
     ("daemon.steering", '"auto"', "auto"),
     ("daemon.steering", '"tproxy"', "tproxy"),
     ("daemon.control", '"/tmp/c.sock"', Path("/tmp/c.sock")),
@@ -233,7 +234,6 @@ BAD = [
     (POLICY * 2 + "match.prots = 80", 5, "policy 2, match.prots", 'did you mean "ports"?'),
     ("[daemon]\nkeylog = 'x'", 2, "daemon.keylog", "this version does not have it"),
     ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", "this version does not have it"),
-    ("[daemon]\nbackend = 'sockops'", 2, "daemon.backend", "this version does not have"),
     ("[daemon]\nsteering = 'redirect'", 2, "daemon.steering", "this version does not have"),
     (POLICY + "auth = 'tofu'", 3, "policy 1, auth", "connections are left alone"),
     (POLICY + "pq = 'prefer'", 3, "policy 1, pq", "connections are left alone"),

@@ -19,10 +19,17 @@ import tcpcrypt._fast
 STUB = Path(tcpcrypt._fast.__file__).with_suffix(".pyi")
 
 
+def is_protocol(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Such a class says what an object is like; no module has it."""
+    return isinstance(node, ast.ClassDef) and any(
+        isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases
+    )
+
+
 def names() -> set[str]:
     found = set()
     for node in ast.parse(STUB.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name != "AeadParameters":
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not is_protocol(node):
             found.add(node.name)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             found.add(node.target.id)
@@ -37,7 +44,7 @@ def test_a_twin_has_all_names_of_the_stub(twin: ModuleType) -> None:
 
 def test_a_twin_has_all_methods_of_the_stub(twin: ModuleType) -> None:
     for node in ast.parse(STUB.read_text()).body:
-        if isinstance(node, ast.ClassDef) and node.name != "AeadParameters":
+        if isinstance(node, ast.ClassDef) and not is_protocol(node):
             for method in node.body:
                 if isinstance(method, ast.FunctionDef):
                     assert callable(getattr(getattr(twin, node.name), method.name))

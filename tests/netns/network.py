@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import os
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tcpcrypt.tools.labdaemon import LabDaemon
+from tcpcrypt.tools.labdaemon import BACKEND, LabDaemon
 from tcpcrypt.tools.netns import Host, Lab, Link, wait_until
 
 PORT = 80
@@ -33,6 +34,12 @@ class Network:
 
     def both(self, *arguments: str) -> tuple[LabDaemon, LabDaemon]:
         return self.daemon(self.client, *arguments), self.daemon(self.server, *arguments)
+
+    def spare_room(self) -> None:
+        """Let the answer to a resumption fit: see `tcpcrypt.runtime.sockops`."""
+        if os.environ.get(BACKEND) == "sockops":
+            for host in (self.client, self.server):
+                host.sysctl("net.ipv4.tcp_timestamps", "0")
 
     def meddle(self, *rule: str) -> None:
         """Add a rule to the middle host's mangle FORWARD, both families."""

@@ -27,6 +27,7 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_page_fresh_then_resumed(pair: Network, site: Path, family: int) -> None:
+    pair.spare_room()
     pair.web(site)
     ours, theirs = pair.both()
     with Capture(pair.client_end) as capture:
