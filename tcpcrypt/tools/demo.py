@@ -176,7 +176,7 @@ class _Demo:
             self._look_at(capture)
             del capture
             self._fall_back(client, second_wire, old_end, ours)
-            trust = self._directory / "trust"
+            trust = self._directory / "t"
             trust.mkdir()
             self._results.trust = TrustDemo(
                 lab,

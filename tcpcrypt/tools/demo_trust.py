@@ -19,7 +19,7 @@ _PORT: Final = 80
 _FILE: Final = """\
 [daemon]
 state = "{directory}/state"
-control = "{directory}/control.sock"
+control = "{directory}/c"
 
 [[policy]]
 mode = "require"
@@ -47,7 +47,10 @@ class TrustDemo:
         self._client, self._server = lab.host("alice"), lab.host("bob")
         self._wire: Link
         self._wire, self._far = lab.join(self._client, self._server)
-        self._places = {host.name: directory / host.name for host in (self._client, self._server)}
+        # In few letters: the path of a socket is short, and that of $TMPDIR may be long.
+        self._places = {
+            host.name: directory / host.name[0] for host in (self._client, self._server)
+        }
         for place in self._places.values():
             place.mkdir(mode=0o700)
         serve(self._server, _PORT)
