@@ -460,7 +460,12 @@ class Session:
         self._events.append(PeerProved(self._known.peer_identity or b""))
 
     def _first_frame(self) -> None:
-        """The peer's first frame opened, and the TEP waits for it."""
+        """The peer's first frame opened, and the TEP waits for it.
+
+        Raises `AuthenticationError` if it will not do any more.
+        """
+        waiting = self._known if self._unproved is None else self._unproved.established
+        self._tep.judge(waiting.peer_identity)
         unproved, self._unproved = self._unproved, None
         if unproved is not None:
             self._go_on(unproved)
