@@ -427,9 +427,9 @@ class Session:
         self._events.append(established)
         if self._proof_due and not established.resumed:
             self._prove()
-        if self._tep.first_frame_proves and not (self._unsent or self._finish_wanted):
-            # B waits for it: it proves this host.  (From B it proves a resumed session.)
-            self._seal(sender)
+        proves = self._tep.first_frame_proves and (self.role is Role.A or established.resumed)
+        if proves and not (self._unsent or self._finish_wanted):
+            self._seal(sender)  # the peer waits for it
         while self._unsent:
             data, urgent = self._unsent.popleft()
             self._seal(sender, data, urgent=urgent)

@@ -378,8 +378,21 @@ def test_a_server_that_speaks_first_is_neither_early_nor_stuck() -> None:
         assert len(first) == 20, "an empty frame, at once"
         other.receive_data(first)
         assert [type(e) for e in events(other)] == [Established, PeerProved]
-        one.receive_data(drain(other))
+        answer = drain(other)
+        assert len(answer) == 20 + len(b"220 ready")
+        one.receive_data(answer)
         assert data_of(events(one)) == b"220 ready"
+
+
+def test_b_owes_no_frame_where_its_init2_was_the_proof() -> None:
+    one_host, other_host = client(), server()
+    for resumed in (False, True):
+        one, other = connect(one_host, other_host)
+        if not resumed:
+            other.receive_data(drain(one))
+            one.receive_data(drain(other))
+        other.receive_data(drain(one))
+        assert len(drain(other)) == 20 * resumed
 
 
 @pytest.mark.parametrize("resumed", [False, True])
