@@ -5,7 +5,9 @@
 Two hosts in network namespaces, a generator and a service written in C
 (`tcpcrypt/tools/traffic.c`), one daemon on each host; everything shares the processors
 of this machine.  Each connection is opened, carries 16 bytes there and back,
-and is closed.  Plain, fresh and resumed take turns, and the median round counts.
+and is closed.  The kinds take turns, and the median round counts: plain TCP,
+tcpcrypt with a fresh key exchange and resumed, and fresh exchanges in which both
+hosts prove who they are, `authenticated` by X25519, `hybrid` with ML-KEM beside it.
 
 "CPU us" is processor time of the daemons for each connection, after
 /proc/PID/stat; `load` is that of generator and service together, which is what
@@ -33,7 +35,23 @@ from tcpcrypt.tools.netns import Host, Lab, become_root
 from tcpcrypt.tools.traffic import Traffic, cpu_of
 
 PORT = 80
-KINDS = ("plain", "fresh", "resumed")
+KINDS = ("plain", "fresh", "resumed", "authenticated", "hybrid")
+POST_QUANTUM = {"authenticated": "off", "hybrid": "require"}
+FILE = """\
+[daemon]
+state = "{directory}/state"
+control = "{directory}/c"
+guard = "remove"
+
+[crypto]
+resumption = false
+
+[[policy]]
+mode = "require"
+auth = "tofu"
+pq = "{pq}"
+match.ports = {port}
+"""
 CONCURRENCIES = (1, 8, 64)
 WARM_UP = 0.5
 """Seconds: caches of secrets fill, sockets' memory is set up."""
@@ -84,11 +102,23 @@ def _site(lab: Lab, traffic: Traffic, kind: str, directory: Path) -> Site:
     arguments = ("--port", str(PORT), *(("--no-resume",) if kind == "fresh" else ()))
     daemons: tuple[LabDaemon, ...] = ()
     control = directory / f"{kind}.sock"
-    if kind != "plain":
+    if kind in POST_QUANTUM:
+        ours, theirs = (_configured(host, kind, directory) for host in (client, server))
+        daemons, control = (ours[0], theirs[0]), ours[1]
+    elif kind != "plain":
         at = ("--control", str(control))
         daemons = (LabDaemon(client, *arguments, *at), LabDaemon(server, *arguments))
     service = traffic.serve(server, (far.v4, PORT), "once")
     return Site(kind, client, server, far.v4, service, daemons, control)
+
+
+def _configured(host: Host, kind: str, directory: Path) -> tuple[LabDaemon, Path]:
+    """A daemon that authenticates, and its control socket."""
+    place = directory / host.name
+    place.mkdir(mode=0o700)
+    file = place / "tcpcrypt.toml"
+    file.write_text(FILE.format(directory=place, pq=POST_QUANTUM[kind], port=PORT))
+    return LabDaemon(host, "--config", str(file)), place / "c"
 
 
 def run(traffic: Traffic, site: Site, concurrency: int, seconds: float) -> dict[str, Any]:
@@ -107,10 +137,10 @@ def run(traffic: Traffic, site: Site, concurrency: int, seconds: float) -> dict[
     return said
 
 
-def measure(rounds: int, seconds: float) -> dict[str, Any]:
+def measure(kinds: tuple[str, ...], rounds: int, seconds: float) -> dict[str, Any]:
     """Medians for each kind and concurrency."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    with sites() as (traffic, all_sites):
+    with sites(kinds) as (traffic, all_sites):
         for site in all_sites.values():
             run(traffic, site, max(CONCURRENCIES), WARM_UP)
         for _ in range(rounds):
@@ -118,9 +148,24 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
                 for kind, site in all_sites.items():
                     said = run(traffic, site, concurrency, seconds)
                     found.setdefault(kind, {}).setdefault(concurrency, []).append(said)
-    return {
+    figures = {
         kind: {str(concurrency): _median(said) for concurrency, said in by_concurrency.items()}
         for kind, by_concurrency in found.items()
+    }
+    for kind in POST_QUANTUM if "fresh" in found else ():
+        for concurrency, said in found.get(kind, {}).items():
+            figures[kind][str(concurrency)] |= _beside(said, found["fresh"][concurrency])
+    return figures
+
+
+def _beside(ours: list[dict[str, Any]], fresh: list[dict[str, Any]]) -> dict[str, float]:
+    """What proving identities costs: medians of what rounds that lie side by side give."""
+    pairs = list(zip(ours, fresh, strict=True))
+    return {
+        "time_beside_fresh": statistics.median(a["p50_ms"] / b["p50_ms"] for a, b in pairs),
+        "cpu_beside_fresh": statistics.median(
+            sum(a["cpu_us"]) / sum(b["cpu_us"]) for a, b in pairs
+        ),
     }
 
 
@@ -134,32 +179,50 @@ def _median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    print(f"{'':10}{'at once':>8}{'conn/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'failed':>8}"
+    print(f"{'':14}{'at once':>8}{'conn/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'failed':>8}"
           f"{'resumed':>9}{'CPU us: opener':>16}{'acceptor':>10}{'load':>6}")  # fmt: skip
     for kind, by_concurrency in figures.items():
         for concurrency, said in by_concurrency.items():
             one, other = said["cpu_us"] or (0, 0)
             share = said.get("resumed_share")
-            print(f"{kind:10}{concurrency:>8}{said['per_s']:>9,.0f}{said['p50_ms']:>9.2f}"
+            print(f"{kind:14}{concurrency:>8}{said['per_s']:>9,.0f}{said['p50_ms']:>9.2f}"
                   f"{said['p99_ms']:>9.2f}{said['failed']:>8}"
                   f"{'' if share is None else f'{share:.0%}':>9}"
                   f"{one:>16.0f}{other:>10.0f}{said['load_us']:>6.0f}")  # fmt: skip
 
 
+def compare(figures: dict[str, Any]) -> None:
+    """Authenticated connections beside fresh ones without."""
+    for kind in POST_QUANTUM:
+        for concurrency, said in figures.get(kind, {}).items():
+            if "time_beside_fresh" in said:
+                print(
+                    f"{kind} beside fresh, {concurrency} at once:"
+                    f" time {said['time_beside_fresh']:.2f}, CPU {said['cpu_beside_fresh']:.2f}"
+                )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="one round; some 15 seconds")
+    parser.add_argument("--quick", action="store_true", help="one round; some 25 seconds")
+    parser.add_argument(
+        "--kinds", default=",".join(KINDS), help="some of them (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, help="rounds (default: 5, or 1 with --quick)")
     parser.add_argument("--seconds", type=float, default=None, help="of each measurement")
     arguments = parser.parse_args()
     become_root()
+    kinds = tuple(arguments.kinds.split(","))
+    if not set(kinds) <= set(KINDS):
+        parser.error(f"there are {', '.join(KINDS)}")
     rounds = arguments.rounds or (1 if arguments.quick else 5)
-    figures = measure(rounds, arguments.seconds or (1.0 if arguments.quick else 2.0))
+    figures = measure(kinds, rounds, arguments.seconds or (1.0 if arguments.quick else 2.0))
     if arguments.json:
         print(json.dumps(figures))
     else:
         show(figures)
+        compare(figures)
     return 0
 
 

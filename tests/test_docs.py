@@ -20,6 +20,16 @@ def test_open_points_name_files_that_exist() -> None:
         assert (ROOT / "tcpcrypt" / name).exists(), name
 
 
+def test_every_weakness_of_tcps_names_tests_that_there_are() -> None:
+    text = (ROOT / "docs/tcps-weaknesses.md").read_text()
+    rows = re.findall(r"^\| (S\d+|A\d) \|.*\| (.*?) \|$", text, re.M)
+    assert [name for name, _tests in rows] == [*(f"S{n}" for n in range(1, 13)), "A1", "A2"]
+    assert all("`test_" in tests for _name, tests in rows)
+    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in set(re.findall(r"`(test_\w+)`", text)):
+        assert f"def {name}(" in written, name
+
+
 def test_the_library_example_of_the_readme_runs() -> None:
     readme = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)

@@ -134,6 +134,9 @@ class AuthenticatedAgreement:
         self, terms: Terms, version: int, role: Role, *, ephemeral: Ephemeral | None = None
     ) -> None:
         self._terms = terms
+        # What was shown stays, whatever becomes of the host's keys meanwhile.
+        self._identity = terms.identity
+        self._psk = terms.psk
         self._version = version
         self._role = role
         self._ephemeral = key = ephemeral or _generate(version, role)
@@ -148,7 +151,7 @@ class AuthenticatedAgreement:
 
     def init1_tail(self) -> bytes:
         """A: who this host is, if the terms show it, and which key it shares."""
-        identity, psk = self._terms.identity, self._terms.psk
+        identity, psk = self._identity, self._psk
         if identity is None:
             return Tail1().build()
         return Tail1(identity.public, psk.hint if psk is not None else None).build()
@@ -160,7 +163,7 @@ class AuthenticatedAgreement:
         init1, terms = exchanged.init1, self._terms
         tail1 = Tail1.parse(init1.tail)
         self._check_peer(tail1.static, init1.public_key)
-        identity = terms.identity
+        identity = self._identity
         psk = None
         if tail1.hint is not None and identity is not None:
             psk = terms.find_psk(tail1.hint)
@@ -195,8 +198,8 @@ class AuthenticatedAgreement:
         i2b = init2_message[:-_PROOF_LEN]
         with _Secrets(exchanged) as secrets:
             secrets.es_ephemeral = self._ephemeral.agree(init2.public_key)
-            if terms.identity is not None:
-                secrets.se = terms.identity.agree(_x25519_part(init2.public_key))
+            if self._identity is not None:
+                secrets.se = self._identity.agree(_x25519_part(init2.public_key))
             static = None
             if tail2.sealed is not None:
                 static = secrets.open(i2a, tail2.sealed)
@@ -221,13 +224,13 @@ class AuthenticatedAgreement:
         """A: the key that it offered, if B used it."""
         if not tail2.psk_used:
             return None
-        if self._terms.identity is None or self._terms.psk is None:
+        if self._identity is None or self._psk is None:
             raise PeerError(PeerReason.INIT_TAIL, "it uses a pre-shared key that was not offered")
-        return self._terms.psk
+        return self._psk
 
     def _check_peer(self, static: bytes | None, public: bytes) -> None:
         """Refuse reflections, and other encodings of a key than the one there is."""
-        own = self._terms.identity
+        own = self._identity
         _check_point(_x25519_part(public))
         if static is not None:
             _check_point(static)

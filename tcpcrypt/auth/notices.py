@@ -7,8 +7,6 @@ from typing import Final
 
 __all__ = [
     "CHANGED",
-    "FIRST_CONTACT",
-    "FULL",
     "HOW_TO_ACCEPT",
     "MISSING",
     "NOT_PINNED",
@@ -40,10 +38,6 @@ REVOKED: Final = "{scope} showed {shown}, which is revoked"
 NO_KEY: Final = "{scope} showed no key"
 NO_PSK: Final = "{scope} showed {shown} and did not use the pre-shared key {psk}"
 VERSION: Final = "{scope} agreed on keys by version {version}, which policy excludes"
-
-# What is learnt.
-FIRST_CONTACT: Final = "{scope} showed {shown} for the first time; it is remembered"
-FULL: Final = "{scope} showed {shown}, which is not remembered: there is no room, forget some peers"
 
 # What commands say at length.
 WARNING: Final = """\

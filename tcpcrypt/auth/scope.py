@@ -15,7 +15,7 @@ from typing import Final
 
 from tcpcrypt.errors import LocalError
 
-__all__ = ["INCOMING", "check_scope", "outgoing_scope", "read_scope"]
+__all__ = ["INCOMING", "check_scope", "is_name", "outgoing_scope", "read_scope"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -77,6 +77,12 @@ def check_scope(text: str) -> None:
     """Raise `LocalError` unless `text` is a scope in the spelling that is compared."""
     if (spelt := read_scope(text)) != text:
         raise LocalError(f"{text!r} is not how this is written: {spelt!r} is")
+
+
+def is_name(scope: str) -> bool:
+    """Whether a scope names its host, which a daemon that sees addresses alone never looks up."""
+    host = scope.rpartition(":")[0]
+    return not host.startswith("[") and not host.rpartition(".")[2].isdecimal() and host != ""
 
 
 def _joined(host: str, port: int) -> str:

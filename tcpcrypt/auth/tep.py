@@ -84,6 +84,10 @@ class AuthenticatedTep:
             return False
         return True
 
+    def judge(self, peer_identity: bytes | None) -> None:
+        """As the terms do."""
+        self.terms.judge(PeerProof.unpack(peer_identity or b""))
+
     def sn(self, nonce_a: bytes, nonce_b: bytes, eno_transcript: bytes) -> bytes:
         """Both nonces, and the hash of both options: unlike in RFC 8548 they are bound."""
         return nonce_a + nonce_b + hashlib.sha256(eno_transcript).digest()

@@ -11,7 +11,7 @@ from tcpcrypt.auth import notices
 from tcpcrypt.auth.fingerprint import is_fingerprint, randomart
 from tcpcrypt.auth.introductions import revoke
 from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
-from tcpcrypt.auth.scope import INCOMING
+from tcpcrypt.auth.scope import INCOMING, is_name
 from tcpcrypt.cli import keys, query
 from tcpcrypt.errors import LocalError
 
@@ -86,6 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _accept(arguments: argparse.Namespace) -> int:
+    if is_name(arguments.scope):
+        keys.warn(
+            f"{arguments.scope}: the daemon knows services by their addresses; names are for"
+            " programs that connect by name"
+        )
     file = keys.known_peers_file(arguments)
     file.refresh()
     key, others = _considered(file.current, arguments)

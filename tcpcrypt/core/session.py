@@ -463,9 +463,9 @@ class Session:
         self._events.append(established)
         if self._proof_due and not established.resumed:
             self._prove()
-        if self._tep.first_frame_proves and not (self._unsent or self._finish_wanted):
-            # B waits for it: it proves this host.  (From B it proves a resumed session.)
-            self._seal(sender)
+        proves = self._tep.first_frame_proves and (self.role is Role.A or established.resumed)
+        if proves and not (self._unsent or self._finish_wanted):
+            self._seal(sender)  # the peer waits for it
         while self._unsent:
             data, urgent = self._unsent.popleft()
             self._seal(sender, data, urgent=urgent)
@@ -496,7 +496,12 @@ class Session:
         self._events.append(PeerProved(self._known.peer_identity or b""))
 
     def _first_frame(self) -> None:
-        """The peer's first frame opened, and the TEP waits for it."""
+        """The peer's first frame opened, and the TEP waits for it.
+
+        Raises `AuthenticationError` if it will not do any more.
+        """
+        waiting = self._known if self._unproved is None else self._unproved.established
+        self._tep.judge(waiting.peer_identity)
         unproved, self._unproved = self._unproved, None
         if unproved is not None:
             self._go_on(unproved)

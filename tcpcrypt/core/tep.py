@@ -93,6 +93,14 @@ class TepSpec(Protocol):
         """Whether a session that proved `peer_identity` may go on, as things are now."""
         ...
 
+    def judge(self, peer_identity: bytes | None) -> None:
+        """Accept a peer that has just proved itself by its first frame.
+
+        Raises `AuthenticationError`: what was accepted when it was claimed may
+        have been revoked since.
+        """
+        ...
+
     def sn(self, nonce_a: bytes, nonce_b: bytes, eno_transcript: bytes) -> bytes:
         """sn[i] of a resumed session; the nonces by role in the original session."""
         ...
@@ -227,6 +235,9 @@ class PlainTep:
     def may_resume(self, peer_identity: bytes | None, answering: Offer | None = None) -> bool:
         """There is nothing that could have changed."""
         return True
+
+    def judge(self, peer_identity: bytes | None) -> None:
+        """Nobody proves anything."""
 
     def sn(self, nonce_a: bytes, nonce_b: bytes, eno_transcript: bytes) -> bytes:
         """RFC 8548 section 3.5: the nonces alone."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
-from tcpcrypt.daemon.demands import contradictions, demands
+from tcpcrypt.core.policy import FlowDirection, Match, Policy
+from tcpcrypt.daemon.demands import contradictions, demands, effective_mode
 from tcpcrypt.daemon.key_lines import KeyPath, Lines
 from tcpcrypt.daemon.keys import (
     COMBINATIONS_MAX,
@@ -333,7 +333,7 @@ class _Reader:
         if "uid" in match or "cgroup" in match:
             direction = "outgoing"
         return Policy(
-            Mode(found["mode"]),
+            effective_mode(found),
             Match(
                 direction=None if direction == "both" else FlowDirection(direction),
                 local=match.get("local", ()),

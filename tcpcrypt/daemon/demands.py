@@ -7,7 +7,7 @@ from typing import Any
 
 from tcpcrypt.core.policy import FlowDirection, Mode, Policy
 
-__all__ = ["contradictions", "demands", "sentences", "warnings"]
+__all__ = ["contradictions", "demands", "effective_mode", "sentences", "warnings"]
 
 
 def demands(found: Mapping[str, Any]) -> dict[str, str]:
@@ -18,6 +18,16 @@ def demands(found: Mapping[str, Any]) -> dict[str, str]:
         "pq": found.get("pq", "off" if auth == "none" else "prefer"),
         "psk": found.get("psk", ""),
     }
+
+
+def effective_mode(found: Mapping[str, Any]) -> Mode:
+    """The mode; where each host has to prove a certain key, that of a policy that requires.
+
+    So the rules that hold while no daemon runs hold for it, too.
+    """
+    mode = Mode(found["mode"])
+    certain = demands(found)["auth"] in ("pinned", "psk")
+    return Mode.REQUIRE if certain and mode is Mode.OPPORTUNISTIC else mode
 
 
 def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -64,5 +74,3 @@ def warnings(policy: Policy) -> Iterator[str]:
             "the first contact with a host may go in the clear, and is whoever answers; from the"
             " second on only its key does"
         )
-    if policy.mode is Mode.OPPORTUNISTIC and policy.auth in ("pinned", "psk"):
-        yield f'`auth` = "{policy.auth}" refuses what "opportunistic" would let go in the clear'

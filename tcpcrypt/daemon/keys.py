@@ -283,7 +283,8 @@ KEYS: Final[tuple[Key, ...]] = (
         " with this extension, which is an experimental one (TEP 0x20), and both show an identity"
         " key, in the clear where this host opens the connection.  Under `tofu` hosts that this"
         " host connects to are known by address and port; hosts that connect to it by their keys"
-        " alone, of which any is accepted that was not revoked.",
+        ' alone, of which any is accepted that was not revoked.  "pinned" and "psk" make the mode'
+        " `require`, and so does `tofu` for a host that is known, as long as the daemon runs.",
     ),
     _choice(
         "policy",

@@ -48,6 +48,14 @@ mode = "opportunistic"
 # match = { direction = "outgoing", remote = "10.1.2.3", ports = 5432 }
 # mode = "require"
 #
+# Have that host prove, too, that it is the one that it was at the first contact
+# (tcpcrypt on both hosts; `tcpcrypt peers list` shows what is remembered):
+#
+# [[policy]]
+# match = { direction = "outgoing", remote = "10.1.2.4", ports = 5432 }
+# mode = "require"
+# auth = "tofu"
+#
 # What the programs of one service of this host open:
 #
 # [[policy]]

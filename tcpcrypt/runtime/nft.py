@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from tcpcrypt.runtime.rules import Rule
 __all__ = ["COMMAND", "Nft", "queue_refusal", "rendered", "rules_in"]
 
 COMMAND: Final = "nft"
+_NOTHING: Final = script(())
 _LISTING: Final = ("--handle", "--numeric", "--stateless")
 _MOUNTS: Final = Path("/proc/mounts")
 _CHAIN: Final = re.compile(r"\tchain (\S+) \{")
@@ -44,22 +46,33 @@ class Nft:
         self._families = tuple(families)
         self._shape: Counter[str] | None = None
         """The rules as the kernel told them once they were installed; None: they are not."""
+        self._text = _NOTHING
+        """What was loaded last, and found in the kernel afterwards."""
 
     def install(self, rules: Iterable[Rule]) -> None:
         """Put `rules` into the kernel, in place of those that are there.
 
-        One transaction: if it fails, nothing has changed.
+        One transaction: if it fails, nothing has changed.  If the kernel has
+        something else afterwards, those that were installed before are put back.
         """
         text = self._script(rules)
         if self._shape is None and "queue num" in text and (why := queue_refusal()):
             raise LocalError(why)
         self._load(text)
+        try:
+            self._shape = self._verified(text)
+        except BaseException:
+            with contextlib.suppress(LocalError):
+                self._load(self._text)
+            raise
+        self._text = text
+
+    def _verified(self, text: str) -> Counter[str]:
+        """Our rules as the kernel tells them, once their number is right."""
         found = Counter(self.listed())
         if found.total() != _count(text):
-            if self._shape is None:
-                self.remove()
             raise LocalError(f"{COMMAND}: the kernel has other rules than were installed")
-        self._shape = found
+        return found
 
     def rehearse(self, rules: Iterable[Rule]) -> None:
         """See whether the kernel takes `rules`, in a transaction that is not ended.
@@ -90,10 +103,10 @@ class Nft:
             if known:
                 raise
             return 0  # a kernel without nf_tables
-        kept = self._script(keep) if known else self._script(())
+        kept = self._script(keep) if known else _NOTHING
         if there or _count(kept):
             self._load(kept)
-        self._shape = None
+        self._shape, self._text = None, _NOTHING
         return len(found)
 
     def listed(self) -> list[str]:

@@ -4,7 +4,8 @@
       10.99.2.0/24   10.99.1.0/24
                    eavesdropper sits on this wire
 
-`client` and `server` run tcpcryptd for port 80, `old` has never heard of it.
+`client` and `server` run tcpcryptd for port 80, `old` has never heard of it.  Two
+more hosts ask each other who they are (`tcpcrypt.tools.demo_trust`).
 Everything is verified, not shown only: the demo succeeds if every check does.
 """
 
@@ -29,6 +30,7 @@ from typing import Any, Final
 from tcpcrypt import _fast
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.tools.demo_text import Printer
+from tcpcrypt.tools.demo_trust import TrustDemo
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Capture, Host, Lab, Link, become_root, free_of, wait_until
 from tcpcrypt.wire.segment import Segment
@@ -53,6 +55,7 @@ class Results:
     checks: dict[str, bool] = field(default_factory=dict)
     connections: list[dict[str, Any]] = field(default_factory=list)
     eavesdropper: dict[str, Any] = field(default_factory=dict)
+    trust: dict[str, Any] = field(default_factory=dict)
     throughput: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,6 +108,7 @@ def run(megabytes: int, *, as_json: bool) -> int:
             "checks": results.checks,
             "connections": results.connections,
             "eavesdropper": results.eavesdropper,
+            "trust": results.trust,
             "throughput": results.throughput,
         }
         print(json.dumps(document, indent=2))
@@ -172,6 +176,15 @@ class _Demo:
             self._look_at(capture)
             del capture
             self._fall_back(client, second_wire, old_end, ours)
+            trust = self._directory / "t"
+            trust.mkdir()
+            self._results.trust = TrustDemo(
+                lab,
+                trust,
+                self._printer,
+                self._check,
+                lambda host, port: self._serve(host, port, site),
+            ).run()
             self._measure(client, far)
             self._check(
                 "both daemons end cleanly and take their rules along",

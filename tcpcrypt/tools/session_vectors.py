@@ -22,7 +22,7 @@ from tcpcrypt.wire.eno import Suboption, SynOption, find_eno
 from tcpcrypt.wire.frame import FrameHeader, sealed_size
 from tcpcrypt.wire.messages import Init1, Init2
 
-__all__ = ["verify_session"]
+__all__ = ["Keys", "Streams", "negotiate", "sender_of", "verify_session"]
 
 _SENDERS: Final = {"A": "A", "B": "B", "original A": "A", "original B": "B"}
 
@@ -40,7 +40,7 @@ def _verify(vector: Fields, checker: Checker) -> None:
     algorithm = vector.integer("aead")
     with checker.computing("aead", algorithm):
         parameters = aead(algorithm)
-    _offered, chosen = _negotiate(vector, checker, "", ("eno_a", "eno_b"))
+    _offered, chosen = negotiate(vector, checker, "", ("eno_a", "eno_b"))
     checker.compare("tep", vector.integer("tep"), chosen.tep, "eno_a, eno_b")
     with checker.computing("eno_b", vector.octets("eno_b")):
         curve = group(chosen.tep)
@@ -56,13 +56,13 @@ def _verify(vector: Fields, checker: Checker) -> None:
     ss1 = following.take()
     checker.compare("ss1", vector.octets("ss1"), _bytes(ss1))
 
-    keys = _Keys(master, parameters)
+    keys = Keys(master, parameters)
     for name, direction in (("k_ab", "A"), ("k_ba", "B")):
         for generation, stated in enumerate(vector.octets_list(name)):
             computed = keys.of(direction, generation)
             checker.compare(f"{name}[{generation}]", stated, _bytes(computed))
     starts = {"A": len(vector.octets("init1")), "B": len(vector.octets("init2"))}
-    _Streams(checker, parameters, keys, starts).verify("frames", vector.objects("frames"))
+    Streams(checker, parameters, keys, starts).verify("frames", vector.objects("frames"))
     if "resumed" in vector:
         _verify_resumed(vector.object("resumed"), checker, parameters, chosen.tep, ss1)
 
@@ -74,7 +74,7 @@ def _verify_masters(vector: Fields, checker: Checker, master: Secret) -> None:
         master = cprf(master, CONST_REKEY, K_LEN)
 
 
-def _negotiate(
+def negotiate(
     fields: Fields, checker: Checker, prefix: str, names: tuple[str, str]
 ) -> tuple[SynOption, Suboption]:
     """RFC 8547 section 4.5: the last TEP in host B's option that both sides offer.
@@ -149,9 +149,9 @@ def _verify_resumed(
     resumed: Fields, checker: Checker, parameters: AeadParameters, tep: int, ss1: Secret
 ) -> None:
     """RFC 8548 section 3.5: roles in options are the present ones, in keys the original."""
-    opener = _sender(resumed, "opener")
+    opener = sender_of(resumed, "opener")
     passive = "B" if opener == "A" else "A"
-    offered, chosen = _negotiate(resumed, checker, "resumed.", ("eno_opener", "eno_passive"))
+    offered, chosen = negotiate(resumed, checker, "resumed.", ("eno_opener", "eno_passive"))
     tep_byte = tep | SUBOPTION_V
     checker.compare("resumed.eno_passive: TEP byte", chosen.first_byte, tep_byte)
     offer = next((s.data for s in offered.suboptions if s.tep == tep), None)
@@ -173,14 +173,14 @@ def _verify_resumed(
     checker.compare("resumed.session_id", resumed.octets("session_id"), session_id)
     mk0 = cprf(ss1, CONST_REKEY + sn, K_LEN)
     checker.compare("resumed.mk0", resumed.octets("mk0"), _bytes(mk0))
-    keys = _Keys(master, parameters)
+    keys = Keys(master, parameters)
     for name, direction in (("k_ab0", "A"), ("k_ba0", "B")):
         checker.compare(f"resumed.{name}", resumed.octets(name), _bytes(keys.of(direction, 0)))
-    streams = _Streams(checker, parameters, keys, {"A": 0, "B": 0})
+    streams = Streams(checker, parameters, keys, {"A": 0, "B": 0})
     streams.verify("resumed.frames", resumed.objects("frames"))
 
 
-class _Keys:
+class Keys:
     """Traffic keys by sender and generation (section 3.4)."""
 
     def __init__(self, master: MasterKey, parameters: AeadParameters) -> None:
@@ -196,11 +196,11 @@ class _Keys:
         return keys.ab if sender == "A" else keys.ba
 
 
-class _Streams:
+class Streams:
     """Both directions of one connection, frame by frame (sections 3.6 to 3.8)."""
 
     def __init__(
-        self, checker: Checker, parameters: AeadParameters, keys: _Keys, starts: dict[str, int]
+        self, checker: Checker, parameters: AeadParameters, keys: Keys, starts: dict[str, int]
     ) -> None:
         self._checker = checker
         self._parameters = parameters
@@ -214,7 +214,7 @@ class _Streams:
 
     def _verify_one(self, name: str, frame: Fields) -> None:
         checker, parameters = self._checker, self._parameters
-        sender, wire = _sender(frame, "sender"), frame.octets("frame")
+        sender, wire = sender_of(frame, "sender"), frame.octets("frame")
         with checker.computing(f"{name}.frame", wire):
             header = FrameHeader.parse(wire, parameters.tag_len)
         if header.frame_len != len(wire):
@@ -258,7 +258,7 @@ class _Streams:
         return bytes(out)
 
 
-def _sender(fields: Fields, name: str) -> str:
+def sender_of(fields: Fields, name: str) -> str:
     text = fields.text(name)
     try:
         return _SENDERS[text]

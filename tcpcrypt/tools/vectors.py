@@ -1,8 +1,9 @@
 """Test vector files: reading them, and checking every value they state.
 
-Two formats, both JSON objects with `format` and `vectors`:
+Three formats, all JSON objects with `format` and `vectors`:
 
 * `tcpcrypt-vectors-1`: whole sessions of RFC 8548 (`tcpcrypt.tools.session_vectors`);
+* `tcpcrypt-authenticated-1`: exchanges of TEP 0x20 (`tcpcrypt.tools.authenticated_vectors`);
 * `tcpcrypt-eno-1`: contents of ENO options and what they parse to (RFC 8547
   section 4.4).
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.errors import PeerError, PeerReason
+from tcpcrypt.tools.authenticated_vectors import verify_authenticated
 from tcpcrypt.tools.session_vectors import verify_session
 from tcpcrypt.tools.vector_fields import Checker, Fields, Mismatch, VectorFileError
 from tcpcrypt.wire.eno import SynOption, find_eno
@@ -112,5 +114,6 @@ def _verify_eno(vector: Fields) -> Checker:
 
 _FORMATS: Final = {
     "tcpcrypt-vectors-1": verify_session,
+    "tcpcrypt-authenticated-1": verify_authenticated,
     "tcpcrypt-eno-1": _verify_eno,
 }

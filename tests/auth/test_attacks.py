@@ -378,8 +378,21 @@ def test_a_server_that_speaks_first_is_neither_early_nor_stuck() -> None:
         assert len(first) == 20, "an empty frame, at once"
         other.receive_data(first)
         assert [type(e) for e in events(other)] == [Established, PeerProved]
-        one.receive_data(drain(other))
+        answer = drain(other)
+        assert len(answer) == 20 + len(b"220 ready")
+        one.receive_data(answer)
         assert data_of(events(one)) == b"220 ready"
+
+
+def test_b_owes_no_frame_where_its_init2_was_the_proof() -> None:
+    one_host, other_host = client(), server()
+    for resumed in (False, True):
+        one, other = connect(one_host, other_host)
+        if not resumed:
+            other.receive_data(drain(one))
+            one.receive_data(drain(other))
+        other.receive_data(drain(one))
+        assert len(drain(other)) == 20 * resumed
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -448,6 +461,43 @@ def test_b_forgets_a_peer_that_never_proves_itself(how: str) -> None:
     silent(other)
     assert unproved.following._ss.wiped
     assert len(other_host.cache) == 0
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("who", ["A", "B"])
+def test_a_key_revoked_during_the_handshake_is_refused_at_its_proof(
+    who: str, resumed: bool
+) -> None:
+    one_terms, other_terms = Conditions(A_KEY), Conditions(B_KEY)
+    one_host, other_host = ta_host(one_terms), ta_host(other_terms)
+    if resumed:
+        exchange(*connect(one_host, other_host))
+    one, other = connect(one_host, other_host)
+    if not resumed:
+        other.receive_data(drain(one))
+    if who == "B":
+        other_terms.accept = only(EVIL.public)
+        one.receive_data(drain(other))
+        other.receive_data(drain(one))
+        assert isinstance(refused(other), AuthenticationError)
+        return
+    one_terms.accept = only(EVIL.public)
+    other.receive_data(drain(one))
+    one.receive_data(drain(other))
+    assert isinstance(one.error, AuthenticationError)
+    assert not one.peer_proved
+
+
+def test_keys_that_change_during_the_handshake_do_not_mix() -> None:
+    """A shows what it had when it began; the next connection shows what it has."""
+    terms = Conditions(A_KEY)
+    one, other = connect(ta_host(terms), server())
+    init1 = drain(one)
+    terms.identity = EVIL
+    other.receive_data(init1)
+    exchange(one, other)
+    assert one.peer_proved
+    assert other.peer_proved
 
 
 # --- replays

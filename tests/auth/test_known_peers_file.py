@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.peer_writers import write_endlessly, write_many
 
 from tcpcrypt.auth import known_peers_file as module
 from tcpcrypt.auth import secret_file
@@ -193,16 +194,9 @@ def test_a_writer_that_does_not_end(path: Path) -> None:
     assert KnownPeersFile(path).refresh()
 
 
-def _write_many(path: Path, number: int, count: int) -> None:
-    file = KnownPeersFile(path)
-    for at in range(count):
-        key = fingerprint(bytes([number, at]) * 16)
-        put(file, KnownPeer(key, f"10.0.{number}.{at}:1", NOW, None, TrustLevel.PINNED))
-
-
 def test_writers_at_once_lose_nothing_of_each_other(path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_many, args=(path, n, 40)) for n in range(4)]
+    writers = [context.Process(target=write_many, args=(path, n, 25)) for n in range(4)]
     for writer in writers:
         writer.start()
     # Whoever reads meanwhile sees whole files alone.
@@ -211,30 +205,25 @@ def test_writers_at_once_lose_nothing_of_each_other(path: Path) -> None:
         reader.refresh()
         assert len(reader.current) >= seen
         seen = len(reader.current)
+        time.sleep(0.001)
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
     reader.refresh()
-    assert len(reader.current) == 4 * 40
-
-
-def _write_endlessly(path: Path) -> None:
-    file = KnownPeersFile(path)
-    for number in range(10**6):
-        key = fingerprint(number.to_bytes(32, "big"))
-        put(file, KnownPeer(key, f"10.0.0.{number % 250 + 1}:1", NOW, None, TrustLevel.PINNED))
+    assert len(reader.current) == 4 * 25
 
 
 def test_a_writer_that_is_killed_leaves_a_whole_file_and_no_lock(path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     put(KnownPeersFile(path), peer())
     for delay in (0.0, 0.003, 0.007):
-        writer = context.Process(target=_write_endlessly, args=(path,))
+        writer = context.Process(target=write_endlessly, args=(path,))
         writer.start()
         before = path.stat().st_ino
         deadline = time.monotonic() + 30
         while path.stat().st_ino == before and time.monotonic() < deadline:
             time.sleep(0.001)
+        assert path.stat().st_ino != before, "it never wrote"
         time.sleep(delay)
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpcrypt.auth.scope import INCOMING, check_scope, outgoing_scope, read_scope
+from tcpcrypt.auth.scope import INCOMING, check_scope, is_name, outgoing_scope, read_scope
 from tcpcrypt.errors import LocalError
 
 
@@ -95,3 +95,15 @@ def test_any_text(text: str) -> None:
     assert scope.isprintable()
     assert " " not in scope
     assert read_scope(scope) == scope
+
+
+@pytest.mark.parametrize(
+    ("scope", "named"),
+    [
+        *((INCOMING, False), ("10.0.0.1:1", False), ("[::1]:1", False), ("[fe80::1%a]:1", False)),
+        *(("localhost:1", True), ("db.example.org:1", True), ("3com.x9:1", True)),
+    ],
+)
+def test_names(scope: str, named: bool) -> None:
+    check_scope(scope)
+    assert is_name(scope) is named

@@ -189,6 +189,16 @@ def test_a_changed_key_where_nobody_can_be_asked(run: Commands) -> None:
     assert run.known == {(S, "tofu", B)}
 
 
+def test_a_name_is_not_what_the_daemon_looks_up(run: Commands) -> None:
+    status, _out, err = run("peers", "pin", "DB.example.org:5432", A)
+    assert status == 0
+    assert err == (
+        "tcpcrypt: db.example.org:5432: the daemon knows services by their addresses; names are"
+        " for programs that connect by name\n"
+    )
+    assert run.known == {("db.example.org:5432", "pinned", A)}
+
+
 def test_trust_several_hosts_of_one_service(run: Commands) -> None:
     run.know((S, "tofu", A))
     assert run("peers", "trust", S, B, "--also")[0] == 0

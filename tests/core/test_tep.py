@@ -8,7 +8,7 @@ from support.hosts import Host, connect, data_of, drain, events, exchange
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Aborted, Established, Role
-from tcpcrypt.core.tep import Exchanged, KeyAgreement, Offer, PlainAgreement
+from tcpcrypt.core.tep import Exchanged, KeyAgreement, Offer, PlainAgreement, tep_spec
 from tcpcrypt.crypto.kdf import cprf, extract
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import AuthenticationError, LocalError, PeerReason
@@ -82,6 +82,9 @@ class SharedKeyTep:
     def may_resume(self, peer_identity: bytes | None, answering: Offer | None = None) -> bool:
         return True
 
+    def judge(self, peer_identity: bytes | None) -> None:
+        raise AuthenticationError(PeerReason.AUTHENTICATION)
+
     def sn(self, nonce_a: bytes, nonce_b: bytes, eno_transcript: bytes) -> bytes:
         return nonce_a + nonce_b
 
@@ -115,6 +118,13 @@ def test_a_tep_brings_its_own_tails_secrets_and_identity() -> None:
         assert first[0].peer_identity == b"server", "kept with the secret for resumption"
         assert second[0].peer_identity == b"client"
         assert data_of(second) == b"hello"
+
+
+def test_plain_teps_ask_nobody() -> None:
+    spec = tep_spec(Config(), 0x23)
+    spec.judge(None)
+    assert spec.may_resume(None)
+    assert not spec.first_frame_proves
 
 
 def test_a_tep_that_refuses_the_peer_aborts() -> None:

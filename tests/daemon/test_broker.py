@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tcpcrypt.auth.fingerprint import fingerprint
+from tcpcrypt.auth.learned import Learned
 from tcpcrypt.daemon.broker import BATCH, Broker, BrokeredPrivileges
 from tcpcrypt.daemon.confinement import confine, find_account
 from tcpcrypt.daemon.process import fork
@@ -27,6 +29,7 @@ from tcpcrypt.tools.netns import Lab, become_root
 
 IP_TRANSPARENT = 19
 FOREIGN = 0x1234
+KEY = fingerprint(bytes(32))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -327,6 +330,61 @@ def test_an_unprivileged_worker_does_its_work(loop: Loop) -> None:
     until(loop, lambda: lost)
     assert worker.wait(5) == 0
     broker.close()
+
+
+def test_a_descriptor_is_handed_over(loop: Loop) -> None:
+    """For what is to be in no message: the worker reads it, and the parent has it no more."""
+    ours, theirs = Words.pair(4096, 1 << 18)
+    mine = Loop()
+    heard: list[tuple[str, int]] = []
+    privileges = BrokeredPrivileges(theirs, (), lambda verb, value: heard.append((verb, value)))
+    privileges.attach(mine)
+    broker = Broker(loop, ours, DirectPrivileges(), heard=lambda *_: None, lost=lambda _why: None)
+    descriptor = os.memfd_create("test")
+    os.write(descriptor, b"secret")
+    before = len(os.listdir("/proc/self/fd"))
+    broker.hand("trust", descriptor)
+    until(mine, lambda: heard)
+    ((verb, came),) = heard
+    assert (verb, os.pread(came, 100, 0)) == ("trust", b"secret")
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(came)
+    broker.close()
+    descriptor = os.memfd_create("test")
+    broker.hand("trust", descriptor)  # to nobody
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    privileges.close()
+    mine.close()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {"news": "first", "key": "tcpcrypt1:x", "scope": "*", "trust": "tofu", "known": []},
+        {"news": "first", "key": KEY, "scope": "*\n", "trust": "tofu", "known": []},
+        {"news": "first", "key": KEY, "scope": "*", "trust": "tofu", "known": [], "more": 1},
+        {"news": "first", "key": KEY, "scope": "*", "trust": "tofu", "known": [KEY] * 9},
+    ],
+)
+def test_what_nobody_can_have_learnt_ends_the_worker(loop: Loop, value: object) -> None:
+    ours, words = Words.pair(4096, 1 << 18)
+    lost: list[str] = []
+    broker = Broker(
+        loop,
+        ours,
+        DirectPrivileges(),
+        expected={"learned"},
+        heard=lambda _verb, word: Learned.from_json(word),
+        lost=lost.append,
+    )
+    words.send("learned", value)
+    until(loop, lambda: lost)
+    assert lost == ["not what was learnt of a peer"]
+    broker.close()
+    words.close()
 
 
 def test_the_worker_is_told_that_there_are_no_sockets(loop: Loop) -> None:

@@ -221,6 +221,16 @@ def test_the_hybrid_is_preferred_where_hosts_are_authenticated(auth: str, pq: st
     assert (policy.auth, policy.pq) == (auth, pq)
 
 
+@pytest.mark.parametrize(
+    ("auth", "mode"),
+    [("tofu", Mode.OPPORTUNISTIC), ("pinned", Mode.REQUIRE), ("psk", Mode.REQUIRE)],
+)
+def test_who_asks_for_a_certain_key_requires_encryption(auth: str, mode: Mode) -> None:
+    psk = 'psk = "x"\n' if auth == "psk" else ""
+    (policy,) = parse(OPEN + f'auth = "{auth}"\n{psk}').policies
+    assert policy.mode is mode
+
+
 # --- faults --------------------------------------------------------------------
 
 BAD = [

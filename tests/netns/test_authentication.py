@@ -12,6 +12,7 @@ from netns.network import PORT, Network
 from netns.observed import segments
 from netns.trusting import Pair, Trusting, ended_by_reset, pair_of, policy
 
+from tcpcrypt.auth.fingerprint import fingerprint
 from tcpcrypt.auth.identity import load_identity
 from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
 from tcpcrypt.auth.psk import create_psk, load_psk
@@ -388,6 +389,26 @@ def test_a_damaged_file_of_known_peers_changes_nothing(two: Pair) -> None:
     path.write_bytes(good)
     two.client.told()
     two.talk()
+    assert len(two.client.daemon.events("first_contact")) == 1
+
+
+def test_a_thousand_known_peers_on_either_side(two: Pair) -> None:
+    """How long a look takes stands in tests/auth/test_known_peers.py: microseconds."""
+    for side, scopes in (
+        (two.client, [f"198.51.{n // 200}.{n % 200}:443" for n in range(1000)]),
+        (two.server, ["*"] * 1000),
+    ):
+        keys = [fingerprint(n.to_bytes(32, "big")) for n in range(1000)]
+        side.store.update(
+            lambda known, keys=keys, scopes=scopes: [
+                pin(known, key, scope, TrustLevel.TOFU)
+                for key, scope in zip(keys, scopes, strict=True)
+            ]
+        )
+    two.start(policy("tofu"))
+    for _ in range(3):
+        two.talk()
+    wait_until(lambda: (len(two.client.known()), len(two.server.known())) == (1001, 1001), "1,001")
     assert len(two.client.daemon.events("first_contact")) == 1
 
 

@@ -171,10 +171,28 @@ def test_a_line_that_nft_does_not_take_is_shown(
 def test_a_kernel_that_keeps_less_than_it_was_given(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    _program(tmp_path, "nft", "exit 0\n")
+    """What was there before is put back."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    log, told = tmp_path / "log", tmp_path / "told"
+    _program(
+        tmp_path,
+        "nft",
+        f'case "$*" in *"-f -") echo LOAD >> {log}; cat >> {log};; *) cat {told};; esac\n',
+    )
+    told.write_text("")
     with pytest.raises(LocalError, match="other rules than were installed"):
-        Nft().install([RULE])
+        Nft((4,)).install([RULE])
+    first, again = log.read_text().split("LOAD\n")[1:]
+    assert "return" in first
+    assert again.splitlines() == ["add table inet tcpcrypt", "delete table inet tcpcrypt"]
+    firewall = Nft((4,))
+    told.write_text("table inet tcpcrypt\n\tchain a {\n\t\treturn # handle 1\n\t}\n")
+    firewall.install([RULE])
+    log.unlink()
+    with pytest.raises(LocalError, match="other rules than were installed"):
+        firewall.install([RULE, RULE])
+    assert log.read_text().split("LOAD\n")[2] == first
+    assert firewall.missing() == 0
 
 
 def test_iptables_that_fails_when_removing_knows_what_to_keep_the_next_time(

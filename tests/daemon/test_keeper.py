@@ -1,0 +1,258 @@
+"""The files of identities: what the worker is given, what is written down, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tcpcrypt.auth.fingerprint import fingerprint
+from tcpcrypt.auth.identity import Identity, load_identity
+from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
+from tcpcrypt.auth.known_peers_file import KnownPeersFile
+from tcpcrypt.auth.learned import Learned, News
+from tcpcrypt.auth.psk import Psk, PskStore, create_psk
+from tcpcrypt.auth.trust import Trust
+from tcpcrypt.core.policy import Mode, Policy
+from tcpcrypt.crypto import hybrid
+from tcpcrypt.daemon.configuration import DaemonSettings
+from tcpcrypt.daemon.hoard import packed, unpack
+from tcpcrypt.daemon.keeper import Keeper
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.loop import Loop
+
+TOFU = Policy(Mode.REQUIRE, auth="tofu", pq="prefer")
+PLAIN = Policy(Mode.REQUIRE)
+SCOPE = "192.0.2.7:5432"
+KEY, OTHER = (fingerprint(bytes([n]) * 32) for n in (1, 2))
+NOW = 1_790_000_000
+
+
+def first(key: str = KEY, scope: str = SCOPE) -> Learned:
+    return Learned(News.FIRST, key, scope, TrustLevel.TOFU)
+
+
+@dataclasses.dataclass
+class Site:
+    """A keeper, and what it gives, acknowledges and reports."""
+
+    state: Path
+    keeper: Keeper
+    loop: Loop
+    reports: list[tuple[str, dict[str, object]]]
+    given: list[tuple[Trust, int]]
+    acknowledged: list[int]
+
+    @property
+    def file(self) -> KnownPeersFile:
+        return KnownPeersFile(self.state / "known_peers")
+
+    def load(self, *policies: Policy) -> Trust:
+        trust = self.keeper.load(policies, DaemonSettings(state=self.state))
+        assert trust is not None
+        return trust
+
+    def on_disk(self) -> KnownPeers:
+        file = self.file
+        file.refresh()
+        return file.current
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr("tcpcrypt.daemon.keeper.PSKS", tmp_path / "none")
+    state, loop = tmp_path / "state", Loop()
+    reports: list[tuple[str, dict[str, object]]] = []
+    keeper = Keeper(DaemonSettings(state=state), lambda *words: reports.append(words))
+    site = Site(state, keeper, loop, reports, [], [])
+    keeper.attach(loop, lambda *given: site.given.append(given), site.acknowledged.append)
+    yield site
+    loop.close()
+
+
+# --- what is read ----------------------------------------------------------------------
+
+
+def test_who_needs_nothing_is_given_nothing(site: Site) -> None:
+    never = Policy(Mode.NEVER, auth="tofu")
+    assert site.keeper.load((PLAIN, never), DaemonSettings(state=site.state)) is None
+    site.keeper.look()
+    assert not site.state.exists()
+    assert not site.reports
+    assert site.keeper.identity() == {}
+
+
+def test_the_first_need_makes_an_identity(site: Site) -> None:
+    trust = site.load(TOFU)
+    assert trust.identity is not None
+    kept = load_identity(site.state / "identity").fingerprint
+    assert trust.identity.fingerprint == kept
+    assert site.reports == [("identity", {"fingerprint": kept, "made": "now"})]
+    again = site.load(TOFU).identity
+    assert again is not None
+    assert again.fingerprint == kept
+    assert len(site.reports) == 1
+    assert site.keeper.identity() == {"identity": kept}
+
+
+def test_the_hybrid_alone_needs_no_identity(site: Site) -> None:
+    trust = site.load(Policy(Mode.REQUIRE, pq="prefer"))
+    assert trust.identity is None
+    assert not (site.state / "identity").exists()
+
+
+def test_what_is_missing_is_said_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    psk = Policy(Mode.REQUIRE, auth="psk", psk="site")
+    with pytest.raises(LocalError, match=r"there is no pre-shared key 'site' in .*psk or "):
+        site.load(psk)
+    create_psk(site.state / "psk", "site")
+    assert site.load(psk).psks.by_name("site") is not None
+    monkeypatch.setattr(hybrid, "available", lambda: False)
+    with pytest.raises(LocalError, match="does not have"):
+        site.load(Policy(Mode.REQUIRE, pq="require"))
+    assert not site.load(Policy(Mode.REQUIRE, pq="prefer")).hybrid
+
+
+def test_files_that_others_can_read_are_refused(site: Site) -> None:
+    site.load(TOFU)
+    (site.state / "identity").chmod(0o644)
+    with pytest.raises(LocalError, match="others could have read"):
+        site.load(TOFU)
+
+
+# --- what is written ---------------------------------------------------------------------
+
+
+def test_what_is_learnt_is_written_and_acknowledged(site: Site) -> None:
+    site.load(TOFU)
+    for number in range(3):
+        site.keeper.take(first(scope=f"192.0.2.7:{number + 1}"))
+    site.keeper.look()
+    assert len(site.on_disk()) == 3
+    assert site.acknowledged == [3]
+    assert not site.given
+
+
+def test_what_another_has_written_meanwhile_is_kept_and_given_on(site: Site) -> None:
+    site.load(TOFU)
+    pinned = KnownPeer(OTHER, SCOPE, NOW, None, TrustLevel.PINNED)
+    site.file.update(lambda known: known.put(pinned))
+    site.keeper.take(first())  # no first contact any more
+    site.keeper.look()
+    assert list(site.on_disk()) == [pinned]
+    ((trust, applied),) = site.given
+    assert applied == 1
+    assert list(trust.known) == [pinned]
+    assert not site.acknowledged
+
+
+def test_a_change_is_given_once(site: Site) -> None:
+    site.load(TOFU)
+    for _ in range(2):
+        site.keeper.look()
+    assert not site.given
+    site.file.update(lambda known: known.put(KnownPeer(KEY, "*", NOW, None, TrustLevel.REVOKED)))
+    for _ in range(2):
+        site.keeper.look()
+    assert len(site.given) == 1
+    assert site.given[0][0].known.is_revoked(KEY)
+
+
+def test_another_identity_and_another_psk_are_given_on(site: Site) -> None:
+    site.load(TOFU)
+    create_psk(site.state / "psk", "site")
+    site.keeper.look()
+    assert len(site.given) == 1
+    (site.state / "identity").unlink()
+    site.keeper.look()
+    assert len(site.given) == 2
+
+
+def test_a_fault_keeps_what_was_in_force_and_is_told_once(site: Site) -> None:
+    site.load(TOFU)
+    path = site.state / "known_peers"
+    path.write_text("nonsense\n")
+    site.keeper.take(first())
+    for _ in range(3):
+        site.keeper.look()
+    assert [event for event, _ in site.reports] == ["identity", "trust_failed"]
+    assert str(path) in str(site.reports[-1][1]["reason"])
+    assert not site.given
+    path.unlink()
+    site.keeper.look()
+    assert [peer.key for peer in site.on_disk()] == [KEY]
+    assert site.given or site.acknowledged
+
+
+def test_a_flood_of_proofs_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tcpcrypt.daemon.keeper._WAITING_MAX", 10)
+    site.load(TOFU)
+    for number in range(25):
+        site.keeper.take(first(scope=f"192.0.2.7:{number + 1}"))
+    site.keeper.look()
+    assert len(site.on_disk()) == 10
+    assert site.reports[-1] == ("exhausted", {"reason": "15 proofs are not written down"})
+
+
+def test_what_is_left_is_written_at_the_end(site: Site) -> None:
+    site.load(TOFU)
+    site.keeper.take(first())
+    site.keeper.flush()
+    assert len(site.on_disk()) == 1
+    site.keeper.flush()
+    assert site.acknowledged == [1]
+
+
+# --- on the way to the worker ---------------------------------------------------------------
+
+
+def test_what_is_known_goes_over_whole() -> None:
+    known = KnownPeers()
+    known.put(KnownPeer(KEY, SCOPE, NOW, NOW, TrustLevel.TOFU))
+    psks = PskStore([Psk.generate("site-a"), Psk.generate("b")])
+    identity = Identity.generate()
+    before = [(psk.name, psk.hint, bytes(psk.key.view())) for psk in psks]
+    descriptor = packed(Trust(known, psks, identity, True, enforce=False), 7)
+    try:
+        for _ in range(2):  # it may be read more than once
+            trust, applied = unpack(descriptor)
+            assert (applied, trust.hybrid, trust.enforce) == (7, True, False)
+            assert trust.identity is not None
+            assert trust.identity.public == identity.public
+            after = [(psk.name, psk.hint, bytes(psk.key.view())) for psk in trust.psks]
+            assert after == before
+            assert trust.known == known
+    finally:
+        os.close(descriptor)
+
+
+def test_the_giver_keeps_no_secret() -> None:
+    psk, identity = Psk.generate("site"), Identity.generate()
+    os.close(packed(Trust(KnownPeers(), PskStore([psk]), identity, True), 0))
+    with pytest.raises(RuntimeError):
+        identity.private_bytes()
+    with pytest.raises(RuntimeError):
+        psk.key.view()
+
+
+def test_without_an_identity() -> None:
+    descriptor = packed(Trust(KnownPeers(), PskStore(), None, False), 0)
+    trust, _applied = unpack(descriptor)
+    os.close(descriptor)
+    assert (trust.identity, trust.hybrid, len(trust.psks)) == (None, False, 0)
+
+
+@pytest.mark.parametrize("length", [0, 5, 23, 24, 40])
+def test_a_part_of_it_is_no_state(length: int) -> None:
+    known = KnownPeers()
+    known.put(KnownPeer(KEY, SCOPE, NOW, NOW, TrustLevel.TOFU))
+    descriptor = packed(Trust(known, PskStore(), Identity.generate(), True), 0)
+    try:
+        os.ftruncate(descriptor, length)
+        with pytest.raises(LocalError):
+            unpack(descriptor)
+    finally:
+        os.close(descriptor)
