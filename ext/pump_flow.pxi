@@ -3,8 +3,9 @@
 
 cdef enum:
     WHOLE_FRAME = HEADER_LEN + CIPHERTEXT_MAX
-    # Wire bytes of a batch: four of the largest frames.
-    BATCH = 4 * WHOLE_FRAME
+    # Wire bytes of a batch: four full frames, which are of 64 KiB each unless
+    # configured otherwise, so that in bulk reads end where frames end.
+    BATCH = 4 * 64 * 1024
     # Holds a batch, the frame of which a part was there before it, and what
     # sealing adds to the last frames of a batch.
     BLOCK_SIZE = 336 * 1024

@@ -335,10 +335,18 @@ class Relay:
 
     def _on_back(self, back: Back) -> None:
         """The pump has come upon something that is decided here."""
+        self._regain(back)
+        try:
+            self._go_on(back)
+        except Exception as error:
+            # Nobody else knows whose this is; neither side is to wait for ever.
+            self._finish(Ending.ABORTED, f"{type(error).__name__}: {error}")
+            raise
+
+    def _go_on(self, back: Back) -> None:
         inner, outer = self._inner, self._outer
         if inner is None or self._over:
             raise LocalError("a relay that is not at work came back")
-        self._regain(back)
         if self.session is not None:
             self.session.take_back(back.streams)
         inner.take_back(back.to_inner)
