@@ -68,6 +68,7 @@ from tcpcrypt._fast._c_frames cimport (
 
 include "pump_system.pxi"
 include "pump_flow.pxi"
+include "pump_steps.pxi"
 include "pump_thread.pxi"
 
 FLOW_OFF, FLOW_WATCH, FLOW_COPY, FLOW_CRYPT = OFF, WATCH, COPY, CRYPT

@@ -191,8 +191,11 @@ class Relay:
             else:
                 self._finish(Ending.RESET_BY_APPLICATION)
             return None
-        self._reads += 1
-        self._read_bytes += size
+        if size:
+            self._reads += 1
+            self._read_bytes += size
+        else:
+            self._reads = self._read_bytes = 0  # what is left may be short
         return size
 
     def _deliver(self, data: memoryview, *, borrowed: bool = False) -> None:
@@ -254,6 +257,7 @@ class Relay:
             elif isinstance(event, Established):
                 if self._timer is not None:
                     self._timer.cancel()
+                self._reads = self._read_bytes = 0
                 self._flush_session()
                 self._ready(event)
             elif isinstance(event, Rekeyed):
