@@ -55,6 +55,7 @@ def test_a_page_fresh_then_resumed(pair: Network, site: Path, family: int) -> No
 
 def test_eno_is_where_rfc_8547_section_4_6_wants_it(pair: Network, site: Path) -> None:
     pair.web(site)
+    pair.spare_room()
     ours, _theirs = pair.both()
     with Capture(pair.client_end) as capture:
         pair.curl("/page.html")
