@@ -12,9 +12,12 @@ APT := python3-venv python3-dev gcc libc6-dev libssl-dev iptables iproute2 tcpdu
 
 # Programs that the tests run as they are, and that nothing else needs.
 APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-server \
-            systemd groff-base man-db nftables
+            systemd groff-base man-db nftables valgrind
 
-.PHONY: build deps deps-test demo test test-long bench lint vectors clean help
+# Programs that the benchmark of whole chains sets beside this one.
+APT_BENCH := stunnel4 spiped openssh-server openssh-client openssl
+
+.PHONY: build deps deps-test deps-bench demo test test-long bench bench-planes bench-all lint vectors clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -64,6 +67,9 @@ deps:
 deps-test: deps
 	$(call install,$(APT_TEST))
 
+deps-bench: deps
+	$(call install,$(APT_BENCH))
+
 demo: build ## two hosts, curl and an HTTP server, encrypted in between
 	$(BIN)/tcpcrypt demo
 
@@ -76,6 +82,12 @@ test-long: deps-test build ## what takes longer: soaks and deep random testing
 
 bench: build ## throughput of the hot path beside libcrypto's own
 	$(BIN)/pytest bench --benchmark-only
+
+bench-planes: deps-bench build ## whole chains beside stunnel, spiped, ssh: docs/performance.md, half an hour
+	$(BIN)/python bench/document.py --measure planes
+
+bench-all: deps-bench build ## all figures and pictures of docs/performance.md anew; the machine to be quiet
+	$(BIN)/python bench/document.py --measure all
 
 lint: build ## style, types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -7,7 +7,8 @@ the sockops backend takes clang and libbpf's headers; a program that was built
 before is taken as it is where these are missing.
 
 TCPCRYPT_PUREPYTHON=1   build no extension
-TCPCRYPT_REQUIRE_EXT=1  fail if the extension does not build; warnings are errors
+TCPCRYPT_REQUIRE_EXT=1  fail if one of the two does not build; warnings are errors
+TCPCRYPT_CLANG          the clang to take
 """
 
 import os
@@ -88,8 +89,14 @@ class BuildPyAndBpf(build_py):
         target = BPF_OBJECT if self.editable_mode else Path(self.build_lib) / BPF_OBJECT
         target.parent.mkdir(parents=True, exist_ok=True)
         problem = compile_bpf(target)
-        if problem and not target.exists():
-            print(f"tcpcrypt: built without the sockops backend: {problem}", file=sys.stderr)
+        if problem and target.exists():
+            print(f"tcpcrypt: BPF program of an earlier build, because {problem}", file=sys.stderr)
+        elif problem and asked("TCPCRYPT_REQUIRE_EXT"):
+            sys.exit(f"tcpcrypt: BPF program not built: {problem}")
+        elif problem:
+            print(
+                f"tcpcrypt: built without the sockops backend, because {problem}", file=sys.stderr
+            )
 
     def get_source_files(self):
         return [*super().get_source_files(), str(BPF_SOURCE), *map(str, Path("ext").glob("*.h"))]
@@ -111,7 +118,7 @@ def compile_bpf(target):
     except OSError as error:
         return f"{clang}: {error.strerror}"
     if done.returncode:
-        return f"clang failed: {done.stderr.strip().splitlines()[0] if done.stderr else '?'}"
+        return f"clang failed: {(done.stderr.strip() or str(done.returncode)).splitlines()[0]}"
     os.replace(f"{target}.new", target)
     return None
 

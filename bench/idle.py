@@ -12,8 +12,10 @@ since before the first connection divided by their number.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import operator
+import os
 import resource
 import select
 import socket
@@ -53,15 +55,20 @@ def memory(pid: int) -> int:
     """Resident bytes of a process and its descendants."""
     total = 0
     for one in family(pid):
-        for line in Path(f"/proc/{one}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                total += int(line.split()[1]) * 1024
+        with contextlib.suppress(OSError):  # some live for a moment only
+            for line in Path(f"/proc/{one}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    total += int(line.split()[1]) * 1024
     return total
 
 
 def descriptors(pid: int) -> int:
     """Open descriptors of the one process among them that has most."""
-    return max(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in family(pid))
+    found = [0]
+    for one in family(pid):
+        with contextlib.suppress(OSError):
+            found.append(len(os.listdir(f"/proc/{one}/fd")))
+    return max(found)
 
 
 def echo(address: str) -> None:
@@ -100,7 +107,7 @@ def ask(sockets: Iterable[socket.socket]) -> int:
     return good
 
 
-def open_all(host: Host, address: str, count: int) -> list[socket.socket]:
+def open_all(host: Host, to: tuple[str, int], count: int) -> list[socket.socket]:
     """`count` connections on which a byte was echoed; stops at the first that fails."""
     opened: list[socket.socket] = []
     while len(opened) < count:
@@ -110,7 +117,7 @@ def open_all(host: Host, address: str, count: int) -> list[socket.socket]:
         ]
         connecting = select.epoll()
         for sock in batch:
-            sock.connect_ex((address, PORT))
+            sock.connect_ex(to)
             connecting.register(sock, select.EPOLLOUT)
         left, end = len(batch), time.monotonic() + PATIENCE
         while left and time.monotonic() < end:
@@ -152,13 +159,13 @@ def measure(count: int) -> dict[str, Any]:
         )  # fmt: skip
         assert service.stdout is not None
         assert service.stdout.readline() == "ready\n"
-        for sock in open_all(client, far.v4, AT_ONCE):
+        for sock in open_all(client, (far.v4, PORT), AT_ONCE):
             sock.close()
         time.sleep(1)
         pids = [daemon.process.pid for daemon in daemons]
         before, descriptors_before = [memory(p) for p in pids], [descriptors(p) for p in pids]
         begun = time.monotonic()
-        sockets = open_all(client, far.v4, count)
+        sockets = open_all(client, (far.v4, PORT), count)
         seconds = time.monotonic() - begun
         time.sleep(2)
         figures = {

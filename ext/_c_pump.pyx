@@ -68,6 +68,7 @@ from tcpcrypt._fast._c_frames cimport (
 
 include "pump_system.pxi"
 include "pump_flow.pxi"
+include "pump_steps.pxi"
 include "pump_thread.pxi"
 
 FLOW_OFF, FLOW_WATCH, FLOW_COPY, FLOW_CRYPT = OFF, WATCH, COPY, CRYPT
@@ -206,6 +207,7 @@ cdef class Pump:
         cdef Thread *thread
         cdef Flow flow
         cdef size_t tag_len = 0
+        cdef int error
         if self.closed or getpid() != self.owner:
             raise RuntimeError("pump is closed")
         if outgoing not in (OFF, COPY, CRYPT) or incoming not in (OFF, WATCH, COPY, CRYPT):
@@ -234,8 +236,10 @@ cdef class Pump:
             conn.frames_left, conn.small_end = min(frames_left, 1 << 62), min(small_end, 1 << 62)
             conn.open_at = open_at
             thread = self.least()
-            if thread == NULL:
-                raise OSError(errno, os.strerror(errno))
+            if not thread.started:
+                error = start(thread)
+                if error:
+                    raise OSError(error, os.strerror(error))
             if begun.len:
                 if not keep_wire(conn, <const uint8_t *>begun.buf, begun.len):
                     raise MemoryError
@@ -309,13 +313,13 @@ cdef class Pump:
         return conn
 
     cdef Thread *least(self) noexcept:
-        """The thread with fewest flows, started; NULL with errno if it cannot be."""
+        """The thread with fewest flows."""
         cdef int index
         cdef Thread *best = &self.threads[0]
         for index in range(1, self.count):
             if self.threads[index].flows < best.flows:
                 best = &self.threads[index]
-        return best if best.started or start(best) else NULL
+        return best
 
     cdef void unlist(self, Conn *conn) noexcept:
         """Take it from the list of those that came back, if it is there still."""

@@ -43,9 +43,10 @@ cdef bint watch_side(Thread *thread, Side *side) noexcept nogil:
     return epoll_ctl(thread.epoll, EPOLL_CTL_ADD, side.fd, &event) == 0
 
 
-cdef bint start(Thread *thread) noexcept nogil:
-    """Make what the thread works with, and start it.  False, with errno, if it cannot be."""
+cdef int start(Thread *thread) noexcept nogil:
+    """Make what the thread works with, and start it; 0 or an errno."""
     cdef epoll_event event
+    cdef int error = ENOMEM
     thread.stopping = False
     thread.ready = thread.ready_last = NULL
     thread.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -54,13 +55,17 @@ cdef bint start(Thread *thread) noexcept nogil:
     thread.cipher = <uint8_t *>malloc(BLOCK_SIZE)
     event.events = EPOLLIN
     event.data.ptr = NULL
-    if (thread.epoll >= 0 and thread.wake >= 0 and thread.plain != NULL and thread.cipher != NULL
-            and epoll_ctl(thread.epoll, EPOLL_CTL_ADD, thread.wake, &event) == 0):
-        if start_thread(&thread.thread, run, thread) == 0:
-            thread.started = True
-            return True
+    if thread.plain != NULL and thread.cipher != NULL:
+        if (thread.epoll < 0 or thread.wake < 0
+                or epoll_ctl(thread.epoll, EPOLL_CTL_ADD, thread.wake, &event) != 0):
+            error = errno
+        else:
+            error = start_thread(&thread.thread, run, thread)
+            if error == 0:
+                thread.started = True
+                return 0
     discard(thread)
-    return False
+    return error
 
 
 cdef void discard(Thread *thread) noexcept nogil:

@@ -1,7 +1,10 @@
 """What the docs claim is what the code does."""
 
+import importlib
 import re
 from pathlib import Path
+
+import pytest
 
 from tcpcrypt.tools.diagrams import states_document
 
@@ -34,3 +37,14 @@ def test_the_library_example_of_the_readme_runs() -> None:
     readme = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
+
+
+def test_the_figures_of_the_performance_page_are_the_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    text = (ROOT / "docs/performance.md").read_text()
+    document = importlib.import_module("document")
+    assert document.written(text) == text, "run: python bench/document.py"
+    for name in document.PARTS:  # each has its place
+        document.between(text, name, "")

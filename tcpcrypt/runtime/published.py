@@ -12,6 +12,7 @@ program adds (XOR) the time at which it answers.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import struct
@@ -87,8 +88,8 @@ class PublishedCache(ResumptionCache):
     ) -> None:
         of_peer = self._of_peer.setdefault(peer, OrderedDict())
         # The table has pushed out the oldest record of the peer, or the oldest of all.
-        for oldest in (next(iter(of_peer), None), next(iter(self._published), None)):
-            if oldest is not None and self._is_gone(oldest):
+        for oldest in {*itertools.islice(of_peer, 1), *itertools.islice(self._published, 1)}:
+            if self._is_gone(oldest):
                 self._withdraw(oldest)
         self._published[handle] = (peer, asked)
         self._of_peer.setdefault(peer, of_peer)[handle] = None

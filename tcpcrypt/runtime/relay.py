@@ -207,8 +207,11 @@ class Relay:
             else:
                 self._finish(Ending.RESET_BY_APPLICATION)
             return None
-        self._reads += 1
-        self._read_bytes += size
+        if size:
+            self._reads += 1
+            self._read_bytes += size
+        else:
+            self._reads = self._read_bytes = 0  # what is left may be short
         return size
 
     def _deliver(self, data: memoryview, *, borrowed: bool = False) -> None:
@@ -270,6 +273,7 @@ class Relay:
             elif isinstance(event, Established):
                 if self._timer is not None:
                     self._timer.cancel()
+                self._reads = self._read_bytes = 0
                 self._flush_session()
                 self._ready(event)
             elif isinstance(event, PeerProved):
@@ -351,10 +355,18 @@ class Relay:
 
     def _on_back(self, back: Back) -> None:
         """The pump has come upon something that is decided here."""
+        self._regain(back)
+        try:
+            self._go_on(back)
+        except Exception as error:
+            # Nobody else knows whose this is; neither side is to wait for ever.
+            self._finish(Ending.ABORTED, f"{type(error).__name__}: {error}")
+            raise
+
+    def _go_on(self, back: Back) -> None:
         inner, outer = self._inner, self._outer
         if inner is None or self._over:
             raise LocalError("a relay that is not at work came back")
-        self._regain(back)
         if self.session is not None:
             self.session.take_back(back.streams)
         inner.take_back(back.to_inner)

@@ -30,7 +30,7 @@ from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Host, Lab, become_root
 from tcpcrypt.tools.traffic import Target, Traffic, cpu_of
 
-__all__ = ["Extent", "measure"]
+__all__ = ["Extent", "machine", "measure"]
 
 _ONCE, _ECHO, _SINK = 80, 81, 82
 _PORTS: Final[Mapping[str, int]] = {"once": _ONCE, "echo": _ECHO, "sink": _SINK}
@@ -171,7 +171,7 @@ def measure(extent: Extent, progress: Progress = lambda _what: None) -> dict[str
         },
         "rounds": len(bulk[_PLAIN]),
         "plane": {"backend": status["backend"], "steering": status["steering"]},
-        "machine": _machine(),
+        "machine": machine(),
     }
 
 
@@ -228,7 +228,8 @@ def _median(rounds: Sequence[dict[str, float]], name: str) -> float:
     return statistics.median(said[name] for said in rounds)
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What the figures were made on."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -33,7 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { REQUEST = 16, EVENTS = 256, LATENCIES = 1 << 20, BLOCK = 1 << 20, CHUNK = 256 << 10 };
+enum { REQUEST = 16, EVENTS = 256, LATENCIES = 1 << 20, BLOCK = 256 << 10, CHUNK = BLOCK };
 
 struct flow {
     int fd;

@@ -66,6 +66,54 @@ def test_pure_python_on_demand(build: Build, tmp_path: Path) -> None:
     assert list(tmp_path.glob("build/lib*/tcpcrypt/_fast/_py_frames.py"))
 
 
+def programs(where: Path) -> list[Path]:
+    return list(where.glob("build/lib*/tcpcrypt/runtime/eno_sockops.bpf.o"))
+
+
+@pytest.fixture
+def no_program(tmp_path: Path, build: Build) -> Path:
+    """Where none was built before; returns where it would be."""
+    program = tmp_path / "tcpcrypt/runtime/eno_sockops.bpf.o"
+    program.unlink(missing_ok=True)
+    return program
+
+
+def test_the_bpf_program_is_built_and_names_no_folder_of_this_machine(
+    build: Build, tmp_path: Path, no_program: Path
+) -> None:
+    ran = build(TCPCRYPT_PUREPYTHON="1")
+    assert (ran.returncode, complaints(ran)) == (0, [])
+    (program,) = programs(tmp_path)
+    assert program.read_bytes().startswith(b"\x7fELF")
+    assert str(tmp_path).encode() not in program.read_bytes()
+
+
+def test_no_clang(build: Build, tmp_path: Path, no_program: Path) -> None:
+    ran = build(TCPCRYPT_PUREPYTHON="1", TCPCRYPT_CLANG="no-such-clang")
+    assert ran.returncode == 0, ran.stderr
+    (said,) = complaints(ran)
+    assert said.startswith("tcpcrypt: built without the sockops backend, because no-such-clang")
+    assert programs(tmp_path) == []
+    ran = build(TCPCRYPT_CLANG="no-such-clang", TCPCRYPT_PUREPYTHON="1", TCPCRYPT_REQUIRE_EXT="1")
+    assert ran.returncode != 0
+
+
+def test_a_source_that_clang_rejects(build: Build, tmp_path: Path, no_program: Path) -> None:
+    (tmp_path / "ext/eno_sockops.bpf.c").write_text("int x = y;\n")
+    ran = build(TCPCRYPT_PUREPYTHON="1")
+    assert ran.returncode == 0, ran.stderr
+    assert "because clang failed: ext/eno_sockops.bpf.c:1" in complaints(ran)[0]
+
+
+def test_a_program_that_was_built_before_is_taken_where_there_is_no_clang(
+    build: Build, tmp_path: Path, no_program: Path
+) -> None:
+    no_program.write_bytes(b"as it was shipped")
+    ran = build(TCPCRYPT_PUREPYTHON="1", TCPCRYPT_CLANG="no-such-clang")
+    assert ran.returncode == 0, ran.stderr
+    assert [program.read_bytes() for program in programs(tmp_path)] == [b"as it was shipped"]
+
+
 def test_no_cython(build: Build, tmp_path: Path, no_cython: str) -> None:
     ran = build(PYTHONPATH=no_cython)
     assert ran.returncode == 0, ran.stderr

@@ -74,6 +74,7 @@ def test_both_applications_learn_the_same_session(
 
 
 def test_resumed_sessions_and_their_flush(pair: Network, sockets: tuple[Path, Path]) -> None:
+    pair.spare_room()
     start(pair, sockets)
     starts: list[bool | None] = []
     ids: set[bytes | None] = set()

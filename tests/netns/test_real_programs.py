@@ -55,6 +55,7 @@ def test_a_page_fresh_then_resumed(pair: Network, site: Path, family: int) -> No
 
 def test_eno_is_where_rfc_8547_section_4_6_wants_it(pair: Network, site: Path) -> None:
     pair.web(site)
+    pair.spare_room()
     ours, _theirs = pair.both()
     with Capture(pair.client_end) as capture:
         pair.curl("/page.html")
@@ -117,6 +118,7 @@ def test_fifty_connections_at_once(pair: Network, site: Path) -> None:
     """Twice: at first all are fresh, then there is a secret that only one may resume."""
     (site / "some").write_bytes(random.Random(2).randbytes(100_000))
     pair.web(site)
+    pair.spare_room()
     ours, theirs = pair.both()
     urls = [f"http://{pair.server_end.v4}/some?{i}" for i in range(50)]
     outputs = [word for i in range(50) for word in ("--output", str(site / f"got{i}"))]
@@ -167,6 +169,7 @@ def test_full_segments_keep_room_for_the_option(path: Network) -> None:
     assert path.middle is not None
     for end in (path.client_end, path.server_end):
         end.host.run("ip", "link", "set", end.device, "gso_max_segs", "1")
+    path.spare_room()
     path.both()
     data = random.Random(6).randbytes(60_000)
     with path.conversation():

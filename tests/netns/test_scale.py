@@ -1,23 +1,27 @@
 """The benchmarks of scale run, in short, and find that every connection works."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tcpcrypt.tools.labdaemon import BACKEND
 
 BENCH = Path(__file__).parents[2] / "bench"
 BYTES_EACH_MAX = 64 << 10
 """Twenty times less than what a relay may buffer while it is busy."""
 
 
-def bench(name: str, *arguments: str) -> dict[str, Any]:
+def bench(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
     done = subprocess.run(
         (sys.executable, BENCH / name, "--json", *arguments),
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        env=os.environ | environment,
+        timeout=180,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -38,8 +42,38 @@ def test_hundreds_of_idle_connections_cost_little_and_all_still_work() -> None:
 
 def test_connections_one_after_another_and_many_at_once() -> None:
     found = bench("connections.py", "--rounds", "1", "--seconds", "0.5")
-    for kind, share in (("fresh", 0.0), ("resumed", 1.0)):
+    # With timestamps, which these hosts have, the kernel has no room for the answer.
+    resumed = 0.0 if os.environ.get(BACKEND) == "sockops" else 1.0
+    for kind, share in (("fresh", 0.0), ("resumed", resumed)):
         for said in found[kind].values():
             assert said["ok"] > 0
             assert said["failed"] == 0
             assert abs(said["resumed_share"] - share) < 0.05
+
+
+def test_whole_chains_beside_each_other(tmp_path: Path) -> None:
+    chains = ("plain", "plain, no offloads", "ours, nfqueue", "Python ssl")
+    only = [word for chain in (*chains, "stunnel") for word in ("--only", chain)]
+    programs = tmp_path / "bin"  # a machine that has no stunnel
+    programs.mkdir()
+    for program in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
+        if not program.name.startswith("stunnel") and not (programs / program.name).exists():
+            (programs / program.name).symlink_to(program)
+    plot = tmp_path / "planes.png"
+    found = bench(
+        "planes.py",
+        *("--quick", "--seconds", "0.1", "--idle", "100", "--plot", str(plot), *only),
+        PATH=str(programs),
+        TCPCRYPT_INTEROP_STANFORD="",
+    )
+    assert list(found["chains"]) == list(chains)
+    assert found["left_out"]["stunnel"] == "stunnel is not installed"
+    for chain in chains:
+        said = found["chains"][chain]
+        assert said["open/64"]["failed"] == 0
+        for what, figure in (("bulk/1", "gbit_s"), ("bulk/64", "gbit_s"), ("open/4", "per_s"),
+                             ("first byte", "p50_ms"), ("ping", "p50_us"),
+                             ("loss/0.50%", "gbit_s")):  # fmt: skip
+            assert said[what][figure] > 0, (chain, what)
+    assert found["memory"]["ours, nfqueue"]["100"] >= found["memory"]["ours, nfqueue"]["0"]
+    assert plot.read_bytes().startswith(b"\x89PNG")

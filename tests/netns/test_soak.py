@@ -215,6 +215,7 @@ def quiet(path: Path) -> bool:
 
 
 def test_nothing_grows_and_every_connection_is_accounted_for(pair: Network, tmp_path: Path) -> None:
+    pair.spare_room()
     # Any address of that network is the server's.
     pair.server.run("ip", "route", "add", "local", "10.98.0.0/16", "dev", "lo")
     pair.client.run("ip", "route", "add", "10.98.0.0/16", "via", pair.server_end.v4)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from netns.observed import eno, segments
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
 from tcpcrypt.errors import FallbackReason, LocalError
+from tcpcrypt.runtime import bpf
 from tcpcrypt.runtime.eno_backend import Tuple4
 from tcpcrypt.runtime.privileges import DirectPrivileges, tcp_socket
 from tcpcrypt.runtime.rules import MARK_DONE
@@ -324,6 +327,20 @@ def test_nothing_of_it_stays(pair: Network, side: Make) -> None:
     assert not any(option for *_rest, option in options(capture))
 
 
+def programs(pid: int) -> set[int]:
+    """The numbers of the programs that a process has."""
+    texts = [file.read_text() for file in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    lines = [line.split() for text in texts for line in text.splitlines()]
+    return {int(words[1]) for words in lines if words[:1] == ["prog_id:"]}
+
+
+def is_loaded(program: int) -> bool:
+    descriptor: int = bpf.library().bpf_prog_get_fd_by_id(program)
+    if descriptor >= 0:
+        os.close(descriptor)
+    return descriptor >= 0
+
+
 # --- daemons ----------------------------------------------------------------------------
 
 
@@ -342,6 +359,16 @@ def test_the_backends_understand_each_other(
     assert [line["session"] for line in mine] == [
         line["session"] for line in theirs.wait_for("enabled", count=3)
     ]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_program_goes_with_the_daemon(pair: Network, how: signal.Signals) -> None:
+    daemon = pair.daemon(pair.client, "--backend", "sockops")
+    (program,) = programs(daemon.process.pid)
+    assert is_loaded(program)
+    assert not programs(daemon.worker)
+    daemon.stop(how)
+    wait_until(lambda: not is_loaded(program), "end of the program")
 
 
 @pytest.mark.parametrize(("timestamps", "second"), [("0", "resumed"), ("1", "fresh")])

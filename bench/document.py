@@ -1,0 +1,128 @@
+"""docs/performance.md: the figures between its marks, from results that lie in bench/results/.
+
+    python bench/document.py                    write the document anew from the results
+    python bench/document.py --measure all      measure all of it before (an hour, quiet machine)
+    python bench/document.py --measure planes   measure this part alone
+
+What stands between `<!-- NAME -->` and `<!-- end of NAME -->` is written here;
+all else in the document is written by hand and stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from planes_table import table
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DOCUMENT = HERE.parent / "docs" / "performance.md"
+PICTURE = HERE.parent / "docs" / "planes.png"
+
+
+def measured(*words: str | Path) -> str:
+    """What a benchmark prints."""
+    print("measuring:", *(getattr(word, "name", word) for word in words), file=sys.stderr)
+    done = subprocess.run(
+        (sys.executable, *words), stdout=subprocess.PIPE, text=True, cwd=HERE.parent, check=True
+    )
+    return done.stdout
+
+
+def functions() -> Any:
+    said = measured("-m", "pytest", "bench", "--benchmark-only", "-q", "-p", "no:cacheprovider")
+    rates = re.search(r"^=+ rates =+\n(.*?)(?=^=+|^\d+ passed)", said, re.DOTALL | re.MULTILINE)
+    if rates is None:
+        raise SystemExit("the benchmarks of functions printed no rates")
+    return {"text": rates[1].strip()}
+
+
+def connections() -> Any:
+    return {"text": measured(HERE / "connections.py").rstrip()}
+
+
+def idle() -> Any:
+    return {"text": measured(HERE / "idle.py").rstrip()}
+
+
+def planes() -> Any:
+    return json.loads(measured(HERE / "planes.py", "--json", "--plot", PICTURE))
+
+
+def bench() -> Any:
+    said = measured("-m", "tcpcrypt.cli.tcpcrypt", "bench", "--json")
+    return {"text": json.dumps(json.loads(said), indent=2)}
+
+
+def as_it_is(result: dict[str, Any]) -> str:
+    return f"```\n{result['text']}\n```"
+
+
+def chains(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return (
+        f"```\n{table(result)}\n```\n\n"
+        f"{machine['processors']} x {machine['processor']}, Linux {machine['kernel']}; "
+        f"medians of {result['rounds']} rounds of {result['seconds']:g} s.\n\n"
+        f"![the same as a picture]({PICTURE.name})"
+    )
+
+
+PARTS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], str]]] = {
+    "functions": (functions, as_it_is),
+    "bench": (bench, as_it_is),
+    "planes": (planes, chains),
+    "connections": (connections, as_it_is),
+    "idle": (idle, as_it_is),
+}
+"""How each part is measured, and written."""
+
+
+def between(text: str, name: str, figures: str) -> str:
+    """`text` with `figures` between the marks of `name`."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _old, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise SystemExit(f"{DOCUMENT.name} has no place for {name}: {begin} ... {end}")
+    return f"{before}{begin}\n{figures}\n{end}{after}"
+
+
+def written(text: str) -> str:
+    """The document with the figures of all results that there are."""
+    for name, (_measure, write) in PARTS.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            when = f"Measured on {result['when']}{result.get('remark', '')}."
+            text = between(text, name, f"{when}\n\n{write(result)}")
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--measure", action="append", choices=("all", *PARTS), default=[], help="measure before"
+    )
+    parser.add_argument("--remark", default="", help="stands after the date, as `, preliminary`")
+    arguments = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    for name, (measure, _write) in PARTS.items():
+        if {name, "all"} & set(arguments.measure):
+            result = measure()
+            result |= {"when": time.strftime("%Y-%m-%d"), "remark": arguments.remark}
+            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    DOCUMENT.write_text(written(DOCUMENT.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
