@@ -249,6 +249,11 @@ class Connection(ABC):
                 counters.aborted += 1
             event = "refused" if refused else "aborted"
             self._context.report(event, {**facts, "reason": detail})
+        elif ending is Ending.RESET_BY_PEER and self.established is None and self.terms is not None:
+            counters.failed += 1
+            own = self._context.authentication.identity or "what this host offers"
+            reason = f"reset by the peer in the key exchange; it may not accept {own}"
+            self._context.report("failed", {**facts, "reason": reason})
         else:
             counters.closed += 1
             self._context.report("closed", {**facts, "how": ending.value})

@@ -167,6 +167,13 @@ def _openssl(_facts: Facts) -> Finding:
     return Finding(True, backend.openssl_version_text())
 
 
+def _ml_kem(_facts: Facts) -> Finding:
+    from tcpcrypt.crypto import hybrid  # noqa: PLC0415 (slow)
+
+    there = hybrid.available()
+    return Finding(there, "X25519MLKEM768 works" if there else "no ML-KEM in `cryptography`")
+
+
 def _cpu_aes(facts: Facts) -> Finding:
     words = next(
         (line for line in facts.lines("proc/cpuinfo") if re.match(r"(flags|Features)\s*:", line)),
@@ -278,6 +285,12 @@ HOST_CHECKS: Final[tuple[Check[Facts], ...]] = (
         " (Debian: apt-get install gcc libssl-dev python3-dev), then `make build`",
     ),
     Check(*("cryptography", "OpenSSL", R, _openssl), "no cryptography", "reinstall `cryptography`"),
+    Check(
+        *("cryptography", "ML-KEM", I, _ml_kem),
+        "recorded traffic of policies that authenticate is not safe from a later quantum"
+        ' computer, and policies with pq = "require" do not start',
+        "install cryptography 47 or later, as `pip install --upgrade cryptography` does",
+    ),
     Check(
         *("cryptography", "AES in the CPU", I, _cpu_aes),
         "AES-GCM is slow here",

@@ -68,7 +68,11 @@ def test_the_examples_of_the_starter_file_are_valid() -> None:
     examples = starter_file().split("# --- Examples to adapt")[1]
     code = re.findall(r"^# (\[\[policy\]\]|\w+ = .*)$", examples, re.MULTILINE)
     policies = parse("\n".join(code)).policies
-    assert [policy.mode for policy in policies] == [Mode.REQUIRE, Mode.OPPORTUNISTIC]
+    assert [(policy.mode, policy.auth) for policy in policies] == [
+        (Mode.REQUIRE, "none"),
+        (Mode.REQUIRE, "tofu"),
+        (Mode.OPPORTUNISTIC, "none"),
+    ]
 
 
 def test_init_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:

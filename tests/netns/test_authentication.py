@@ -167,6 +167,7 @@ def test_pinned_asks_for_the_pinned_key_on_both_sides(two: Pair) -> None:
     mine, theirs = two.client.fingerprint(), two.server.fingerprint()
     with two.refused():
         assert mine in two.server.daemon.wait_for("refused")[0]["reason"]
+        assert mine in two.client.daemon.wait_for("failed")[0]["reason"]
     two.server.store.update(lambda known: pin(known, mine, "*"))
     two.server.told()
     with two.refused():
