@@ -161,9 +161,15 @@ class Chain:
         }
 
     def open(self, at_once: int, seconds: float) -> dict[str, float]:
+        before = self._spent("once")
         said = self._traffic.open(self.client, self.to["once"], at_once, seconds)
-        rate = said["ok"] / said["seconds"]
-        return {"per_s": rate, "p50_ms": said["p50_ms"], "failed": said["failed"]}
+        spent = self._spent("once") - before + said["cpu_s"]
+        return {
+            "per_s": said["ok"] / said["seconds"],
+            "p50_ms": said["p50_ms"],
+            "failed": said["failed"],
+            "cpu_us": spent / max(said["ok"], 1) * 1e6,
+        }
 
     def ping(self, seconds: float) -> dict[str, float]:
         said = self._traffic.ping(self.client, self.to["echo"], PING, seconds)

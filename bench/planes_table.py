@@ -49,7 +49,7 @@ def _lines(header: list[str], rows: list[list[str]]) -> str:
 def _speed(figures: dict[str, Any]) -> str:
     header = ["", "Gbit/s", "ratio", "CPU s/GB", *(f"{n} flows" for n in FLOWS[1:])]
     header += [f"conn/s, {n}" for n in AT_ONCE]
-    header += ["echo ms", "ping us"]
+    header += ["CPU us", "echo ms", "ping us"]
     rows = []
     for chain in figures["chains"]:
         row = [
@@ -59,6 +59,7 @@ def _speed(figures: dict[str, Any]) -> str:
             _cell(_of(figures, chain, "bulk/1", "cpu_s_per_gb"), ".2f"),
             *(_cell(_of(figures, chain, f"bulk/{n}", "gbit_s"), ".2f") for n in FLOWS[1:]),
             *(_cell(_of(figures, chain, f"open/{n}", "per_s"), ",.0f") for n in AT_ONCE),
+            _cell(_of(figures, chain, f"open/{AT_ONCE[-1]}", "cpu_us"), ",.0f"),
             _cell(_of(figures, chain, "first byte", "p50_ms"), ".2f"),
             _cell(_of(figures, chain, "ping", "p50_us"), ".1f"),
         ]

@@ -3,13 +3,14 @@
     python bench/tls_relay.py client LISTEN_ADDRESS PORT TO_ADDRESS PORT CERTIFICATE
     python bench/tls_relay.py server LISTEN_ADDRESS PORT TO_ADDRESS PORT CERTIFICATE KEY
 
-Two threads a connection.  TLS has no half-closed connections in `ssl`: what
-ends on one side ends on both.
+A thread a connection, because OpenSSL does not let two use one.  TLS has no
+half-closed connections in `ssl`: what ends on one side ends on both.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import sys
@@ -17,37 +18,54 @@ import threading
 
 SIZE = 256 << 10
 STACK = 256 << 10
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-def copy(source: socket.socket, sink: socket.socket) -> None:
-    buffer = bytearray(SIZE)
-    view = memoryview(buffer)
-    with contextlib.suppress(OSError):
-        while size := source.recv_into(buffer):
-            sink.sendall(view[:size])
-    for end in (source, sink):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+def send(sink: socket.socket, view: memoryview) -> None:
+    while view:
+        try:
+            view = view[sink.send(view) :]
+        except NOT_NOW:
+            select.select([], [sink], [])
+
+
+def copy(one: socket.socket, other: socket.socket) -> None:
+    """Both directions, until either ends."""
+    to = {one: other, other: one}
+    view = memoryview(bytearray(SIZE))
+    poll = select.poll()
+    by_number = {sock.fileno(): sock for sock in to}
+    for sock in to:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        poll.register(sock, select.POLLIN)
+    while True:
+        for number, _events in poll.poll():
+            source = by_number[number]
+            while True:
+                try:
+                    size = source.recv_into(view)
+                except NOT_NOW:
+                    break
+                if not size:
+                    return
+                send(to[source], view[:size])
+                if not (isinstance(source, ssl.SSLSocket) and source.pending()):
+                    break
 
 
 def relay(client: socket.socket, role: str, to: tuple[str, int], context: ssl.SSLContext) -> None:
-    try:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if role == "server":
-            client = context.wrap_socket(client, server_side=True)
-        other = socket.create_connection(to)
-        other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if role == "client":
-            other = context.wrap_socket(other, server_hostname="server")
-    except OSError as error:
-        print(f"{role}: {error}", file=sys.stderr)
-        client.close()
-        return
-    with client, other:
-        back = threading.Thread(target=copy, args=(other, client), daemon=True)
-        back.start()
-        copy(client, other)
-        back.join()
+    with contextlib.ExitStack() as stack:
+        stack.callback(client.close)
+        try:
+            if role == "server":
+                client = stack.enter_context(context.wrap_socket(client, server_side=True))
+            other = stack.enter_context(socket.create_connection(to))
+            if role == "client":
+                other = stack.enter_context(context.wrap_socket(other, server_hostname="server"))
+            copy(client, other)
+        except OSError as error:
+            print(f"{role}: {error}", file=sys.stderr)
 
 
 def main() -> None:

@@ -91,14 +91,14 @@ def _task(arguments: argparse.Namespace) -> Task:
         return Task(configuration=found, control=arguments.control, confirm=arguments.confirm)
     source = arguments.config or DEFAULT_PATH
     found = load(source)
-    if arguments.backend:
-        found = replace(found, daemon=replace(found.daemon, backend=arguments.backend))
-    return Task(
+    task = Task(
         configuration=found,
         source=source,
         control=arguments.control or found.daemon.control,
+        backend=arguments.backend,
         confirm=arguments.confirm,
     )
+    return replace(task, configuration=task.overridden(found))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,8 +73,16 @@ class Task:
     """The file to read again on SIGHUP."""
     control: Path | None = None
     """Where the control socket is to be; None: there is none."""
+    backend: str | None = None
+    """What the command line says of the backend, whatever the file does."""
     confirm: float = 0.0
     """Seconds within which somebody has to confirm; 0: nobody has to."""
+
+    def overridden(self, found: Configuration) -> Configuration:
+        """A configuration as the command line has it."""
+        if self.backend is None:
+            return found
+        return replace(found, daemon=replace(found.daemon, backend=self.backend))
 
 
 def serve(task: Task, report: Report) -> int:
@@ -321,7 +329,7 @@ class _Daemon:
         self._manager.reloading()
         try:
             text = configuration.read_file(source)
-            found = configuration.parse(text, str(source))
+            found = self._task.overridden(configuration.parse(text, str(source)))
             self._installation.rehearse(found.policies)
             trust = self._keeper.load(found.policies, found.daemon)
             if trust is not None:

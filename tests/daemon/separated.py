@@ -13,6 +13,7 @@ from pathlib import Path
 
 from netns.network import Network
 
+from tcpcrypt.tools.labdaemon import BACKEND
 from tcpcrypt.tools.netns import Host, wait_until
 
 POLICY = """
@@ -61,6 +62,8 @@ class Daemon:
             )
 
     def write(self, mode: str, daemon: str = "") -> None:
+        if backend := os.environ.get(BACKEND):
+            daemon = f'backend = "{backend}"\n{daemon}'
         self.file.write_text(POLICY.format(control=self.control, mode=mode, daemon=daemon))
 
     def started(self) -> Daemon:

@@ -70,7 +70,7 @@ def test_whole_chains_beside_each_other(tmp_path: Path) -> None:
     assert found["left_out"]["stunnel"] == "stunnel is not installed"
     for chain in chains:
         said = found["chains"][chain]
-        assert said["open/64"]["failed"] == 0
+        assert said["open/64"]["failed"] == 0, chain
         for what, figure in (("bulk/1", "gbit_s"), ("bulk/64", "gbit_s"), ("open/4", "per_s"),
                              ("first byte", "p50_ms"), ("ping", "p50_us"),
                              ("loss/0.50%", "gbit_s")):  # fmt: skip
