@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.authentication import Authentication
 from tcpcrypt.runtime.eno_backend import EnoBackend, Tuple4
 from tcpcrypt.runtime.loop import Loop
@@ -36,6 +37,16 @@ class Settings:
     """What carries the option: `auto`, `nfqueue` or `sockops`."""
     path_memory: float = 600.0
     """Seconds for which a peer or path without TCP-ENO is left alone; 0: never."""
+
+    def __post_init__(self) -> None:
+        """Raises `LocalError` for policies that the backend cannot serve."""
+        # Its answers to SYNs are the same for all policies.
+        if self.backend == "sockops" and any(
+            policy.auth != "none" or policy.pq != "off" for policy in self.policies
+        ):
+            raise LocalError(
+                'backend "sockops" serves no policy with `auth` or `pq`; "nfqueue" serves all'
+            )
 
 
 @dataclass(slots=True)

@@ -433,6 +433,19 @@ def test_a_peer_is_proved_by_its_first_frame_in_a_resumed_session() -> None:
     assert [type(e) for e in events(one)] == [PeerProved]
 
 
+def test_nobody_else_opens_the_frame_that_proves_a_peer() -> None:
+    """Whom a session is lent to would not tell of it."""
+    one_host, other_host = client(), server()
+    exchange(*connect(one_host, other_host))
+    one, other = connect(one_host, other_host)
+    events(one)
+    other.receive_data(drain(one))
+    assert one.lend() is None
+    one.receive_data(drain(other))
+    assert [type(e) for e in events(one)] == [PeerProved]
+    assert one.lend() is not None
+
+
 @pytest.mark.parametrize("how", ["eof", "reset", "timeout", "wiped"])
 def test_b_forgets_a_peer_that_never_proves_itself(how: str) -> None:
     now = [0.0]
