@@ -107,6 +107,7 @@ class Chain:
             ended=lambda ending, detail: endings.append((ending, detail)),
             releasing=lambda _sock: None,
             rekeyed=rekeys.append,
+            proved=lambda _event: None,
             pump=pump,
         )
         return Side(app, relay, pump, endings, rekeys)
