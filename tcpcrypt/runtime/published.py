@@ -73,6 +73,7 @@ class PublishedCache(ResumptionCache):
             chain=chain,
             expires=expires,
         )
+        self._withdraw_what_went(peer)
         if asked:
             self._publish(self._chains[number], peer, asked, answers)
         return number
@@ -86,19 +87,23 @@ class PublishedCache(ResumptionCache):
     def _publish(
         self, handle: int, peer: bytes, asked: tuple[bytes, ...], answers: tuple[bytes, ...]
     ) -> None:
-        of_peer = self._of_peer.setdefault(peer, OrderedDict())
-        # The table has pushed out the oldest record of the peer, or the oldest of all.
-        for oldest in {*itertools.islice(of_peer, 1), *itertools.islice(self._published, 1)}:
-            if self._is_gone(oldest):
-                self._withdraw(oldest)
         self._published[handle] = (peer, asked)
-        self._of_peer.setdefault(peer, of_peer)[handle] = None
+        self._of_peer.setdefault(peer, OrderedDict())[handle] = None
         # Without room in the map the answer will be a fresh exchange.
         with contextlib.suppress(OSError):
             for identifier, own in zip(asked, answers, strict=True):
                 nonce = os.urandom(self._nonce_len)
                 answer = _ANSWER.pack(own, self._nonce_len, nonce)
                 bpf.update(self._answers, identifier, answer)
+
+    def _withdraw_what_went(self, peer: bytes) -> None:
+        """For a new record, of whatever peer, the table has pushed out the oldest of
+        that peer or the oldest of all.
+        """
+        of_peer = self._of_peer.get(peer, ())
+        for oldest in {*itertools.islice(of_peer, 1), *itertools.islice(self._published, 1)}:
+            if self._is_gone(oldest):
+                self._withdraw(oldest)
 
     def _is_gone(self, handle: int) -> bool:
         _peer, asked = self._published[handle]

@@ -89,6 +89,16 @@ def test_a_spent_secret_is_withdrawn_and_its_successor_there(table: Table) -> No
     assert len(table) == 2
 
 
+def test_what_connections_of_this_host_push_out_is_withdrawn(table: Table) -> None:
+    """The kernel would promise a secret that is gone, and the connection be reset."""
+    cache = PublishedCache(Config(resumption_window=2, cache_capacity=12, cache_per_peer=8), 7)
+    for seed, peer in enumerate(PEERS, 1):
+        store(cache, peer, seed)
+    for port in range(12):
+        store(cache, OPENED[:4] + port.to_bytes(2, "big"), 100 + port)
+    assert not table
+
+
 def test_whatever_happens_the_map_has_what_the_cache_recognises(table: Table) -> None:
     chance = random.Random(8547)
     cache = PublishedCache(Config(resumption_window=2, cache_capacity=12, cache_per_peer=4), 7)
@@ -97,7 +107,7 @@ def test_whatever_happens_the_map_has_what_the_cache_recognises(table: Table) ->
     for seed in range(1, 1500):
         what = chance.random()
         if what < 0.5 or not table:
-            chains.append(store(cache, chance.choice(PEERS), seed))
+            chains.append(store(cache, chance.choice([*PEERS, OPENED]), seed))
         elif what < 0.8:
             found = cache.recognise(TEP, chance.choice(sorted(table))[1:])
             assert found is not None
