@@ -22,9 +22,10 @@ from tcpcrypt.auth.trust import TrustTerms
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Established, PeerProved, Rekeyed
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation
-from tcpcrypt.core.policy import Policy
+from tcpcrypt.core.policy import FlowDirection, Policy
 from tcpcrypt.core.session import Session
 from tcpcrypt.errors import AuthenticationError, LocalError
+from tcpcrypt.registry import Tep
 from tcpcrypt.runtime.authentication import Change, key_exchange
 from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import SocketAddress
@@ -169,13 +170,16 @@ class Connection(ABC):
         if outcome is None or outer is None or self._config is None:
             raise LocalError("negotiation is not over")
         session = None
+        if self._refuses(outcome):
+            context.counters.refused += 1
+            reason = "its key exchange proves nothing"
+            if isinstance(outcome, Fallback):
+                reason = outcome.reason.value
+            known = context.authentication.known(self._scope)
+            more = f"; remembered is {known}" if known and self.terms is not None else ""
+            self._give_up("refused", reason + more)
+            return False
         if isinstance(outcome, Fallback):
-            if self._config.require_encryption:
-                context.counters.refused += 1
-                known = context.authentication.known(self._scope)
-                more = f"; remembered is {known}" if known and self.terms is not None else ""
-                self._give_up("refused", outcome.reason.value + more)
-                return False
             self.state = "plain"
             context.counters.fallback += 1
             context.report("fallback", {**self.describe(), "reason": outcome.reason.value})
@@ -196,6 +200,20 @@ class Connection(ABC):
         )
         self._relay.start()
         return True
+
+    def _refuses(self, outcome: Negotiated | Fallback) -> bool:
+        """Whether policy excludes what was negotiated.
+
+        Asked again here: a host can have become known since its SYN went out.
+        """
+        policy, config = self.policy, self._config
+        if isinstance(outcome, Negotiated) and outcome.tep == Tep.EXPERIMENTAL:
+            return False
+        if isinstance(outcome, Fallback) and config is not None and config.require_encryption:
+            return True
+        direction = FlowDirection(self.direction)
+        trust = self._context.authentication
+        return policy is not None and trust.insists(policy, direction, self._scope)
 
     def _session(self, config: Config, negotiated: Negotiated, peer: bytes) -> Session:
         self.state = "exchanging"

@@ -295,6 +295,11 @@ class Host:
         if policy is None or policy.mode is Mode.NEVER:
             held.drop()
             held.forget()
+        elif not to.remote_port:
+            # Where nothing can be known of keys, and nobody serves.
+            self._report("failed", {"reason": "0 is no port of a service"})
+            held.refuse()
+            held.forget()
         elif self._unsteerable.pop(to, None) == held.isn:
             held.refuse()
             held.forget()

@@ -201,7 +201,7 @@ class OpenedByApplication(Connection):
         outcome, remote = negotiation.outcome, self._held.connection
         if isinstance(outcome, Fallback):
             last, reason = "plain", outcome.reason.value
-            if self._config is not None and self._config.require_encryption:
+            if self._refuses(outcome):
                 last = "refused"
         else:
             last, reason = "encrypted", ""
