@@ -305,8 +305,8 @@ def test_sessions_status_and_sockets_tell_who_the_peer_is(two: Pair) -> None:
 
 def test_a_handshake_takes_as_many_packets_as_without_authentication(two: Pair) -> None:
     counts = {}
-    for auth in ("none", "tofu"):
-        two.start(policy(auth, pq="off"))
+    for auth, pq in (("none", "off"), ("tofu", "off"), ("tofu", "require")):
+        two.start(policy(auth, pq=pq))
         with Capture(two.network.client_end) as capture:
             two.talk()
         packets = segments(capture.packets)
@@ -316,10 +316,11 @@ def test_a_handshake_takes_as_many_packets_as_without_authentication(two: Pair) 
             for n, s in enumerate(packets)
             if s.payload and bytes(s.payload[:4]).hex() not in ("15101a0e", "097105e0")
         )
-        counts[auth] = [(bool(s.payload), s.source_port == PORT) for s in packets[:opened]]
+        counts[auth, pq] = [(bool(s.payload), s.source_port == PORT) for s in packets[:opened]]
         two.client.stop()
         two.server.stop()
-    assert counts["tofu"] == counts["none"]
+    assert counts["tofu", "off"] == counts["none", "off"]
+    assert counts["tofu", "require"] == counts["none", "off"]
 
 
 def test_the_identity_of_a_service_is_on_no_wire(two: Pair) -> None:
