@@ -67,10 +67,12 @@ def sentences(policy: Policy) -> str:
     return text
 
 
-def warnings(policy: Policy) -> Iterator[str]:
-    """What may not be meant."""
+def warnings(policy: Policy, mode: str) -> Iterator[str]:
+    """What may not be meant; `mode` is what the file says."""
     if policy.mode is Mode.OPPORTUNISTIC and policy.auth == "tofu":
         yield (
             "the first contact with a host may go in the clear, and is whoever answers; from the"
-            " second on only its key does"
+            " second on only its key does, as long as the daemon runs"
         )
+    if mode != policy.mode.value:
+        yield f'`auth` = "{policy.auth}" makes its mode "{policy.mode.value}"'

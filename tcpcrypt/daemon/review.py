@@ -115,12 +115,14 @@ def warnings(document: Document) -> list[Warn]:
     if configuration is None:
         return []
     found = list(_of_the_whole(configuration))
+    modes = {s.policy: s.value for s in document.settings if s.key.name == "mode"}
     for index, policy in enumerate(configuration.policies):
         line = document.policy_line(index)
         found += [
             Warn(line, index + 1, text) for text in _of_conditions(policy, configuration.daemon)
         ]
-        found += [Warn(line, index + 1, text) for text in demands.warnings(policy)]
+        mode = modes.get(index, policy.mode.value)
+        found += [Warn(line, index + 1, text) for text in demands.warnings(policy, mode)]
         earlier = configuration.policies[:index]
         found += [Warn(line, index + 1, text) for text in _of_ssh(policy, earlier)]
         covering = _covering(earlier, policy.match)
@@ -156,6 +158,12 @@ def _of_the_whole(configuration: Configuration) -> Iterator[Warn]:
             0,
             None,
             'guard = "remove": once it is stopped, connections under `require` go in the clear',
+        )
+    if not configuration.daemon.tofu_enforce and any(
+        policy.auth == "tofu" for policy in configuration.policies
+    ):
+        yield Warn(
+            0, None, "tofu_enforce = false: whoever takes a known host's place is logged and served"
         )
     try:
         pwd.getpwnam(configuration.daemon.user)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from tcpcrypt.errors import LocalError
 from tcpcrypt.tools.netns import Host, wait_until
@@ -18,6 +19,9 @@ __all__ = ["BACKEND", "LabDaemon"]
 BACKEND = "TCPCRYPT_TEST_BACKEND"
 
 LogLine = dict[str, str]
+
+_START_PATIENCE: Final = 30.0
+"""Seconds; a machine that is busy with other things needs most of them."""
 
 
 class LabDaemon:
@@ -45,7 +49,11 @@ class LabDaemon:
                 cwd="/",
             )
         try:
-            wait_until(lambda: self.events("started") or self.process.poll() is not None, "start")
+            wait_until(
+                lambda: self.events("started") or self.process.poll() is not None,
+                "start",
+                _START_PATIENCE,
+            )
         except TimeoutError as error:
             raise LocalError(f"tcpcryptd on {host.name}: {error}") from error
         if self.process.poll() is not None:

@@ -412,3 +412,44 @@ def test_show_without_a_daemon(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     status, out, err = run(capsys, "show", "--control", tmp_path / "none")
     assert (status, out) == (1, "")
     assert err.startswith("tcpcrypt: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "warned"),
+    [
+        (
+            'mode = "opportunistic"\nauth = "tofu"',
+            "The key that a host first proves to have is remembered",
+            "the first contact with a host may go in the clear",
+        ),
+        (
+            'mode = "require"\nauth = "tofu"\nmatch.direction = "incoming"',
+            "Each host that proves a key is remembered by it",
+            "",
+        ),
+        (
+            'mode = "opportunistic"\nauth = "pinned"',
+            "are encrypted or refused. A host has to prove a key that was pinned.",
+            '`auth` = "pinned" makes its mode "require"',
+        ),
+        (
+            'mode = "require"\nauth = "psk"\npsk = "site"\npq = "require"',
+            'the pre-shared key "site". Keys are agreed on with a post-quantum hybrid or not',
+            "",
+        ),
+    ],
+)
+def test_who_has_to_prove_what(text: str, said: str, warned: str) -> None:
+    document = read_document(f"[[policy]]\n{text}\n")
+    (policy,) = document.policies
+    assert said in sentence(policy)
+    found = [warn.message for warn in warnings(document)]
+    identities = [text for text in found if "key" in text or "auth" in text]
+    assert bool(identities) is bool(warned)
+    assert warned in "".join(identities)
+
+
+def test_not_enforcing_is_warned_of_where_it_matters() -> None:
+    text = "[daemon]\ntofu_enforce = false\n" + '[[policy]]\nmode = "require"\n'
+    assert not [w for w in warnings(read_document(text)) if "tofu" in w.message]
+    assert [w for w in warnings(read_document(text + 'auth = "tofu"')) if "tofu" in w.message]
