@@ -223,8 +223,7 @@ cdef str _check(const uint8_t *octets, Py_ssize_t end, numbers):
 cdef str _check_attributes(const uint8_t *octets, Py_ssize_t at, Py_ssize_t end):
     cdef uint32_t length, kind, what, before = 0
     while at < end:
-        if end - at < ATTRIBUTE_LEN:
-            return "a verdict's attribute is shorter than its header"
+        # All lengths are multiples of four, so that a header is there.
         length = _native_two(octets + at)
         kind = _native_two(octets + at + 2)
         if length < ATTRIBUTE_LEN or _padded(length) > end - at:

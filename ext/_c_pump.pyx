@@ -305,6 +305,7 @@ cdef class Pump:
             if pthread_mutex_init(&conn.lock, NULL) != 0:
                 free(conn)
                 raise MemoryError
+            conn.inner.conn = conn.outer.conn = conn
             pthread_mutex_lock(&self.shared.lock)
             conn.every = self.shared.every
             self.shared.every = conn

@@ -61,7 +61,7 @@ cdef struct Conn:
     int state
     int reason
     int error
-    volatile bint wanted  # Python waits for the lock to take it back
+    atomic_int wanted  # Python waits for the lock to take it back
     bint queued      # in the thread's list of those that have more to do
     Thread *thread
     Conn *ready_after
@@ -85,8 +85,8 @@ cdef struct Conn:
     uint64_t open_at
     uint64_t opened
     Kept wire
-    uint64_t sent
-    uint64_t received
+    atomic_ullong sent
+    atomic_ullong received
 
 
 cdef struct Shared:
@@ -102,8 +102,8 @@ cdef struct Thread:
     bint started
     int epoll
     int wake
-    volatile bint stopping
-    volatile long flows
+    atomic_int stopping
+    int flows
     uint8_t *plain
     uint8_t *cipher
     uint8_t *spare[SPARE_BLOCKS]

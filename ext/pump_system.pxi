@@ -2,6 +2,11 @@
 
 from libc.stdint cimport uint32_t
 
+# C makes each access to these a sequentially consistent one.
+cdef extern from "stdatomic.h" nogil:
+    ctypedef int atomic_int
+    ctypedef unsigned long long atomic_ullong
+
 cdef extern from "errno.h" nogil:
     int errno
     int EAGAIN, EINTR, ENOMEM

@@ -6,23 +6,30 @@ cdef enum:
 
 
 cdef void clear(Conn *conn) noexcept nogil:
-    """All but the lock and the place in the list of every one."""
+    """All but the lock and the place in the list of every one.
+
+    Under the lock, for a thread may still have an event of the flow before.
+    """
+    pthread_mutex_lock(&conn.lock)
     conn.state = conn.reason = conn.error = FREE
-    conn.wanted = conn.queued = False
+    conn.wanted = 0
+    conn.queued = False
     conn.thread = NULL
     conn.ready_after = conn.after = NULL
     conn.flow = NULL
-    clear_side(conn, &conn.inner)
-    clear_side(conn, &conn.outer)
+    clear_side(&conn.inner)
+    clear_side(&conn.outer)
     conn.outgoing = conn.incoming = OFF
     conn.sealer = conn.opener = NULL
     conn.seal_at = conn.seal_end = conn.small_end = conn.frames = conn.frames_left = 0
-    conn.open_at = conn.opened = conn.sent = conn.received = 0
+    conn.open_at = conn.opened = 0
+    conn.sent = 0
+    conn.received = 0
     keep_nothing(&conn.wire)
+    pthread_mutex_unlock(&conn.lock)
 
 
-cdef void clear_side(Conn *conn, Side *side) noexcept nogil:
-    side.conn = conn
+cdef void clear_side(Side *side) noexcept nogil:
     side.fd = -1
     side.readable = side.drain = side.failed = False
     keep_nothing(&side.out)

@@ -8,13 +8,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tcpcrypt.cli.table import print_table
 from tcpcrypt.errors import LocalError
 from tcpcrypt.tools import bench, bench_plot
 
 __all__ = ["configure", "run"]
+
+_ALL: Final = 0.95
+"""Share from which on no word is lost about the few that were not resumed."""
 
 
 def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -88,6 +91,8 @@ def _show(figures: Mapping[str, Any]) -> None:
         for kind in ("fresh", "resumed"):
             rate = opened[f"{kind}_per_s"]
             what = f"{kind} connections/s, {at_once} at once"
+            if kind == "resumed" and opened["resumed_share"] < _ALL:
+                what += f" ({opened['resumed_share']:.0%} were)"
             rows.append((what, f"{plain:,.0f}", f"{rate:,.0f}", f"{rate / plain:.3f}"))
     print_table(("", "PLAIN", "ENCRYPTED", "RATIO"), rows)
     print()

@@ -137,3 +137,37 @@ def test_both_refuse_the_same(
     whole = b"".join(twins[0].build_verdict(*one) for one in several)
     datagram = mutated(whole, changes, length)
     assert len({twin.check_verdicts(datagram, {QUEUE, 0, 0xFFFF}) for twin in twins}) == 1
+
+
+ACCEPT = attribute(2, struct.pack("!II", 1, 7))
+
+
+def decided(attributes: bytes, *, kind: int = 0x301, flags: int = 1, family: int = 0) -> bytes:
+    body = struct.pack("!BBH", family, 0, QUEUE) + attributes
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0) + body
+
+
+@pytest.mark.parametrize(
+    ("datagram", "reason"),
+    [
+        (decided(ACCEPT)[:19], "shorter than its headers"),
+        (decided(ACCEPT)[:-4], "wrong length"),
+        (decided(ACCEPT, kind=0x302), "no verdict"),
+        (decided(ACCEPT, flags=5), "no verdict"),
+        (decided(ACCEPT, family=2), "not on a packet of ours"),
+        (decided(b""), "does not say what it is"),
+        (decided(attribute(10, b"abcd")), "does not say what it is"),
+        (struct.pack("=IHHII", 24, 0x301, 1, 0, 0) + b"\0\0" + QUEUE.to_bytes(2, "big") + b"\x0c\0"
+         b"\2\0", "wrong length"),
+        (decided(ACCEPT + struct.pack("=HH", 3, 10)), "attribute has a wrong length"),
+        (decided(ACCEPT + struct.pack("=HH", 9, 10)), "attribute has a wrong length"),
+        (decided(ACCEPT + ACCEPT), "not in order"),
+        (decided(attribute(2, struct.pack("!II", 5, 7))), "neither to drop nor to accept"),
+        (decided(attribute(2, b"\0\0\0\1")), "neither to drop nor to accept"),
+        (decided(ACCEPT + attribute(11, b"abcd")), "that ours do not have"),
+        (decided(ACCEPT + attribute(3, b"abcdefgh")), "that ours do not have"),
+    ],
+)  # fmt: skip
+def test_what_is_no_verdict_of_ours(twin: ModuleType, datagram: bytes, reason: str) -> None:
+    assert reason in twin.check_verdicts(datagram, {QUEUE})
+    assert twin.check_verdicts(decided(ACCEPT), {QUEUE}) == ""

@@ -16,6 +16,8 @@ from support.relays import PATIENCE, Chain, read_all, receive, sending, until
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.crypto.aead import AEADS
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.relay import Ending
 
 Make = Callable[..., Chain]
@@ -253,3 +255,43 @@ def test_the_counters_count_while_it_is_lent(chain: Make) -> None:
         assert len(receive(both.server.app, 100_000)) == 100_000
         assert both.client.relay.sent == before + 100_000
         assert both.server.relay.received == before + 100_000
+
+
+@pytest.mark.skipif(PURE_PYTHON, reason="the Python twin has no pump")
+@pytest.mark.parametrize("plain", [False, True], ids=["encrypted", "plain"])
+def test_where_no_thread_can_be_started_it_goes_on_in_python(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise OSError(11, "no thread")
+
+    for name in ("lend", "lend_plain"):
+        monkeypatch.setattr(Pumping, name, refuse)
+    data = random.Random(3).randbytes(5_000_000)
+    with Chain(pumps=True, plain=plain) as both:
+        with sending(both.client.app, data):
+            assert digest(read_all(both.server.app)) == digest(data)
+        assert not both.client.lent
+
+
+@pytest.mark.skipif(PURE_PYTHON, reason="the Python twin has no pump")
+def test_a_mistake_on_the_way_back_resets_both_sides() -> None:
+    """Fail closed: nobody waits for ever, and the mistake is reported."""
+    with Chain(pumps=True) as both:
+        both.warm_up()
+        session = both.client.relay.session
+        assert session is not None
+
+        def mistaken(_returned: object) -> None:
+            raise LocalError("a mistake")
+
+        session.take_back = mistaken  # type: ignore[method-assign]
+        both.wire[1].send(bytes((0, 0, 40)) + bytes(40))
+        with pytest.raises(ConnectionResetError):
+            both.client.app.recv(1)
+        with pytest.raises(ConnectionResetError):
+            both.server.app.recv(1)
+        until(lambda: both.client.endings and both.failures)
+        assert both.client.endings == [(Ending.ABORTED, "LocalError: a mistake")]
+        assert [str(error) for error in both.failures] == ["a mistake"]
+        both.failures.clear()

@@ -39,6 +39,7 @@ FIGURES = {
         "failed": 0,
         "by_concurrency": {
             "64": {
+                "resumed_share": 0.5,
                 "plain_per_s": 20000.0,
                 "fresh_per_s": 1500.0,
                 "resumed_per_s": 2000.0,
@@ -81,10 +82,11 @@ def test_quick_measures_everything_in_time() -> None:
     assert set(bulk) == set(FIGURES["bulk"])
     assert min(bulk.values()) > 0
     assert bulk["ratio_to_plain"] == pytest.approx(bulk["gbit_s"] / bulk["plain_gbit_s"], rel=0.5)
-    assert set(opened) == OPENED | {"at_once", "failed", "by_concurrency"}
+    assert set(opened) == OPENED | {"at_once", "resumed_share", "failed", "by_concurrency"}
     for one in opened["by_concurrency"].values():
         assert one["failed"] == 0
         assert min(one[name] for name in OPENED) > 0
+        assert 0 <= one["resumed_share"] <= 1
     assert opened["plain_per_s"] == opened["by_concurrency"]["64"]["plain_per_s"]
     assert 0 < trip["plain_us"] < trip["us"]
     assert found["plane"]["backend"] in {"nfqueue", "sockops"}
@@ -110,7 +112,7 @@ def test_a_table_for_people(
         if len(words := line.split("  ")) > 1
     }
     assert [word.strip() for word in table["bulk, Gbit/s"] if word] == ["10.00", "3.00", "0.300"]
-    assert any(name.startswith("resumed connections/s, 64 at once") for name in table)
+    assert any(name.startswith("resumed connections/s, 64 at once (50% were)") for name in table)
 
 
 def test_connections_that_failed_are_a_failure(

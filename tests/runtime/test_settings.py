@@ -1,0 +1,24 @@
+"""What a host is told to do, checked as a whole."""
+
+import pytest
+
+from tcpcrypt.core.policy import Mode, Policy
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.context import Settings
+
+AUTHENTICATING = (
+    Policy(Mode.REQUIRE, auth="tofu"),
+    Policy(Mode.REQUIRE, auth="psk", psk="rack"),
+    Policy(Mode.OPPORTUNISTIC, pq="prefer"),
+)
+
+
+@pytest.mark.parametrize("policy", AUTHENTICATING, ids=lambda p: p.auth)
+def test_a_backend_that_answers_for_all_policies_alike_serves_none_that_authenticates(
+    policy: Policy,
+) -> None:
+    plain = Policy(Mode.REQUIRE)
+    with pytest.raises(LocalError, match=r"sockops.*auth.*nfqueue"):
+        Settings(policies=(plain, policy), backend="sockops")
+    assert Settings(policies=(plain,), backend="sockops").policies == (plain,)
+    assert Settings(policies=(plain, policy), backend="auto").policies == (plain, policy)
