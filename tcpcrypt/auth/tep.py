@@ -74,8 +74,14 @@ class AuthenticatedTep:
     read_answer = read_offer
 
     def may_resume(self, peer_identity: bytes | None, answering: Offer | None = None) -> bool:
-        """Whether the terms accept today what the session proved, in the version meant."""
+        """Whether the terms accept today what the session proved, in the version meant.
+
+        A is not content with a peer that showed no key where it shows its own: a
+        session that policy no longer made would keep the key from being learnt.
+        """
         proof = PeerProof.unpack(peer_identity or b"")
+        if answering is None and proof.key is None and self.terms.identity is not None:
+            return False
         if bytes((proof.version,)) != self._variant(answering):
             return False
         try:

@@ -184,7 +184,7 @@ class TrustTerms:
         if self.identity is None:
             return None
         found = self._trust.psks.by_hint(hint)
-        return found if self.psk is None or found is self.psk else None
+        return found if self.psk is None or _same(found, self.psk) else None
 
     # --- judging -------------------------------------------------------------------
 
@@ -218,8 +218,8 @@ class TrustTerms:
 
     def _judge_strictly(self, key: str, proof: PeerProof) -> None:
         """`pinned`, and `psk` with what is pinned beside it."""
-        if self._auth is Auth.PSK and (self.psk is None or proof.psk != self.psk.name):
-            name = "" if self.psk is None else self.psk.name
+        name = "" if self.psk is None else self.psk.name
+        if self._auth is Auth.PSK and not (proof.psk == name and self._has_psk()):
             raise self._refusal(notices.NO_PSK, shown=key, psk=name)
         pinned = self._pinned()
         if key in pinned or (self._auth is Auth.PSK and (self._incoming or not pinned)):
@@ -229,6 +229,11 @@ class TrustTerms:
         if pinned:
             raise self._changed(notices.PIN_CHANGED, key, pinned)
         raise self._refusal(notices.NOT_PINNED, shown=key)
+
+    def _has_psk(self) -> bool:
+        """Whether this host still has the key that the connection began with."""
+        psk = self.psk
+        return psk is not None and _same(self._trust.psks.by_name(psk.name), psk)
 
     def _outgoing_keys(self) -> Mapping[str, KnownPeer]:
         """Those of the scope, if connections to it are strict for them."""
@@ -281,6 +286,10 @@ class TrustTerms:
             return Learned(News.FULL, key, scope, level)
         trust.known.put(KnownPeer(key, scope, now, now, level))
         return Learned(News.FIRST, key, scope, level)
+
+
+def _same(found: Psk | None, psk: Psk) -> bool:
+    return found is not None and found.name == psk.name and found.key == psk.key
 
 
 def _word(words: type[enum.StrEnum], text: str) -> str:

@@ -15,9 +15,11 @@ from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
 from tcpcrypt.auth.learned import KNOWN_MAX, Learned, News, remember
 from tcpcrypt.auth.psk import Psk, PskStore
 from tcpcrypt.auth.scope import INCOMING
+from tcpcrypt.auth.tep import MAGIC, AuthenticatedTep
 from tcpcrypt.auth.terms import PeerProof, Terms
 from tcpcrypt.auth.trust import REFRESH, Auth, Trust, TrustTerms
 from tcpcrypt.core.policy import FlowDirection
+from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import AuthenticationError, IdentityChangedError, LocalError
 
 OUT, IN = FlowDirection.OUTGOING, FlowDirection.INCOMING
@@ -496,3 +498,42 @@ def test_terms_are_terms() -> None:
     made: Terms = terms(trust(), "tofu")
     judge: Callable[[PeerProof], None] = made.judge
     judge(proof())
+
+
+# --- what changes while a handshake is under way ---------------------------------------------
+
+
+@pytest.mark.parametrize("direction", [OUT, IN])
+@pytest.mark.parametrize("after", [[], [Psk.generate("site")]])
+def test_a_psk_that_was_taken_away_meanwhile_proves_nothing(
+    direction: FlowDirection, after: list[Psk]
+) -> None:
+    of = trust()
+    made = terms(of, "psk", direction, psk="site")
+    made.judge(proof(psk="site"))
+    of.psks = PskStore(after)
+    assert "pre-shared key site" in refused(made, proof(psk="site"))
+    assert made.find_psk(SITE.hint) is None
+
+
+def test_a_psk_that_was_read_again_is_the_same() -> None:
+    """All of trust is replaced whenever some of it changes."""
+    of = trust()
+    made = terms(of, "psk", IN, psk="site")
+    again = Psk("site", SITE.hint, Secret(bytes(SITE.key.view())))
+    of.psks = PskStore([again])
+    assert made.find_psk(SITE.hint) is again
+    made.judge(proof(psk="site"))
+
+
+def test_a_session_that_proved_no_key_is_no_first_contact() -> None:
+    """Resumed again and again, it would keep the key from ever being learnt."""
+    made = terms(trust(), "tofu")
+    made.judge(proof(None))
+    tep = AuthenticatedTep(made)
+    assert not tep.may_resume(proof(None).pack())
+    assert tep.may_resume(proof().pack())
+    offered = tep.read_offer(MAGIC + b"\x01")
+    assert tep.may_resume(proof(None).pack(), offered), "a peer may show none again"
+    none = AuthenticatedTep(terms(trust(), "none", pq="prefer"))
+    assert none.may_resume(proof(None, version=2).pack())

@@ -107,7 +107,7 @@ def site() -> Iterator[Site]:
     host = Host(
         Settings(policies=(TOFU,)),
         lambda event, facts: reports.append((event, facts)),
-        steering=steering,  # type: ignore[arg-type]
+        steering=steering,
         queue=queue,  # type: ignore[arg-type]
         privileges=Sockets(),
         trust=Trust(KnownPeers(), PskStore(), identity, hybrid=True),
