@@ -79,6 +79,8 @@ class Trust:
     enforce: bool = True
     """False: a changed key that tofu has learnt is told of and not refused."""
     clock: Callable[[], float] = time.time
+    secrets_stay: bool = False
+    """`psks` and `identity` could not be read: those that were in force are to stay."""
 
     def strict(
         self, auth: str, pq: str, direction: FlowDirection, scope: str, *, require: bool = False

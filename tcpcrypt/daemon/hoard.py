@@ -20,8 +20,9 @@ from tcpcrypt.errors import LocalError
 
 __all__ = ["packed", "unpack"]
 
-_HEAD: Final = struct.Struct("!QBBBIQ")
-"""What is applied, hybrid, enforce, whether there is an identity, PSKs, bytes of known peers."""
+_HEAD: Final = struct.Struct("!QBBBBIQ")
+"""What is applied; hybrid, enforce, whether secrets stay and whether there is an identity;
+PSKs, bytes of known peers."""
 _PSK: Final = struct.Struct(f"!B{HINT_LEN}s{PSK_LEN}s")
 """Bytes of the name, which follows; hint, key."""
 _IDENTITY_LEN: Final = 32
@@ -34,7 +35,7 @@ def packed(trust: Trust, applied: int) -> int:
     """
     known, identity = trust.known.format(), trust.identity
     head = _HEAD.pack(
-        *(applied, trust.hybrid, trust.enforce, identity is not None),
+        *(applied, trust.hybrid, trust.enforce, trust.secrets_stay, identity is not None),
         *(len(trust.psks), len(known)),
     )
     octets = bytearray(head)
@@ -79,7 +80,7 @@ def unpack(descriptor: int) -> tuple[Trust, int]:
 
 
 def _read(view: memoryview) -> tuple[Trust, int]:
-    applied, hybrid, enforce, has_identity, psks, known = _HEAD.unpack_from(view)
+    applied, hybrid, enforce, stay, has_identity, psks, known = _HEAD.unpack_from(view)
     view = view[_HEAD.size :]
     identity = None
     if has_identity:
@@ -95,4 +96,6 @@ def _read(view: memoryview) -> tuple[Trust, int]:
     if len(view) != known:
         raise LocalError("what is known of keys is damaged")
     peers = KnownPeers.parse(bytes(view), "known peers")
-    return Trust(peers, PskStore(store), identity, bool(hybrid), bool(enforce)), applied
+    trust = Trust(peers, PskStore(store), identity, bool(hybrid), bool(enforce))
+    trust.secrets_stay = bool(stay)
+    return trust, applied

@@ -3,7 +3,8 @@
 Whoever serves connections is given a `Trust` at the start, and another one
 whenever the files have changed; it tells what it learns (`take`), which is
 written in batches.  A file with a fault changes nothing: what was read last
-stays in force, and the log says so.
+stays in force, and the log says so.  A fault of the secrets keeps no revocation
+of a peer's key waiting.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tcpcrypt.auth.identity import ensure_identity
+from tcpcrypt.auth.identity import Identity, ensure_identity, load_identity
 from tcpcrypt.auth.known_peers_file import KnownPeersFile
 from tcpcrypt.auth.learned import Learned, remember
 from tcpcrypt.auth.psk import PskStore, load_psks
@@ -37,6 +38,8 @@ _WAITING_MAX: Final = 4096
 _PATIENCE: Final = 1.0
 """Seconds to wait for another writer; the worker may want sockets meanwhile."""
 
+ReadIdentity = Callable[[Path], tuple[Identity, bool]]
+"""Reads the identity; whether it was made now."""
 Give = Callable[[Trust, int], None]
 """Takes a new state, and how much of what was told (`take`) is in it."""
 
@@ -50,10 +53,14 @@ class Keeper:
         self._report = report
         self._fingerprint = ""
         self._file = KnownPeersFile(daemon.state / "known_peers", patience=_PATIENCE)
+        self._known = self._file.current
+        """What was given on last."""
         self._policies: Sequence[Policy] = ()
         self._needed = False
         self._stamp: object = None
         self._waiting: list[Learned] = []
+        self._settled = 0
+        """How much of what was taken is written, or cannot be."""
         self._taken = 0
         self._dropped = 0
         self._fault = ""
@@ -69,16 +76,18 @@ class Keeper:
         wanted = [policy for policy in policies if needs_trust(policy)]
         if not wanted and not self._needed:
             return None
-        trust = self._read(wanted, daemon.tofu_enforce)
+        trust = self._read(wanted, daemon.tofu_enforce, ensure_identity)
         self._policies, self._enforce, self._needed = wanted, daemon.tofu_enforce, True
         return trust
 
-    def _read(self, policies: Sequence[Policy], enforce: bool) -> Trust:
+    def _read(
+        self, policies: Sequence[Policy], enforce: bool, read_identity: ReadIdentity
+    ) -> Trust:
         stamp = self._look()
         identity, psks = None, PskStore()
         with_hybrid = hybrid.available()
         if any(policy.auth != "none" for policy in policies):
-            identity, made = ensure_identity(self._state / "identity")
+            identity, made = read_identity(self._state / "identity")
             self._fingerprint = identity.fingerprint
             if made:
                 self._report("identity", {"fingerprint": identity.fingerprint, "made": "now"})
@@ -96,7 +105,7 @@ class Keeper:
                     "a policy requires post-quantum keys, which the installed `cryptography`"
                     " does not have"
                 )
-        self._stamp = stamp
+        self._stamp, self._known = stamp, self._file.current
         return Trust(self._file.current.copy(), psks, identity, with_hybrid, enforce)
 
     def _psk_directories(self) -> tuple[Path, Path]:
@@ -122,7 +131,7 @@ class Keeper:
     @property
     def applied(self) -> int:
         """How much of what was taken is in what `load` or `give` hands out now."""
-        return self._taken - len(self._waiting)
+        return self._settled
 
     def take(self, learned: Learned) -> None:
         """Write this down soon."""
@@ -165,6 +174,7 @@ class Keeper:
             return
         complete = len(written) == len(self._waiting) and len(expected) == len(self._file.current)
         self._waiting.clear()
+        self._settled = self._taken
         if complete:
             self._acknowledge(self._taken)
         else:
@@ -176,14 +186,25 @@ class Keeper:
             if not self._file.refresh() and self._look() == self._stamp:
                 self._fault = ""
                 return
-            trust = self._read(self._policies, self._enforce)
+            # An identity that is gone is not replaced: peers would refuse another one.
+            trust = self._read(self._policies, self._enforce, lambda p: (load_identity(p), False))
         except (LocalError, OSError) as error:
             self._stamp = None  # what has changed is still to be given on
             self._failed(str(error))
+            self._give_known()
             return
         self._fault = ""
         # What waits to be written is not in it.
         self._give(trust, self.applied)
+
+    def _give_known(self) -> None:
+        """Give on what the file says of peers, while the secrets cannot be read."""
+        known = self._file.current
+        if known is not self._known and known != self._known:
+            self._known = known
+            trust = Trust(known.copy(), PskStore(), None, hybrid.available(), self._enforce)
+            trust.secrets_stay = True
+            self._give(trust, self.applied)
 
     def _failed(self, reason: str) -> None:
         if reason != self._fault:

@@ -142,6 +142,8 @@ class Authentication:
         before, self.trust = self.trust, trust
         if before is None or trust is None:
             return Change(everything=True)
+        if trust.secrets_stay:
+            trust.psks, trust.identity = before.psks, before.identity
         change = Change(
             everything=_public(before) != _public(trust),
             keys=_changed_keys(before.known, trust.known),

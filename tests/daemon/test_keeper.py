@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tcpcrypt.auth.fingerprint import fingerprint
-from tcpcrypt.auth.identity import Identity, load_identity
+from tcpcrypt.auth.identity import Identity, load_identity, rotate_identity
 from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
 from tcpcrypt.auth.known_peers_file import KnownPeersFile
 from tcpcrypt.auth.learned import Learned, News
@@ -166,7 +166,7 @@ def test_another_identity_and_another_psk_are_given_on(site: Site) -> None:
     create_psk(site.state / "psk", "site")
     site.keeper.look()
     assert len(site.given) == 1
-    (site.state / "identity").unlink()
+    rotate_identity(site.state / "identity")
     site.keeper.look()
     assert len(site.given) == 2
 
@@ -256,3 +256,70 @@ def test_a_part_of_it_is_no_state(length: int) -> None:
             unpack(descriptor)
     finally:
         os.close(descriptor)
+
+
+# --- what goes wrong while it serves ---------------------------------------------------------
+
+
+def test_a_revocation_counts_whatever_is_wrong_with_the_secrets(site: Site) -> None:
+    site.load(TOFU)
+    (site.state / "psk").mkdir(mode=0o700)
+    (site.state / "psk" / "notes~").write_text("not a key\n")
+    revoked = KnownPeer(KEY, "*", NOW, None, TrustLevel.REVOKED)
+    site.file.update(lambda known: known.put(revoked))
+    for _ in range(3):
+        site.keeper.look()
+    assert [event for event, _ in site.reports] == ["identity", "trust_failed"]
+    ((trust, _applied),) = site.given
+    assert trust.known.is_revoked(KEY)
+    assert trust.secrets_stay
+    (site.state / "psk" / "notes~").unlink()
+    site.keeper.look()
+    assert len(site.given) == 2
+    assert not site.given[-1][0].secrets_stay
+    assert site.given[-1][0].identity is not None
+
+
+def test_an_identity_that_is_gone_is_not_replaced_by_another(site: Site) -> None:
+    """Peers would take it for an attack; what was read stays in force."""
+    site.load(TOFU)
+    path = site.state / "identity"
+    text = path.read_bytes()
+    path.unlink()
+    for _ in range(2):
+        site.keeper.look()
+    assert not path.exists()
+    assert [event for event, _ in site.reports] == ["identity", "trust_failed"]
+    assert not [trust for trust, _ in site.given if not trust.secrets_stay]
+    path.write_bytes(text)
+    path.chmod(0o600)
+    site.keeper.look()
+    assert site.given[-1][0].identity is not None
+
+
+def test_what_was_dropped_is_not_counted_in_the_place_of_what_waits(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or whoever serves would unlearn what is not written yet."""
+    monkeypatch.setattr("tcpcrypt.daemon.keeper._WAITING_MAX", 3)
+    site.load(TOFU)
+    site.keeper.take(first(scope="192.0.2.7:1"))
+    site.keeper.look()
+    (site.state / "known_peers").write_text("nonsense\n")
+    for number in range(2, 9):
+        site.keeper.take(first(scope=f"192.0.2.7:{number}"))
+    site.keeper.look()
+    assert site.keeper.applied == 1
+    (site.state / "known_peers").unlink()
+    site.keeper.look()
+    assert site.keeper.applied == 8
+
+
+def test_secrets_that_stay_are_not_on_the_way() -> None:
+    known = KnownPeers()
+    known.put(KnownPeer(KEY, SCOPE, NOW, NOW, TrustLevel.REVOKED))
+    descriptor = packed(Trust(known, PskStore(), None, True, secrets_stay=True), 3)
+    trust, applied = unpack(descriptor)
+    os.close(descriptor)
+    assert (trust.secrets_stay, trust.known, applied) == (True, known, 3)
+    assert (trust.identity, len(trust.psks)) == (None, 0)

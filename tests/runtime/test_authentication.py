@@ -196,3 +196,21 @@ def test_key_exchanges_by_name(tep: Tep, version: int | None, name: str) -> None
     identity = None if version is None else PeerProof(None, "", version).pack()
     established = Established(bytes(33), int(tep), 1, Role.A, False, False, identity)
     assert key_exchange(established) == name
+
+
+def test_secrets_that_could_not_be_read_stay_as_they_were() -> None:
+    psk = Psk.generate("site")
+    trust = trusting(peer(), psks=(psk,))
+    authentication = Authentication(trust)
+    identity = trust.identity
+    known = KnownPeers()
+    known.put(peer(TrustLevel.REVOKED))
+    change = authentication.replace(Trust(known, PskStore(), None, True, secrets_stay=True))
+    assert change.concerns(packed())
+    assert not change.concerns(packed(bytes([8]) * 32, "site"))
+    now = authentication.trust
+    assert now is not None
+    assert now.identity is identity
+    assert now.psks.by_name("site") is psk
+    assert now.known.is_revoked(KEY)
+    assert not now.secrets_stay
