@@ -57,6 +57,8 @@ class Keeper:
         """What was given on last."""
         self._policies: Sequence[Policy] = ()
         self._needed = False
+        self._authenticates = False
+        """Whether a policy ever asked for keys: connections may live on that they proved."""
         self._stamp: object = None
         self._waiting: list[Learned] = []
         self._settled = 0
@@ -87,6 +89,8 @@ class Keeper:
         identity, psks = None, PskStore()
         with_hybrid = hybrid.available()
         if any(policy.auth != "none" for policy in policies):
+            self._authenticates = True
+        if self._authenticates:
             identity, made = read_identity(self._state / "identity")
             self._fingerprint = identity.fingerprint
             if made:

@@ -297,6 +297,18 @@ def test_an_identity_that_is_gone_is_not_replaced_by_another(site: Site) -> None
     assert site.given[-1][0].identity is not None
 
 
+def test_policies_that_ask_no_more_leave_connections_their_keys(site: Site) -> None:
+    create_psk(site.state / "psk", "site")
+    before = site.load(Policy(Mode.REQUIRE, auth="psk", psk="site")).identity
+    trust = site.load(PLAIN)
+    assert before is not None
+    assert trust.identity is not None
+    assert trust.identity.public == before.public
+    assert trust.psks.by_name("site") is not None
+    (site.state / "psk" / "site").unlink()
+    assert site.load(PLAIN).psks.by_name("site") is None
+
+
 def test_what_was_dropped_is_not_counted_in_the_place_of_what_waits(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
