@@ -88,9 +88,14 @@ def replace_file(path: Path, data: ReadableBuffer) -> os.stat_result:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory with mode 0700 where there is none; raises `LocalError`."""
+    """Make a directory with mode 0700 where there is none; raises `LocalError`.
+
+    And those that it stands in: secrets may be put there next, too.
+    """
     with _told(path):
-        path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+        missing = [one for one in (path, *path.parents) if not one.exists()]
+        for one in reversed(missing):
+            one.mkdir(_DIRECTORY_MODE, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tcpcrypt.auth import psk as module
+from tcpcrypt.auth.identity import ensure_identity
 from tcpcrypt.auth.psk import Psk, PskStore, create_psk, load_psk, load_psks
 from tcpcrypt.auth.secret_file import MissingFileError
 from tcpcrypt.auth.terms import SharedKey
@@ -121,3 +122,12 @@ def test_a_directory_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LocalError, match="Not a directory"):
         load_psks(tmp_path / "file")
+
+
+def test_a_key_may_come_before_the_identity(tmp_path: Path) -> None:
+    """What was made for the one is safe enough for the other."""
+    state = tmp_path / "state"
+    create_psk(state / "psk", "site")
+    _identity, made = ensure_identity(state / "identity")
+    assert made
+    assert state.stat().st_mode & 0o777 == 0o700
