@@ -138,7 +138,9 @@ class Keeper:
         return self._settled
 
     def take(self, learned: Learned) -> None:
-        """Write this down soon."""
+        """Write this down soon, if any policy has ever wanted to know peers."""
+        if not self._needed:
+            return
         self._taken += 1
         if len(self._waiting) < _WAITING_MAX:
             self._waiting.append(learned)
@@ -202,9 +204,13 @@ class Keeper:
         self._give(trust, self.applied)
 
     def _give_known(self) -> None:
-        """Give on what the file says of peers, while the secrets cannot be read."""
-        known = self._file.current
-        if known is not self._known and known != self._known:
+        """Give on what the file says of peers, while the secrets cannot be read.
+
+        Not if the identity is gone: then all of the state may be, as when its
+        disk is, and nobody is to become unknown by that.
+        """
+        known, identity = self._file.current, self._state / "identity"
+        if known is not self._known and known != self._known and identity.exists():
             self._known = known
             trust = Trust(known.copy(), PskStore(), None, hybrid.available(), self._enforce)
             trust.secrets_stay = True

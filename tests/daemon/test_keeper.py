@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -295,6 +296,33 @@ def test_an_identity_that_is_gone_is_not_replaced_by_another(site: Site) -> None
     path.chmod(0o600)
     site.keeper.look()
     assert site.given[-1][0].identity is not None
+
+
+def test_a_state_that_is_gone_as_a_whole_makes_nobody_unknown(site: Site) -> None:
+    site.load(TOFU)
+    site.keeper.take(first())
+    site.keeper.look()
+    gone = site.state.with_name("gone")
+    site.state.rename(gone)
+    site.keeper.take(first(OTHER, "192.0.2.8:5432"))
+    for _ in range(2):
+        site.keeper.look()
+    assert not site.given
+    assert site.reports[-1][0] == "trust_failed"
+    shutil.rmtree(site.state)
+    gone.rename(site.state)
+    site.keeper.look()
+    assert [peer.key for peer in site.given[-1][0].known] == [KEY]
+
+
+def test_what_nobody_asked_for_is_not_written_down(site: Site) -> None:
+    """Whoever has taken over the worker plants no keys for policies that are still to come."""
+    site.keeper.take(first())
+    site.keeper.flush()
+    assert not site.state.exists()
+    assert len(site.load(TOFU).known) == 0
+    site.keeper.look()
+    assert len(site.on_disk()) == 0
 
 
 def test_policies_that_ask_no_more_leave_connections_their_keys(site: Site) -> None:
