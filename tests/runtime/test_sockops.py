@@ -9,9 +9,10 @@ import pytest
 
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
+from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.errors import FallbackReason, LocalError
 from tcpcrypt.runtime import bpf, sockops
-from tcpcrypt.runtime.eno_backend import Tuple4
+from tcpcrypt.runtime.eno_backend import Requested, Tuple4
 from tcpcrypt.runtime.privileges import tcp_socket
 from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 
@@ -120,8 +121,10 @@ def test_what_was_acknowledged_cannot_end_in_plain(opened: Opened, theirs: bytes
 def accept(
     backend: SockopsBackend, kernel: Kernel, said: tuple[bytes, bytes, bytes], *, kind: int = 3
 ) -> Negotiation | None:
-    def new(_: Tuple4, *, resume: bool = True, random: RandomBytes = bytes) -> Negotiation:
-        return Negotiation(Config(), Opener.PASSIVE, random=random)
+    def new(_: Tuple4, *, resume: bool = True, random: RandomBytes = bytes) -> Requested:
+        config = Config()
+        negotiation = Negotiation(config, Opener.PASSIVE, random=random)
+        return Requested(negotiation, Policy(Mode.OPPORTUNISTIC), config, None)
 
     lengths = [len(part) for part in said]
     with tcp_socket(4) as listener, tcp_socket(4) as client:
@@ -133,7 +136,8 @@ def accept(
         listener.setblocking(True)
         kernel["said"] = LAYOUT.pack(kind, UP, 0, 0, 0, *lengths, b"", *said)
         with listener.accept()[0] as sock:
-            return backend.accepted(sock)
+            requested = backend.accepted(sock)
+            return requested.negotiation if requested is not None else None
 
 
 def test_an_accepted_connection(backend: SockopsBackend, kernel: Kernel) -> None:
