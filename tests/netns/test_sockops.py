@@ -23,9 +23,10 @@ from netns.observed import eno, segments
 
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
+from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.errors import FallbackReason, LocalError
 from tcpcrypt.runtime import bpf
-from tcpcrypt.runtime.eno_backend import Tuple4
+from tcpcrypt.runtime.eno_backend import Requested, Tuple4
 from tcpcrypt.runtime.privileges import DirectPrivileges, tcp_socket
 from tcpcrypt.runtime.rules import MARK_DONE
 from tcpcrypt.runtime.sockops import Attachment, SockopsBackend
@@ -60,8 +61,9 @@ class Side:
 
     def _passive(
         self, _connection: Tuple4, *, resume: bool = True, random: RandomBytes = bytes
-    ) -> Negotiation:
-        return Negotiation(self.config, Opener.PASSIVE, random=random)
+    ) -> Requested:
+        negotiation = Negotiation(self.config, Opener.PASSIVE, random=random)
+        return Requested(negotiation, Policy(Mode.OPPORTUNISTIC), self.config, None)
 
     def connect(
         self, address: str, port: int = PORT, *, own_port: int = 0, insist: bool = False
@@ -95,7 +97,8 @@ class Side:
         assert poll.poll(10_000), "nobody came"
         sock, _address = listener.accept()
         self.sockets.append(sock)
-        return sock, self.backend.accepted(sock)
+        requested = self.backend.accepted(sock)
+        return sock, requested.negotiation if requested is not None else None
 
     def close(self) -> None:
         for sock in self.sockets:
