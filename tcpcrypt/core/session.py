@@ -403,6 +403,15 @@ class Session:
         if ticket is None:
             self._abort(SessionInput.FAULT, PeerError(PeerReason.RESUMPTION_REPLAYED))
             return
+        try:
+            # What was accepted when the SYN went out may have been revoked since, and
+            # A sends before it sees a frame of the peer.
+            if self._tep.first_frame_proves:
+                self._tep.judge(ticket.peer_identity)
+        except PeerError as error:
+            ticket.secret.wipe()
+            self._abort(SessionInput.FAULT, error)
+            return
         self._chain, self._successor_kept = ticket.chain, ticket.successor_kept
         self._expires = ticket.expires
         negotiated = self.negotiated

@@ -6,11 +6,12 @@
 from collections.abc import Callable
 
 import pytest
-from support.hosts import Host, connect, data_of, drain, events, exchange
+from support.hosts import Host, connect, data_of, drain, events, exchange, negotiate, outcome
 from support.terms import Conditions, identity, needs_psk, only, shared, ta_host
 
 from tcpcrypt.auth.identity import Identity
 from tcpcrypt.core.events import Established, PeerProved
+from tcpcrypt.core.negotiation import Opener
 from tcpcrypt.core.session import Session
 from tcpcrypt.crypto.kdf import cprf, extract
 from tcpcrypt.crypto.secret import Secret
@@ -444,6 +445,27 @@ def test_nobody_else_opens_the_frame_that_proves_a_peer() -> None:
     one.receive_data(drain(other))
     assert [type(e) for e in events(one)] == [PeerProved]
     assert one.lend() is not None
+
+
+def test_a_key_revoked_while_a_resumption_is_negotiated_gets_nothing() -> None:
+    """A would send at once, before a frame of the peer could be judged."""
+    terms = Conditions(A_KEY)
+    one_host, other_host = ta_host(terms), server()
+    exchange(*connect(one_host, other_host))
+    active = one_host.negotiation(Opener.ACTIVE)
+    passive = other_host.negotiation(Opener.PASSIVE)
+    negotiate(active, passive)
+    assert outcome(active).resuming
+    terms.accept = lambda _proof: False
+    one = one_host.session(active)
+    assert isinstance(refused(one), AuthenticationError)
+    ticket = outcome(active).ticket
+    assert ticket is not None
+    with pytest.raises(RuntimeError):
+        ticket.secret.peek_next()
+    other = other_host.session(passive)
+    other.receive_data(drain(one))
+    silent(other)
 
 
 @pytest.mark.parametrize("how", ["eof", "reset", "timeout", "wiped"])
