@@ -143,6 +143,17 @@ def test_an_unknown_host_without_authentication_goes_on_under_opportunistic(two:
         pass
 
 
+def test_a_connection_to_port_0_is_refused_and_nothing_waits_for_it(two: Pair) -> None:
+    """No key can be known for it; Linux lets any user try."""
+    two.client.start('[[policy]]\nmode = "opportunistic"\nauth = "tofu"\n')
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            two.network.connect(port=0)
+    assert len(two.client.daemon.wait_for("failed", count=3)) == 3
+    assert not two.client.daemon.events("bug")
+    two.talk_alone()
+
+
 def test_a_server_that_speaks_first(two: Pair) -> None:
     """It does so once the client has proved who it is; nobody waits for anybody for ever."""
     two.start(policy("tofu"))
