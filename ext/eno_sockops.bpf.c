@@ -348,6 +348,8 @@ ENO_INLINE void accepted(struct bpf_sock_ops *ctx)
 	known = bpf_map_lookup_elem(&pendings, &flow);
 	if (!sk || !known || known->isn + 1 != ctx->rcv_nxt)
 		return;
+	/* It has them of its listener; there is nothing more to write. */
+	bpf_sock_ops_cb_flags_set(ctx, 0);
 	of = bpf_sk_storage_get(&transcripts, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (of) {
 		of->kind = ACCEPTED;

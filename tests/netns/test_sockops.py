@@ -294,6 +294,45 @@ def test_an_acknowledgement_that_the_core_would_not_give_ends_the_connection(
     assert caught.value.errno == errno.ECONNABORTED
 
 
+@pytest.fixture
+def runs() -> Iterator[Callable[[], int]]:
+    """How often programs of this process have run."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = switch.read_text()
+    switch.write_text("1")
+
+    def count() -> int:
+        found = 0
+        for entry in Path("/proc/self/fdinfo").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # that of the directory
+                for line in entry.read_text().splitlines():
+                    found += int(line.split()[1]) if line.startswith("run_cnt:") else 0
+        return found
+
+    yield count
+    switch.write_text(before)
+
+
+def test_it_does_not_run_for_segments_once_the_handshake_is_over(
+    pair: Network, side: Make, runs: Callable[[], int]
+) -> None:
+    server, client = side(pair.server), side(pair.client)
+    listener = server.listen(pair.server_end.v4)
+    opened, _negotiation = client.open(pair.server_end.v4)
+    accepted, _other = server.accept(listener)
+    for sock in (opened, accepted):
+        sock.setblocking(True)
+    for one, other in ((accepted, opened), (opened, accepted)) * 2:
+        one.sendall(b"first")
+        assert other.recv(5) == b"first"
+    before = runs()
+    assert before > 0
+    for one, other in ((accepted, opened), (opened, accepted)) * 100:
+        one.sendall(b"more")
+        assert other.recv(4) == b"more"
+    assert runs() - before < 50
+
+
 def test_sockets_of_others_are_left_alone(pair: Network, side: Make) -> None:
     """They are in the same control group."""
     side(pair.client)
