@@ -65,7 +65,8 @@ class Keeper:
         """How much of what was taken is written, or cannot be."""
         self._taken = 0
         self._dropped = 0
-        self._fault = ""
+        self._faults: dict[str, str] = {}
+        """What reading and writing failed of and was told; it is not told again."""
         self._loop: Loop | None = None
         self._give: Give = lambda _trust, _applied: None
         self._acknowledge: Callable[[int], None] = lambda _applied: None
@@ -175,9 +176,10 @@ class Keeper:
             expected = self._file.current.copy()
             written = self._file.learn(self._waiting)
             remember(expected, written, 0)
-        except LocalError as error:
-            self._failed(str(error))
+        except (LocalError, OSError) as error:
+            self._failed("writing", str(error))
             return
+        self._faults.pop("writing", None)
         complete = len(written) == len(self._waiting) and len(expected) == len(self._file.current)
         self._waiting.clear()
         self._settled = self._taken
@@ -190,16 +192,16 @@ class Keeper:
         """Give on what has changed since it was read last."""
         try:
             if not self._file.refresh() and self._look() == self._stamp:
-                self._fault = ""
+                self._faults.pop("reading", None)
                 return
             # An identity that is gone is not replaced: peers would refuse another one.
             trust = self._read(self._policies, self._enforce, lambda p: (load_identity(p), False))
         except (LocalError, OSError) as error:
             self._stamp = None  # what has changed is still to be given on
-            self._failed(str(error))
+            self._failed("reading", str(error))
             self._give_known()
             return
-        self._fault = ""
+        self._faults.pop("reading", None)
         # What waits to be written is not in it.
         self._give(trust, self.applied)
 
@@ -216,9 +218,9 @@ class Keeper:
             trust.secrets_stay = True
             self._give(trust, self.applied)
 
-    def _failed(self, reason: str) -> None:
-        if reason != self._fault:
-            self._fault = reason
+    def _failed(self, what: str, reason: str) -> None:
+        if reason not in self._faults.values():
+            self._faults[what] = reason
             self._report("trust_failed", {"reason": reason, "kept": "what was in force"})
 
     def _look(self) -> object:

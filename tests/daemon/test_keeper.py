@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -297,6 +298,32 @@ def test_an_identity_that_is_gone_is_not_replaced_by_another(site: Site) -> None
     path.chmod(0o600)
     site.keeper.look()
     assert site.given[-1][0].identity is not None
+
+
+@pytest.mark.parametrize("call", ["fcntl.flock", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.ENOLCK, errno.EROFS])
+def test_what_cannot_be_written_waits(
+    site: Site, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    def fails(*_arguments: object, **_more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    site.load(TOFU)
+    site.keeper.take(first())
+    with monkeypatch.context() as broken:
+        broken.setattr(call, fails)
+        for _ in range(3):
+            site.keeper.look()
+    assert [event for event, _ in site.reports] == ["identity", "trust_failed"]
+    assert os.strerror(number) in str(site.reports[-1][1]["reason"])
+    assert site.keeper.applied == 0
+    assert sorted(path.name for path in site.state.iterdir()) in (
+        ["identity"],
+        ["identity", "known_peers.lock"],
+    )
+    site.keeper.look()
+    assert [peer.key for peer in site.on_disk()] == [KEY]
+    assert site.acknowledged == [1]
 
 
 def test_a_state_that_is_gone_as_a_whole_makes_nobody_unknown(site: Site) -> None:
