@@ -20,7 +20,7 @@ SEEDS = 60
 def pumps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """With the pump: lent as soon and as often as can be."""
     monkeypatch.setattr(relay, "_LEND_AFTER", 1)
-    monkeypatch.setattr(records, "LEASE_MIN", 500_000)
+    monkeypatch.setattr(records, "LEASE_MIN", 100_000)
     return request.param == "c"
 
 

@@ -90,7 +90,7 @@ class Ordeal:
             aeads=(chance.choice((1, 2, 0x10)),),
             first_frame_data=chance.choice((1, 100, 1400, 65_000)),
             frame_data=chance.choice((300, 1400, 16_000, 65_516)),
-            rekey_after_bytes=chance.choice((None, None, 1_500_000)),
+            rekey_after_bytes=chance.choice((None, 450_000)),
         )
         self.loop = Loop()
         self.bugs: list[Exception] = []
