@@ -376,7 +376,8 @@ class Relay:
         elif back.why is Why.OUTER_FAILED:
             self._outer_lost()
         elif back.why is Why.BROKEN:
-            self._finish(Ending.ABORTED, f"pump failed: {os.strerror(back.error)}")
+            reason = os.strerror(back.error) if back.error else "libcrypto"
+            self._finish(Ending.ABORTED, f"pump failed: {reason}")
         else:
             self.settle()
 

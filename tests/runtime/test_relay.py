@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 import socket
@@ -9,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from conftest import PURE_PYTHON
@@ -17,7 +19,7 @@ from support.relays import PATIENCE, Chain, read_all, receive, sending, until
 from tcpcrypt.core.config import Config
 from tcpcrypt.crypto.aead import AEADS
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.pump import Pumping
+from tcpcrypt.runtime.pump import Pumping, Why
 from tcpcrypt.runtime.relay import Ending
 
 Make = Callable[..., Chain]
@@ -245,6 +247,38 @@ def test_recalled_while_bytes_fly(chain: Make) -> None:
                 time.sleep(0.002)
             reader.join()
         assert digest(got[0]) == digest(data)
+
+
+@pytest.mark.skipif(PURE_PYTHON, reason="the twin has no pump that could fail")
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.ENOMEM, "Cannot allocate memory"), (0, "libcrypto")]
+)
+def test_a_pump_that_fails_is_a_reset(number: int, reason: str) -> None:
+    """What it sealed last may be nowhere: not even an answer to a new key leaves,
+    which would take the same nonce."""
+    with Chain(pumps=True) as both:
+        both.warm_up()
+        client, server = both.client.relay, both.server.relay
+
+        def fail() -> None:
+            server.take_back()
+            assert server.session is not None
+            server.session.rekey()
+            wire = b""
+            while chunk := server.session.bytes_to_send():
+                wire += chunk
+            assert client._loan is not None
+            back = client._loan.recall()
+            streams = replace(back.streams, wire=back.streams.wire + wire)
+            client._on_back(replace(back, why=Why.BROKEN, error=number, streams=streams))
+
+        both.call(fail)
+        with pytest.raises(ConnectionResetError):
+            both.client.app.recv(1)
+        until(lambda: both.client.endings and both.server.endings)
+        assert both.client.endings == [(Ending.ABORTED, f"pump failed: {reason}")]
+        assert both.server.endings[0][0] is Ending.RESET_BY_PEER
+        assert both.server.relay.rekeys == 1  # its own, which has no answer
 
 
 def test_the_counters_count_while_it_is_lent(chain: Make) -> None:
