@@ -186,8 +186,9 @@ KEYS: Final[tuple[Key, ...]] = (
         "30",
         "When the daemon is told to end, live connections may go on for {}.",
         "Seconds for which connections may go on after the daemon was told to end.  No new ones"
-        " are encrypted meanwhile.  What is left after that time is reset; it never continues in"
-        " the clear.",
+        " are encrypted meanwhile: the mode `require` refuses them, `opportunistic` lets them go"
+        " in the clear, also to hosts that `tofu` remembers.  What is left after that time is"
+        " reset; it never continues in the clear.",
     ),
     Key(
         "daemon",
@@ -207,8 +208,10 @@ KEYS: Final[tuple[Key, ...]] = (
         "true",
         "false",
         "Connections to a host whose key has changed are refused: {}.",
-        "Under `tofu`, whether a host whose key is not the remembered one, or that shows none any"
-        " more, is refused.  false only logs it: the connection goes on, with whoever it is.",
+        "Under `tofu`, whether a host that proves another key than the remembered one, or proves"
+        " none, is refused.  false only logs it: the connection goes on, with whoever it is.  A"
+        " remembered host that does not take part in authentication at all any more is refused"
+        " in any case, and so is a key that was pinned or revoked.",
     ),
     Key(
         "crypto",
