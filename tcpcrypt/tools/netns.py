@@ -38,6 +38,8 @@ _SO_RCVBUFFORCE: Final = 33
 _SOL_PACKET: Final = 263
 _PACKET_STATISTICS: Final = 6
 _PACKET_IGNORE_OUTGOING: Final = 23
+_SETTLING: Final = 0.2
+_SETTLING_TRIES: Final = 50
 _GRACE: Final = 5.0
 """Seconds that a process has to end when told to."""
 
@@ -231,6 +233,16 @@ class Capture:
         statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         self.dropped += struct.unpack("=II", statistics)[1]
         self._socket.close()
+
+    def settled(self) -> list[bytes]:
+        """`packets`, once none has come for a moment: reading may lag behind the wire."""
+        before = -1
+        for _ in range(_SETTLING_TRIES):
+            if before == len(self.packets):
+                break
+            before = len(self.packets)
+            time.sleep(_SETTLING)
+        return self.packets
 
     def _read(self) -> None:
         while True:

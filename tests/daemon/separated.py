@@ -95,8 +95,13 @@ class Daemon:
     @property
     def janitor(self) -> int:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        (janitor,) = [pid for pid in path.read_text().split() if name(pid) == "tcpcrypt-janit"]
-        return int(janitor)
+
+        def alone() -> int:
+            # A child has its parent's name until it gives itself one.
+            found = [pid for pid in path.read_text().split() if is_janitor(pid)]
+            return int(found[0]) if len(found) == 1 else 0
+
+        return wait_until(alone, "janitor")
 
     def told(self) -> dict[str, str]:
         lines = self.manager.recv(4096).decode().split("\n")
@@ -108,6 +113,13 @@ class Daemon:
             sock.connect(str(self.control))
             sock.sendall(json.dumps({"v": 1, "method": method, "params": {}}).encode() + b"\n")
             return json.loads(sock.makefile().readline())
+
+
+def is_janitor(pid: str) -> bool:
+    try:
+        return name(pid) == "tcpcrypt-janit"
+    except OSError:  # it has ended
+        return False
 
 
 def name(pid: int | str) -> str:

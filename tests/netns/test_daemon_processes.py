@@ -133,7 +133,9 @@ def test_killed_under_require(pair: Network, tmp_path: Path, who: str) -> None:
 def test_all_three_killed(pair: Network, both: tuple[Daemon, Daemon], tmp_path: Path) -> None:
     """Nobody is left to clean up: nothing passes in the clear until the next daemon is there."""
     ours = both[0]
-    for pid in (ours.janitor, ours.process.pid, ours.worker):
+    victims = ours.janitor, ours.process.pid, ours.worker
+    os.kill(ours.process.pid, signal.SIGSTOP)  # or it would find the janitor a successor
+    for pid in victims:
         os.kill(pid, signal.SIGKILL)
     ours.process.wait(10)
     assert "NFQUEUE" in rules(pair.client)

@@ -161,7 +161,8 @@ def test_rfc8548_3_7_a_forged_fin_is_no_end_of_file(path: Network) -> None:
         assert one.recv(100) == b"half of an ans"
 
         def from_server() -> list[Segment]:
-            return [s for s in segments(capture.packets) if s.source_port == PORT and s.payload]
+            sent = segments(capture.settled())
+            return [s for s in sent if s.source_port == PORT and s.payload]
 
         forged = forge_fin(wait_until(from_server, "segment of the server")[-1])
         with path.middle.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:

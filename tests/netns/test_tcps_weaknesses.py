@@ -54,7 +54,7 @@ def last_of(capture: Capture, source_port: int | None = PORT) -> Segment:
     """The last segment with data, of the server or (None) of the client."""
 
     def found() -> list[Segment]:
-        sent = [s for s in segments(capture.packets) if s.payload]
+        sent = [s for s in segments(capture.settled()) if s.payload]
         return [s for s in sent if (s.source_port == PORT) == (source_port == PORT)]
 
     return wait_until(found, "segment with data")[-1]
