@@ -136,7 +136,7 @@ def test_an_unknown_host_without_authentication_goes_on_under_opportunistic(two:
     two.client.daemon.wait_for("fallback")
     assert len(two.client.known()) == 0
     two.client.reload(policy("tofu", "require"))
-    with two.refused():
+    with two.refused(reached=True):
         pass
     two.server.start(policy("none"))
     with two.refused():
@@ -197,7 +197,7 @@ def _reasons(side: Trusting, text: str) -> bool:
 
 def test_pinned_makes_opportunistic_require(two: Pair) -> None:
     two.client.start(policy("pinned", "opportunistic"))
-    with two.refused():
+    with two.refused(reached=True):
         assert two.client.daemon.wait_for("refused")
 
 

@@ -271,7 +271,9 @@ def test_a_router_that_says_unreachable(path: Network, family: int, v4: str, v6:
     begun = time.monotonic()
     # The daemon does not carry which kind of unreachable: "host" stands for all.
     assert outcome(path, address, family) == "EHOSTUNREACH"
-    assert time.monotonic() - begun < plain + 1
+    # An answer that comes while the kernel still has the socket in `connect` counts
+    # when its SYN is repeated, after one second and two more.
+    assert time.monotonic() - begun < plain + 4
 
 
 def test_silence_is_a_timeout(path: Network) -> None:

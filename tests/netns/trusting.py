@@ -141,8 +141,9 @@ class Pair:
     def refused(self, port: int = PORT, *, reached: bool = False) -> Iterator[None]:
         """The application's connection is refused, and no service is reached.
 
-        `reached`: where the server's policy takes whatever comes, its service
-        sees a connection on which nothing is said, and a reset.
+        `reached`: where the server takes whatever comes, by its policy or for
+        want of a daemon, its service may see a connection on which nothing is
+        said, and a reset.
         """
         with self.network.listen(port=port) as listener:
             with pytest.raises(ConnectionRefusedError):
