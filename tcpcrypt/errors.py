@@ -5,11 +5,16 @@ peer, or someone on the path (`PeerError`, which names the fault in `reason`)?
 A negotiation that ends in plain TCP is neither; it is an event that carries a
 `FallbackReason`, and becomes `NoEncryptionError` only where policy requires
 encryption.  No attack ever looks like an end of file.
+
+What happens to a connection is an `OSError` as well, with its `errno`, so that
+a program that moves from plain sockets keeps its `except` clauses; what the
+caller did wrong (`LocalError`) is none, since trying again does not help.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
 
 __all__ = [
     "AuthenticationError",
@@ -85,6 +90,10 @@ class FallbackReason(enum.Enum):
     SYN_RETRANSMITTED_PLAIN = "SYN was retransmitted without ENO"
     SYN_CHANGED = "peer's ENO option changed between retransmissions"
     OUT_OF_ORDER = "segment does not belong to this stage of the handshake"
+    # Negotiation within the stream (`tcpcrypt.sockets.preface`)
+    NO_PREFACE = "peer's stream does not begin with an offer of encryption"
+    # A connection of the kernel, of which the daemon says so
+    NOT_ENCRYPTED = "the daemon does not encrypt this connection"
 
 
 class TcpcryptError(Exception):
@@ -95,11 +104,15 @@ class LocalError(TcpcryptError):
     """The caller broke a rule of the API; the connection is not to blame."""
 
 
-class PeerError(TcpcryptError):
+class PeerError(TcpcryptError, ConnectionError):
     """The peer, or someone on the path, broke a rule of the protocol."""
+
+    number = errno.ECONNABORTED
+    """The `errno` of this class."""
 
     def __init__(self, reason: PeerReason, detail: str = "") -> None:
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.errno = self.number
         self.reason = reason
         self.detail = detail
 
@@ -115,35 +128,45 @@ class TruncationError(PeerError):
     """TCP FIN came without an authenticated FINp (RFC 8548 section 3.7)."""
 
 
-class ResetError(PeerError):
+class ResetError(PeerError, ConnectionResetError):
     """The connection was reset; RST is not authenticated (RFC 8548 section 8)."""
 
+    number = errno.ECONNRESET
 
-class HandshakeTimeoutError(PeerError):
+
+class HandshakeTimeoutError(PeerError, TimeoutError):
     """The peer did not finish the handshake before the deadline."""
+
+    number = errno.ETIMEDOUT
 
 
 class AuthenticationError(PeerError):
     """The peer did not prove the identity that policy asks for."""
+
+    number = errno.EACCES
 
 
 class IdentityChangedError(AuthenticationError):
     """The peer's key is not the one remembered for it."""
 
 
-class NoEncryptionError(TcpcryptError):
+class NoEncryptionError(TcpcryptError, ConnectionError):
     """Policy requires encryption and negotiation ended without it."""
 
-    def __init__(self, reason: FallbackReason) -> None:
-        super().__init__(reason.value)
+    def __init__(self, reason: FallbackReason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.errno = errno.ECONNABORTED
         self.reason = reason
+        self.detail = detail
 
-    def __reduce__(self) -> tuple[type[NoEncryptionError], tuple[FallbackReason]]:
-        return type(self), (self.reason,)
+    def __reduce__(self) -> tuple[type[NoEncryptionError], tuple[FallbackReason, str]]:
+        return type(self), (self.reason, self.detail)
 
 
 class NoCommonTEPError(NoEncryptionError):
     """Policy requires encryption and no TEP is common to both sides."""
 
-    def __init__(self, reason: FallbackReason = FallbackReason.NO_COMMON_TEP) -> None:
-        super().__init__(reason)
+    def __init__(
+        self, reason: FallbackReason = FallbackReason.NO_COMMON_TEP, detail: str = ""
+    ) -> None:
+        super().__init__(reason, detail)
