@@ -17,7 +17,8 @@ LAYERS = ["wire", "crypto", "core", "auth", "runtime", "daemon", "cli"]
 
 BESIDE = {
     # Beside the daemon: each may use core and what is below it, and nothing else.
-    "sockets": {"wire", "crypto", "core", "auth"},
+    # A connection that the daemon encrypts is asked about at its control socket.
+    "sockets": {"wire", "crypto", "core", "auth", "daemon"},
     "aio": {"wire", "crypto", "core", "auth", "sockets"},
     "transfer": {"wire", "crypto", "core", "auth", "sockets"},
     "tcps": {"wire", "crypto"},

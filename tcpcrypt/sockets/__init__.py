@@ -1,0 +1,1 @@
+"""Sockets that are secure or do not exist."""

@@ -1,0 +1,177 @@
+"""The directory of a user's keys: who this program is, and whom it knows.
+
+```
+identity      the static key, made at the first use
+known_peers   keys of others, and how far they are trusted
+psk/NAME      pre-shared keys
+```
+
+It is laid out as the daemon's state is, so that `tcpcrypt id|psk|peers --state
+DIR` show and change it.  Whose it is by default: `TCPCRYPT_KEYS` names it;
+otherwise root has the daemon's, /var/lib/tcpcrypt, and anybody else
+`$XDG_STATE_HOME/tcpcrypt` or ~/.local/state/tcpcrypt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+from typing import ClassVar, Final
+
+from tcpcrypt.auth.identity import Identity, ensure_identity
+from tcpcrypt.auth.known_peers import KnownPeers
+from tcpcrypt.auth.known_peers_file import KnownPeersFile
+from tcpcrypt.auth.learned import News
+from tcpcrypt.auth.psk import PskStore, load_psks
+from tcpcrypt.auth.secret_file import make_directory
+from tcpcrypt.auth.terms import PeerProof
+from tcpcrypt.auth.trust import Trust, TrustTerms
+from tcpcrypt.crypto import hybrid
+from tcpcrypt.errors import LocalError
+from tcpcrypt.sockets.sessions import SharedResumption
+
+__all__ = ["KeyDirectory", "Keys", "default_directory"]
+
+_SYSTEM: Final = Path("/var/lib/tcpcrypt")
+_SYSTEM_PSKS: Final = Path("/etc/tcpcrypt/psk")
+_VARIABLE: Final = "TCPCRYPT_KEYS"
+
+Stamp = tuple[int, int, int] | None
+
+
+def default_directory() -> Path:
+    """Where the keys of this process are, if nothing else is said."""
+    if named := os.environ.get(_VARIABLE):
+        return Path(named)
+    if os.geteuid() == 0:
+        return _SYSTEM
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # The specification of these directories: one that is not absolute is to be ignored.
+    base = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+    return base / "tcpcrypt"
+
+
+class KeyDirectory:
+    """One directory, read anew when it has changed; for any number of threads.
+
+    `at` gives every caller of a process the same one, so that all connections
+    share what they may resume.
+    """
+
+    _all: ClassVar[dict[Path, KeyDirectory]] = {}
+    _all_lock: ClassVar = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        """Reads nothing yet."""
+        self.path = path
+        self.outgoing = SharedResumption()
+        """Sessions with services."""
+        self.incoming = SharedResumption()
+        """Sessions with those that connected."""
+        self._psk_paths = (path / "psk", *((_SYSTEM_PSKS,) if path == _SYSTEM else ()))
+        self._file = KnownPeersFile(path / "known_peers")
+        self._trust: Trust | None = None
+        self._identity_stamp: Stamp = None
+        self._psks_stamp: tuple[Stamp, ...] = ()
+        self._lock = threading.RLock()
+
+    @classmethod
+    def at(cls, keys: Keys = None) -> KeyDirectory:
+        """The directory at a path, the default one for None."""
+        if isinstance(keys, KeyDirectory):
+            return keys
+        path = (default_directory() if keys is None else Path(keys)).absolute()
+        with cls._all_lock:
+            return cls._all.setdefault(path, cls(path))
+
+    @property
+    def identity(self) -> Identity:
+        """The own key, made now if there is none.  Raises `LocalError` as `trust` does."""
+        identity = self.trust().identity
+        if identity is None:  # `trust` never leaves it out
+            raise LocalError(f"{self.path}: no identity")
+        return identity
+
+    def trust(self) -> Trust:
+        """What the directory says now, always the same object.
+
+        Raises `LocalError` for a file with a fault, or one that others could
+        have written or read; nothing is believed then.
+        """
+        with self._lock:
+            return self._refreshed()
+
+    def _refreshed(self) -> Trust:
+        trust = self._trust
+        stamp = _stamp(self.path / "identity")
+        if trust is None or stamp is None or stamp != self._identity_stamp:
+            make_directory(self.path)
+            identity, _made = ensure_identity(self.path / "identity")
+            self._identity_stamp = _stamp(self.path / "identity")
+            if trust is None:
+                trust = Trust(KnownPeers(), PskStore(), identity, hybrid.available())
+            elif trust.identity is None or trust.identity.public != identity.public:
+                # What was proved to another key is not this one's to go on with.
+                trust.identity = identity
+                self.outgoing.flush()
+                self.incoming.flush()
+        psks_stamp = tuple(_stamp(path) for path in self._psk_paths)
+        if psks_stamp != self._psks_stamp:
+            trust.psks = load_psks(*self._psk_paths)
+            self._psks_stamp = psks_stamp
+        if self._file.refresh() or self._trust is None:
+            trust.known = self._file.current.copy()
+        self._trust = trust
+        return trust
+
+    def learn(self, terms: TrustTerms, proof: PeerProof, *, insist: bool) -> None:
+        """Remember what a peer has proved, on the disk.
+
+        `insist`: trust is in the memory alone, so that a first contact which
+        cannot be remembered is none that counts.  Raises `LocalError` then, and
+        `IdentityChangedError` where another process has met another key there
+        at the same time.
+        """
+        with self._lock:
+            learned = terms.learn(proof)
+            if learned is None:
+                return
+            if learned.news is News.FULL and insist:
+                raise LocalError(f"{self.path}: no room for more known peers; forget some")
+            if learned.news not in (News.FIRST, News.AGAIN):
+                return
+            first = learned.news is News.FIRST and insist
+            try:
+                written = self._file.learn([learned])
+            except LocalError:
+                self._relearn()
+                if first:
+                    raise
+                return
+            if not written:
+                self._relearn()
+                terms.judge(proof)
+
+    def _relearn(self) -> None:
+        """Go by the file again, which has not taken what was learnt."""
+        with contextlib.suppress(LocalError):
+            self._file.refresh()
+        if self._trust is not None:
+            self._trust.known = self._file.current.copy()
+
+    def __repr__(self) -> str:
+        return f"<KeyDirectory {self.path}>"
+
+
+Keys = KeyDirectory | str | os.PathLike[str] | None
+"""What `keys=` takes."""
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None  # whoever reads it says what is wrong
+    return found.st_ino, found.st_mtime_ns, found.st_size
