@@ -1,0 +1,395 @@
+"""One connection between a plain transport and an application's protocol.
+
+`Channel` is the protocol of the plain transport.  It drives a `Conversation`,
+which decides everything; the application's protocol is made, and hears of the
+connection, when AES_MODE is reached, and otherwise never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
+
+from tcpcrypt.aio.transport import SecureTransport
+from tcpcrypt.core.events import DataReceived, StreamEnded
+from tcpcrypt.sockets.conversation import Conversation, Failed
+from tcpcrypt.sockets.state import State, StateChanged
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["Channel", "Converse", "OnState", "ProtocolFactory"]
+
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+Converse = Callable[[asyncio.Transport], Conversation]
+"""Makes the conversation of a connection, once it is known with whom."""
+OnState = Callable[[StateChanged], object]
+
+_SCRATCH: Final = 256 << 10
+_RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class _Scratch(threading.local):
+    """What a thread receives into.
+
+    An event loop fills and empties it in one breath, so that all connections of
+    a thread share it, and one that is idle has none.
+    """
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_SCRATCH))
+
+
+_scratch: Final = _Scratch()
+
+
+class Channel(asyncio.BufferedProtocol):
+    """The protocol of a plain transport, until that is lost.
+
+    `converse` makes the conversation once the peer's address is known.
+    `settled` is called once: in AES_MODE, after the application's
+    `connection_made`, or in FAIL, or when the connection is given up (`error`).
+    """
+
+    __slots__ = (
+        "_converse",
+        "_factory",
+        "_loop",
+        "_made",
+        "_on_state",
+        "_settled",
+        "_silent",
+        "_timer",
+        "_transport",
+        "_turning",
+        "_views",
+        "application",
+        "begun",
+        "conversation",
+        "error",
+        "over",
+        "paused",
+        "raw",
+    )
+
+    application: asyncio.BaseProtocol
+    """The application's protocol, from AES_MODE on."""
+    conversation: Conversation
+    raw: asyncio.Transport
+    """The plain transport."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        converse: Converse,
+        factory: ProtocolFactory,
+        settled: Callable[[Channel], None],
+        on_state: OnState | None = None,
+    ) -> None:
+        self._loop = loop
+        self._converse = converse
+        self._factory = factory
+        self._settled: Callable[[Channel], None] | None = settled
+        self._on_state = on_state
+        self._transport: SecureTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._views = False
+        self._silent = False
+        self._turning = False
+        self.begun = time.monotonic()
+        """When the connection came, on the monotonic clock."""
+        self.paused = False
+        """Whether the application has paused reading."""
+        self.over = False
+        """Whether nothing more can be sent: the connection is reset, closed or lost."""
+        self.error: BaseException | None = None
+        """Why it is over, if not by an authenticated end."""
+
+    @property
+    def transport(self) -> SecureTransport:
+        """What the application has; only from AES_MODE on."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
+    def connected(self) -> bool:
+        """Whether there ever was a plain transport."""
+        return hasattr(self, "raw")
+
+    # --- from the plain transport ------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP is connected."""
+        self.raw = cast("asyncio.Transport", transport)
+        if self.over:  # given up in the meantime
+            self.raw.abort()
+            return
+        try:
+            self.conversation = self._converse(self.raw)
+        except Exception as error:
+            self._give_up(error)
+            self._settle()
+            return
+        self._watch_deadline()
+        self._turn()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where the next bytes of the peer go."""
+        return _scratch.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes of the peer came."""
+        if not self.over:
+            self.conversation.receive_data(_scratch.view[:nbytes])
+            self._turn()
+
+    def eof_received(self) -> bool:
+        """The peer's TCP FIN came; it means nothing unless FINp came before."""
+        if not self.over:
+            self.conversation.receive_eof()
+            self._turn()
+        return True  # the own direction is ended by its own FINp
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The plain transport is closed."""
+        if self.error is None and (exc is not None or not self.over):
+            self._lost(exc)
+        self._let_go()
+        self._settle()
+        if self._transport is not None:
+            self._transport.lost()
+            self.guarded(lambda: self.application.connection_lost(self._reported), "lost")
+
+    def pause_writing(self) -> None:
+        """The plain transport is full."""
+        if self._transport is not None:
+            self._transport.fill()
+
+    def resume_writing(self) -> None:
+        """The plain transport has room again."""
+        # Not from within: asyncio's transport would close twice what is closed in here.
+        self._loop.call_soon(self._drained)
+
+    def _drained(self) -> None:
+        if self._transport is not None and not self.over:
+            self._transport.drained()
+
+    # --- from the application's transport ------------------------------------------------
+
+    def send(self, data: memoryview) -> None:
+        """Seal and send; `data` may change afterwards."""
+        self.conversation.send(data)
+        self._flush()
+
+    def finish(self) -> None:
+        """End the own stream by FINp."""
+        self.conversation.finish()
+        self._flush()
+
+    def finish_tcp(self) -> None:
+        """TCP FIN, behind FINp."""
+        if not self.over and self.raw.can_write_eof():
+            with contextlib.suppress(OSError):  # what is wrong, `connection_lost` will tell
+                self.raw.write_eof()
+
+    def close(self) -> None:
+        """The own stream is ended: close, once the kernel has everything."""
+        if not self.over:
+            self.over = True
+            self.raw.close()
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        if not self.over:
+            self._reset()
+
+    def pause(self) -> None:
+        self.paused = True
+        self.raw.pause_reading()
+
+    def resume(self) -> None:
+        self.paused = False
+        if not self.over:
+            self.raw.resume_reading()
+            # What had arrived already; not from within this call, which nobody expects.
+            self._loop.call_soon(self._turn)
+
+    def silence(self) -> None:
+        """The application wants to hear nothing but the end."""
+        self._silent = True
+        if not self.over:
+            self.raw.pause_reading()
+
+    def take_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.application = protocol
+        # A StreamReader copies at once; others may keep what they are given.
+        self._views = isinstance(protocol, asyncio.StreamReaderProtocol)
+
+    def give_up(self, error: BaseException) -> None:
+        """Reset a connection that is not wanted any more; `settled` is called."""
+        if not self.over:
+            self._give_up(error)
+        self._settle()
+
+    def guarded(self, callback: Callable[[], object], name: str) -> None:
+        """Call the application.  Where it raises, the connection is reset, as an
+        exception must not look to the peer like an end that was meant.
+        """
+        try:
+            callback()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._loop.call_exception_handler(
+                {
+                    "message": f"Fatal error: protocol.{name}() call failed.",
+                    "exception": error,
+                    "transport": self._transport,
+                    "protocol": self.application,
+                }
+            )
+            if not self.over:
+                self._give_up(error)
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Tell what happened and send what is due."""
+        if self._turning or self.over:
+            return  # the application called from within; the outer turn goes on
+        self._turning = True
+        conversation = self.conversation
+        try:
+            while not (self.paused or self.over):
+                event = conversation.next_event()
+                if event is None:
+                    break
+                if isinstance(event, DataReceived):
+                    self._deliver(event.data)
+                elif isinstance(event, StateChanged):
+                    self._state_changed(event)
+                elif isinstance(event, StreamEnded):
+                    self._deliver_end()
+                else:
+                    self._flush()  # what lets the peer say why, if there is such a thing
+                    self._give_up(event.error)
+                    self._settle()
+        finally:
+            self._turning = False
+        self._flush()
+
+    def _flush(self) -> None:
+        if not self.over:
+            for out in self.conversation.data_to_send():
+                self.raw.write(out)
+
+    def _lost(self, exc: BaseException | None) -> None:
+        """The plain transport ended by itself.  A reset is never an end of the stream."""
+        if not hasattr(self, "conversation"):
+            self.error = exc or ConnectionAbortedError("connection was given up")
+            return
+        self.conversation.receive_reset()
+        while (event := self.conversation.next_event()) is not None:
+            if isinstance(event, Failed):
+                self.error = event.error
+                self.error.__cause__ = exc
+            elif isinstance(event, StateChanged) and self._on_state is not None:
+                self._on_state(event)
+
+    def _state_changed(self, event: StateChanged) -> None:
+        if self._on_state is not None:
+            self._on_state(event)
+        if event.new is State.AES_MODE:
+            self._stop_watching()
+            self._transport = SecureTransport(self)
+            self.take_protocol(self._factory())
+            self.guarded(lambda: self.application.connection_made(self.transport), "made")
+            self._settle()
+
+    def _deliver(self, data: ReadableBuffer) -> None:
+        application = self.application
+        if self._silent:
+            return
+        if isinstance(application, asyncio.BufferedProtocol):
+            self.guarded(lambda: _fill(application, memoryview(data)), "buffer_updated")
+        else:
+            taken = data if self._views else bytes(data)
+            protocol = cast("asyncio.Protocol", application)
+            self.guarded(lambda: protocol.data_received(cast("bytes", taken)), "data_received")
+
+    def _deliver_end(self) -> None:
+        if not self._silent:
+            self.guarded(self._tell_end, "eof_received")
+
+    def _tell_end(self) -> None:
+        if not cast("asyncio.Protocol", self.application).eof_received():
+            self.transport.close()
+
+    def _give_up(self, error: BaseException) -> None:
+        self.error = error
+        self._reset()
+
+    def _reset(self) -> None:
+        """RST: whatever the peer sees, it is no end of a stream."""
+        self.over = True
+        self._stop_watching()
+        if self.connected:
+            sock = self.raw.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            self.raw.abort()
+
+    @property
+    def _reported(self) -> Exception | None:
+        return cast("Exception | None", self.error)
+
+    def _settle(self) -> None:
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled(self)
+
+    def _let_go(self) -> None:
+        self.over = True
+        self._stop_watching()
+        if hasattr(self, "conversation"):
+            self.conversation.close()
+
+    # --- the deadline of the handshake -------------------------------------------------
+
+    def _watch_deadline(self) -> None:
+        deadline = self.conversation.deadline
+        if deadline is not None and not self.over:
+            self._timer = self._loop.call_later(
+                max(deadline - time.monotonic(), 0), self._deadline_passed
+            )
+
+    def _deadline_passed(self) -> None:
+        self._timer = None
+        if not self.over:
+            self.conversation.handle_timeout()
+            self._turn()
+            self._watch_deadline()  # clocks of event loops are coarse: it may not have passed yet
+
+    def _stop_watching(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _fill(protocol: asyncio.BufferedProtocol, data: memoryview) -> None:
+    """Hand data to a protocol that has its own buffers."""
+    while data:
+        buffer = memoryview(protocol.get_buffer(len(data))).cast("B")
+        if not len(buffer):
+            raise RuntimeError("get_buffer() returned an empty buffer")
+        size = min(len(buffer), len(data))
+        buffer[:size] = data[:size]
+        del buffer
+        protocol.buffer_updated(size)
+        data = data[size:]

@@ -1,0 +1,205 @@
+"""Opening and accepting connections for asyncio protocols.
+
+`create_connection` and `serve` are what the loop's `create_connection` and
+`create_server` are, with `peer=`.  The streams stand on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from typing import Any, Final
+
+from tcpcrypt.aio.channel import Channel, Converse, OnState, ProtocolFactory
+from tcpcrypt.aio.server import HANDSHAKES, OnFailure, SecureServer
+from tcpcrypt.aio.transport import SecureTransport
+from tcpcrypt.auth.scope import outgoing_scope, read_scope
+from tcpcrypt.core.events import Role
+from tcpcrypt.errors import LocalError
+from tcpcrypt.sockets.arrangement import arrange
+from tcpcrypt.sockets.conversation import Conversation
+from tcpcrypt.sockets.keys import Keys
+from tcpcrypt.sockets.peer import PeerSpec
+
+__all__ = [
+    "BACKLOG",
+    "Address",
+    "accepting",
+    "bound",
+    "check_transport",
+    "create_connection",
+    "serve",
+]
+
+Address = tuple[str, int] | tuple[str, int, int, int]
+"""As `socket` has it: host and port, for IPv6 perhaps flow information and zone."""
+
+BACKLOG: Final = 1024
+"""Connections that may wait in the kernel to be accepted."""
+_EYEBALLS_DELAY: Final = 0.25
+"""Seconds until the next address of a name is tried beside the first (RFC 8305 section 8)."""
+
+
+async def create_connection(
+    protocol_factory: ProtocolFactory,
+    address: Address | None = None,
+    *,
+    peer: str,
+    timeout: float | None = 5.0,
+    transport: str = "auto",
+    keys: Keys = None,
+    on_state: OnState | None = None,
+    sock: socket.socket | None = None,
+    local_addr: tuple[str, int] | None = None,
+) -> tuple[SecureTransport, asyncio.BaseProtocol]:
+    """Connect, and make a protocol for the connection once it is in AES_MODE.
+
+    `timeout` bounds resolving and connecting, in seconds; the handshake has five
+    of its own.  `sock`, connected already, may stand for `address`.  `on_state`
+    is called with each `StateChanged`.
+
+    Raises `OSError` where TCP gets no connection, and the errors of
+    `tcpcrypt.sockets.connect` where it is not secure; no byte of the application was
+    sent then.
+    """
+    spec = PeerSpec.parse(peer)
+    check_transport(transport)
+    if (address is None) == (sock is None):
+        raise LocalError("give either an address or a connected socket")
+    loop = asyncio.get_running_loop()
+    settled: asyncio.Future[None] = loop.create_future()
+
+    def tell(channel: Channel) -> None:
+        if not settled.done():
+            if channel.error is None:
+                settled.set_result(None)
+            else:
+                settled.set_exception(channel.error)
+
+    def converse(raw: asyncio.Transport) -> Conversation:
+        name = _service(address or raw.get_extra_info("peername"))
+        return Conversation(Role.A, arrange(spec, Role.A, name, keys))
+
+    channel = Channel(loop, converse, protocol_factory, tell, on_state)
+    try:
+        async with asyncio.timeout(timeout):
+            if address is None:
+                await loop.create_connection(lambda: channel, sock=sock)
+            else:
+                await loop.create_connection(
+                    lambda: channel, *address[:2], local_addr=local_addr, **_eyeballs(loop)
+                )
+        await settled
+    except BaseException:
+        # Cancelled, too: nobody has the connection then.
+        channel.give_up(ConnectionAbortedError("connecting was given up"))
+        if settled.done() and not settled.cancelled():
+            settled.exception()  # it is told of already
+        raise
+    return channel.transport, channel.application
+
+
+async def serve(
+    protocol_factory: ProtocolFactory,
+    address: Address | None = None,
+    *,
+    peer: str,
+    transport: str = "auto",
+    keys: Keys = None,
+    on_state: OnState | None = None,
+    on_failure: OnFailure | None = None,
+    sock: socket.socket | None = None,
+    backlog: int = BACKLOG,
+    reuse_port: bool = False,
+    handshakes: int = HANDSHAKES,
+    start_serving: bool = True,
+) -> SecureServer:
+    """Listen, and make a protocol for each connection that reaches AES_MODE.
+
+    `sock`, bound already, may stand for `address`, whose host may be empty for
+    all addresses of this host.  `on_failure` is called with the address of
+    each peer whose handshake failed, and the error.  At most `handshakes`
+    connections are short of AES_MODE at a time.  Raises `OSError` where nothing
+    can listen there, `LocalError` for keys that are not there.
+    """
+    check_transport(transport)
+    server = SecureServer(
+        await bound(address, sock, backlog, reuse_port=reuse_port),
+        accepting(peer, keys),
+        protocol_factory,
+        on_state=on_state,
+        on_failure=on_failure,
+        handshakes=handshakes,
+    )
+    if start_serving:
+        server.start()
+    return server
+
+
+def accepting(peer: str, keys: Keys) -> Converse:
+    """What makes the conversations of a server.
+
+    Raises `LocalError`: a key that is not there is told of now, not to each client.
+    """
+    spec = PeerSpec.parse(peer)
+    arrange(spec, Role.B, "", keys)
+
+    def converse(raw: asyncio.Transport) -> Conversation:
+        return Conversation(Role.B, arrange(spec, Role.B, _client(raw), keys))
+
+    return converse
+
+
+async def bound(
+    address: Address | None, sock: socket.socket | None, backlog: int, *, reuse_port: bool
+) -> list[socket.socket]:
+    """Listening sockets: one for each address of that name, or `sock`."""
+    if sock is not None and address is None:
+        sock.setblocking(False)
+        sock.listen(backlog)
+        return [sock]
+    if sock is not None or address is None:
+        raise LocalError("give either an address or a bound socket")
+    host, port = address[:2]
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    with contextlib.ExitStack() as undo:
+        listeners = []
+        for family, where in dict.fromkeys((family, where) for family, *_, where in found):
+            listener = socket.create_server(
+                where, family=family, backlog=backlog, reuse_port=reuse_port
+            )
+            undo.callback(listener.close)
+            listener.setblocking(False)
+            listeners.append(listener)
+        undo.pop_all()
+    return listeners
+
+
+def check_transport(transport: str) -> None:
+    if transport not in ("auto", "inband"):
+        raise LocalError(f"transport={transport!r}: with asyncio say auto or inband")
+
+
+def _eyeballs(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    # uvloop tries one address after the other, and has no word for anything else.
+    known = isinstance(loop, asyncio.BaseEventLoop)
+    return {"happy_eyeballs_delay": _EYEBALLS_DELAY} if known else {}
+
+
+def _service(address: Address) -> str:
+    """Under which name the key of a service is known."""
+    host, port = address[:2]
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return read_scope(f"{host}:{port}")
+    return outgoing_scope(ip, port)
+
+
+def _client(raw: asyncio.Transport) -> str:
+    """Under which name sessions with a client are kept."""
+    return str(raw.get_extra_info("peername")[0])
