@@ -16,6 +16,7 @@ writes what `data_to_send` still has, if it can at once, and resets the connecti
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -33,6 +34,7 @@ from tcpcrypt.core.events import (
     Role,
     StreamEnded,
 )
+from tcpcrypt.core.lease import Lease, Returned
 from tcpcrypt.core.lifecycle import SessionState
 from tcpcrypt.core.negotiation import Negotiated
 from tcpcrypt.core.session import Session
@@ -148,6 +150,11 @@ class Conversation:
         return None if self._established is None else self._established.resumed
 
     @property
+    def seconds_left(self) -> float:
+        """To the deadline; infinite where there is none."""
+        return math.inf if self.deadline is None else self.deadline - self._clock()
+
+    @property
     def fin_due(self) -> bool:
         """Whether TCP FIN follows what `data_to_send` had last."""
         return self._session is not None and self._session.fin_queued and self.error is None
@@ -200,6 +207,11 @@ class Conversation:
         if self.deadline is not None and self._clock() >= self.deadline:
             self._fail(HandshakeTimeoutError(PeerReason.TIMEOUT, _AWAITED[self.state]))
 
+    def expire(self, why: str) -> None:
+        """Fail as if the deadline had passed, where there is no room to wait for it."""
+        if self.deadline is not None:
+            self._fail(HandshakeTimeoutError(PeerReason.TIMEOUT, why))
+
     # --- from the application ------------------------------------------------------------
 
     def send(self, data: ReadableBuffer) -> None:
@@ -227,6 +239,23 @@ class Conversation:
         if self.state is not State.FAIL and self.state is not State.AES_MODE:
             self._fail(LocalError("closed by this host before the handshake was over"))
         self._wipe()
+
+    # --- for who moves bytes himself (`tcpcrypt.sockets.streams`) -----------------------------
+
+    def lend(self) -> Lease | None:
+        """Both streams, to be sealed and opened elsewhere; None: not now.
+
+        `data_to_send` has to be empty.
+        """
+        if self.state is not State.AES_MODE or self._session is None:
+            return None
+        return self._session.lend()
+
+    def take_back(self, returned: Returned) -> None:
+        """Go on where the borrower stopped."""
+        if self._session is not None and self.error is None:
+            self._session.take_back(returned)
+            self._settle(self._session)
 
     # --- what came of it -------------------------------------------------------------------
 

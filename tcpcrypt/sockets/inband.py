@@ -1,0 +1,373 @@
+"""A secure connection that needs nobody but its two programs."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from typing import Final
+
+from tcpcrypt.core.events import DataReceived, StreamEnded
+from tcpcrypt.errors import LocalError, TcpcryptError
+from tcpcrypt.sockets.buffers import BUFFERS, FRAME_MAX, WIRE_MAX
+from tcpcrypt.sockets.conversation import Conversation
+from tcpcrypt.sockets.secure import OnState, SecureSocket
+from tcpcrypt.sockets.state import State, StateChanged
+from tcpcrypt.sockets.streams import Streams
+from tcpcrypt.sockets.waiting import READ, WRITE, Deadline, wait
+
+__all__ = ["InBandSocket"]
+
+_HANDSHAKE_READ: Final = 8192
+_KEPT_MAX: Final = 16 << 10
+"""Data bytes that wait for the program in memory of their own size."""
+_VECTOR_MAX: Final = 64
+"""Buffers of one system call."""
+
+
+class InBandSocket(SecureSocket):
+    """Negotiation, key exchange and frames within the streams of a plain TCP connection."""
+
+    transport = "inband"
+
+    def __init__(
+        self, sock: socket.socket, conversation: Conversation, on_state: OnState | None = None
+    ) -> None:
+        super().__init__(sock, on_state)
+        sock.setblocking(False)
+        self._conversation = conversation
+        self._streams: Streams | None = None
+        self._plain: deque[memoryview] = deque()
+        """What the other end sent, for the program."""
+        self._borrowed: bytearray | None = None
+        """The buffer in which the first of it lies, if it is one of the stock."""
+        self._ended = False
+        self._out: deque[memoryview] = deque()
+        """What the kernel had no room for."""
+        self._out_buffer: bytearray | None = None
+        self._fin_sent = False
+
+    # --- what is known -------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        return self._conversation.state
+
+    @property
+    def error(self) -> TcpcryptError | None:
+        return self._conversation.error
+
+    @property
+    def session_id(self) -> bytes | None:
+        return self._conversation.session_id
+
+    @property
+    def peer_identity(self) -> str | None:
+        return self._conversation.peer_identity
+
+    @property
+    def cipher(self) -> str | None:
+        return self._conversation.cipher
+
+    @property
+    def resumed(self) -> bool | None:
+        return self._conversation.resumed
+
+    @property
+    def conversation(self) -> Conversation:
+        """What was negotiated, for those who ask for more than the above."""
+        return self._conversation
+
+    # --- the handshake ----------------------------------------------------------------------
+
+    def _hand_shake(self, deadline: Deadline) -> None:
+        while (wanted := self.advance()) and not self._torn:
+            left = Deadline(self._conversation_left())
+            deadline.left()
+            try:
+                wait(self._sock, wanted, left, self._gone)
+            except TimeoutError:
+                self._conversation.handle_timeout()
+        if self.error is not None:
+            raise self.error
+
+    def _conversation_left(self) -> float:
+        """Seconds to the deadline of the handshake; a little, where there are none."""
+        return max(self._conversation.seconds_left, 0.001)
+
+    def advance(self) -> int:
+        """Go on with the handshake as far as possible without waiting.
+
+        Returns what is to be waited for (`READ`, `WRITE`); 0: AES_MODE or FAIL.
+        For who runs many at once (`tcpcrypt.sockets.listener`).
+        """
+        conversation = self._conversation
+        buffer = bytearray(_HANDSHAKE_READ)
+        while True:
+            conversation.handle_timeout()
+            self._out.extend(map(memoryview, conversation.data_to_send()))
+            self._tell()
+            try:
+                written = self._write_out()
+            except OSError:
+                written = True  # reading finds out what happened
+            if conversation.state is State.FAIL:
+                return 0
+            if conversation.state is State.AES_MODE:
+                if self._streams is None:
+                    self._streams = Streams(conversation)
+                return 0
+            if not written:
+                return WRITE
+            try:
+                size = self._sock.recv_into(buffer)
+            except (BlockingIOError, InterruptedError):
+                return READ
+            except OSError:
+                conversation.receive_reset()
+                continue
+            if size:
+                conversation.receive_data(memoryview(buffer)[:size])
+            else:
+                conversation.receive_eof()
+
+    def settle(self) -> None:
+        """For who called `advance`: a connection that failed lets go of its descriptor."""
+        with self._guard:
+            if self.error is not None:
+                self._let_go()
+
+    # --- sending --------------------------------------------------------------------------------
+
+    def _send_some(self, view: memoryview, deadline: Deadline) -> int:
+        streams, consumed = self._flowing(), 0
+        if self._conversation.fin_due:
+            raise BrokenPipeError(errno.EPIPE, "the own stream was ended by shutdown")
+        self._flush(streams, deadline)
+        while not consumed:
+            buffer = BUFFERS.take()
+            out = memoryview(buffer)
+            consumed, written = streams.seal(view, out[:WIRE_MAX])
+            if written:
+                self._out.append(out[:written])
+                self._out_buffer = buffer
+            else:
+                BUFFERS.give(buffer)
+            try:
+                self._flush(streams, deadline)
+            except (TimeoutError, BlockingIOError):
+                # It has been taken, and goes out with whatever is done next.
+                if self.error is not None or not consumed:
+                    raise
+        return consumed
+
+    def _send_all(self, view: memoryview, deadline: Deadline) -> None:
+        while view:
+            view = view[self._send_some(view, deadline) :]
+        self._flush(self._flowing(), deadline)
+
+    def _end(self, deadline: Deadline) -> None:
+        streams = self._flowing()
+        if not self._fin_sent and not self._conversation.fin_due:
+            streams.finish()
+        self._flush(streams, deadline)
+
+    def _flowing(self) -> Streams:
+        if self.error is not None:
+            raise self.error
+        if self._streams is None:
+            raise LocalError("the handshake is not over")
+        return self._streams
+
+    def _flush(self, streams: Streams, deadline: Deadline) -> None:
+        """Write what there is, and the FIN behind the last of it."""
+        while True:
+            while streams.queue:
+                self._out.append(memoryview(streams.queue.popleft()))
+            try:
+                if self._write_out():
+                    break
+            except OSError:
+                self._lost(streams)
+            wait(self._sock, WRITE, deadline, self._gone)
+            if self._gone():
+                raise self.error or OSError(errno.EBADF, "closed by another thread")
+        if self._conversation.fin_due and not self._fin_sent:
+            self._fin_sent = True
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._lost(streams)
+
+    def _write_out(self) -> bool:
+        """Give the kernel what it takes; whether that is all.  Raises `OSError`."""
+        out = self._out
+        try:
+            while out:
+                if len(out) == 1 or not hasattr(self._sock, "sendmsg"):
+                    sent = self._sock.send(out[0])
+                else:
+                    sent = self._sock.sendmsg([out[i] for i in range(min(len(out), _VECTOR_MAX))])
+                while sent:
+                    first = out[0]
+                    if sent < len(first):
+                        out[0] = first[sent:]
+                        break
+                    sent -= len(first)
+                    out.popleft()
+        except (BlockingIOError, InterruptedError):
+            return False
+        if self._out_buffer is not None:
+            BUFFERS.give(self._out_buffer)
+            self._out_buffer = None
+        return True
+
+    def _lost(self, streams: Streams) -> None:
+        """TCP says that the connection is gone."""
+        streams.receive_reset()
+        if self.error is not None:
+            raise self.error
+        # Both streams were over: nobody minds.
+        self._out.clear()
+
+    # --- receiving ------------------------------------------------------------------------------
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if size <= 0 or flags or self.state is not State.AES_MODE:
+            return super().recv(size, flags)
+        deadline = Deadline(self._timeout)
+        with self._in_use(self._reading):
+            while not self._plain:
+                if self._at_end():
+                    return b""
+                self._fill(None, deadline)
+            first = self._plain[0]
+            data = bytes(first[:size])
+            self._took(len(data))
+            return data
+
+    def _receive(self, view: memoryview, deadline: Deadline) -> int:
+        while True:
+            if self._plain:
+                size = min(len(view), len(self._plain[0]))
+                view[:size] = self._plain[0][:size]
+                self._took(size)
+                return size
+            if self._at_end():
+                return 0
+            if size := self._fill(view, deadline):
+                return size
+
+    def pending(self) -> int:
+        return sum(map(len, self._plain))
+
+    def _at_end(self) -> bool:
+        if not self._ended and self.error is not None:
+            raise self.error
+        return self._ended
+
+    def _took(self, size: int) -> None:
+        first = self._plain[0]
+        if size < len(first):
+            self._plain[0] = first[size:]
+            return
+        self._plain.popleft()
+        if self._borrowed is not None:
+            BUFFERS.give(self._borrowed)
+            self._borrowed = None
+
+    def _fill(self, view: memoryview | None, deadline: Deadline) -> int:
+        """Receive once; returns data bytes put into `view`, others are in `_plain`."""
+        streams = self._flowing()
+        buffer = BUFFERS.take()
+        wire = memoryview(buffer)
+        most = WIRE_MAX
+        room = 0 if view is None else len(view) - len(streams.rest)
+        if room >= FRAME_MAX:
+            most = min(most, room)
+        try:
+            got = self._sock.recv_into(wire[FRAME_MAX : FRAME_MAX + most])
+        except (BlockingIOError, InterruptedError):
+            BUFFERS.give(buffer)
+            self._wait_readable(streams, deadline)
+            return 0
+        except OSError:
+            streams.receive_reset()
+            self._tell()
+            return 0
+        if not got:
+            streams.receive_eof()
+            self._tell()
+            return 0
+        if view is not None and room >= FRAME_MAX:
+            written = streams.open(wire, FRAME_MAX + got, view)
+        else:
+            written = self._open_apart(streams, wire, FRAME_MAX + got)
+        BUFFERS.give(buffer)
+        self._tell()
+        if streams.queue:
+            self._flush_aside(streams)
+        return written if view is not None and room >= FRAME_MAX else 0
+
+    def _open_apart(self, streams: Streams, wire: memoryview, end: int) -> int:
+        """Open into a buffer of the stock, for a program that takes it in pieces."""
+        buffer = BUFFERS.take()
+        plain = memoryview(buffer)
+        written = streams.open(wire, end, plain)
+        if written > _KEPT_MAX:
+            self._plain.append(plain[:written])
+            self._borrowed = buffer
+            return written
+        if written:
+            self._plain.append(memoryview(bytes(plain[:written])))
+        BUFFERS.give(buffer)
+        return written
+
+    def _wait_readable(self, streams: Streams, deadline: Deadline) -> None:
+        """Meanwhile whatever could not be written yet goes out."""
+        events = READ
+        if self._out or streams.queue:
+            self._flush_aside(streams)
+            events |= WRITE if self._out else 0
+        wait(self._sock, events, deadline, self._gone)
+        if self._torn:
+            raise OSError(errno.EBADF, "the socket was closed by another thread")
+
+    def _flush_aside(self, streams: Streams) -> None:
+        """Write from the reading thread, unless another is at it, which then does all."""
+        while (streams.queue or self._out) and self._writing.acquire(blocking=False):
+            try:
+                self._flush(streams, Deadline(0))
+            except (OSError, TcpcryptError):
+                return  # later; or what was received before it failed comes first
+            finally:
+                self._writing.release()
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _forget(self) -> bool:
+        conversation, streams = self._conversation, self._streams
+        well = (
+            conversation.state is State.AES_MODE
+            and self._fin_sent
+            and not self._out
+            and not self._aborted
+        )
+        if streams is not None:
+            streams.close()
+        else:
+            conversation.close()
+        self._tell()
+        self._out.clear()
+        self._out_buffer = None
+        return well
+
+    def _tell(self) -> None:
+        """Take note of what the conversation has to tell."""
+        while (event := self._conversation.next_event()) is not None:
+            if isinstance(event, DataReceived):
+                self._plain.append(memoryview(event.data))
+            elif isinstance(event, StreamEnded):
+                self._ended = True
+            elif isinstance(event, StateChanged) and self._on_state is not None:
+                self._on_state(event)

@@ -1,0 +1,410 @@
+"""`SecureSocket`: what a program has in the place of a connected socket.
+
+It reads, writes and ends like one, except that it is never plaintext: no byte
+of the program goes out or comes in before `state` is AES_MODE, and whatever
+goes wrong is raised as what it is, by the operation that meets it and by each
+one after it.  An end of file is one that the other end has said, authenticated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+from tcpcrypt.errors import LocalError, TcpcryptError
+from tcpcrypt.sockets.buffers import WIRE_MAX
+from tcpcrypt.sockets.files import open_file
+from tcpcrypt.sockets.state import Failure, State, StateChanged
+from tcpcrypt.sockets.waiting import Deadline
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = ["OnState", "SecureSocket", "reset"]
+
+OnState = Callable[[StateChanged], None]
+"""Told of each change of state, by the thread that meets it; it must not use the socket."""
+
+_RESET_ON_CLOSE: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+_CLOSE_PATIENCE: Final = 5.0
+"""Seconds for which `close` tries to get rid of what was written, on a blocking socket."""
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.close()
+
+
+class SecureSocket(ABC):
+    """One connection; made by `connect`, `wrap` and `SecureListener.accept`.
+
+    One thread may read while another writes.  `select` and `poll` tell when the
+    wire is readable; `pending` bytes are there already and make it no more so.
+    """
+
+    def __init__(self, sock: socket.socket, on_state: OnState | None) -> None:
+        self._sock = sock
+        self._on_state = on_state
+        self._timeout: float | None = None
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
+        self._guard = threading.Lock()
+        self._users = 0
+        self._closed = False
+        self._aborted = False
+        self._torn = False
+        """Nothing may be begun any more, not even what remains of `close`."""
+        self._corked: bytearray | None = None
+        self._files = 0
+        with contextlib.suppress(OSError):  # one of a kind that has no such delay
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    # --- what is known -----------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def state(self) -> State:
+        """How far the connection has come."""
+
+    @property
+    @abstractmethod
+    def error(self) -> TcpcryptError | None:
+        """Why it failed, if it did."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed, by name."""
+        return None if self.error is None else Failure.of(self.error)
+
+    @property
+    @abstractmethod
+    def session_id(self) -> bytes | None:
+        """33 bytes, the same at both ends (RFC 8548 section 3.4); None before AES_MODE."""
+
+    @property
+    @abstractmethod
+    def peer_identity(self) -> str | None:
+        """The fingerprint of the key that the other end has proved; None: it has none."""
+
+    @property
+    @abstractmethod
+    def cipher(self) -> str | None:
+        """The AEAD in use, such as `AES-128-GCM`; None before AES_MODE."""
+
+    @property
+    @abstractmethod
+    def resumed(self) -> bool | None:
+        """Whether the session continues an earlier one; None before AES_MODE."""
+
+    @property
+    @abstractmethod
+    def transport(self) -> str:
+        """`inband` or `eno`."""
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """As of `socket`."""
+        return socket.AddressFamily(self._sock.family)
+
+    @property
+    def type(self) -> socket.SocketKind:
+        """As of `socket`."""
+        return socket.SocketKind(self._sock.type)
+
+    @property
+    def timeout(self) -> float | None:
+        """As of `socket`."""
+        return self._timeout
+
+    def getpeername(self) -> Any:
+        """As of `socket`."""
+        return self._sock.getpeername()
+
+    def getsockname(self) -> Any:
+        """As of `socket`."""
+        return self._sock.getsockname()
+
+    def fileno(self) -> int:
+        """For `select` and `poll`; -1 once closed.  Reading from it is ciphertext."""
+        return -1 if self._closed else self._sock.fileno()
+
+    # --- settings ------------------------------------------------------------------------
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Seconds for each operation; None: any number; 0: none waits.  Not for the handshake."""
+        if timeout is not None and timeout < 0:
+            raise ValueError("Timeout value out of range")
+        self._timeout = timeout
+
+    def gettimeout(self) -> float | None:
+        """As of `socket`."""
+        return self._timeout
+
+    def setblocking(self, flag: bool) -> None:
+        """As of `socket`."""
+        self._timeout = None if flag else 0.0
+
+    def getblocking(self) -> bool:
+        """As of `socket`."""
+        return self._timeout != 0
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        """An option of the TCP connection, as of `socket`."""
+        self._sock.setsockopt(level, option, value)
+
+    def getsockopt(self, level: int, option: int) -> int:
+        """An option of the TCP connection, as of `socket`; see `tcpcrypt.sockets.options`."""
+        return self._sock.getsockopt(level, option)
+
+    # --- the program's bytes -----------------------------------------------------------------
+
+    def do_handshake(self) -> None:
+        """Go to AES_MODE; every operation that needs it does so by itself.
+
+        Raises the typed error if the connection fails, after `HANDSHAKE_TIMEOUT`
+        at the latest; `BlockingIOError` on a socket that does not block.
+        """
+        if self.state is not State.AES_MODE:
+            with self._in_use(self._reading), self._writing:
+                self._hand_shake(Deadline(0 if self._timeout == 0 else None))
+
+    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+        """Send what can be sent at once, some of `data`; returns how many bytes.
+
+        They are on the wire, or on their way to it with whatever is done next.
+        Raises `TimeoutError` and `BlockingIOError` if there is no room for any,
+        `BrokenPipeError` after `shutdown`, the typed error if the connection
+        failed.
+        """
+        _no_flags(flags)
+        view, deadline = memoryview(data).cast("B"), Deadline(self._timeout)
+        self.do_handshake()
+        with self._in_use(self._writing):
+            if self._corked is not None:
+                self._add_corked(self._corked, view, deadline)
+                return len(view)
+            return self._send_some(view, deadline) if view else 0
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+        """Send all of `data`.  Raises as `send`; how much was sent is not known then."""
+        _no_flags(flags)
+        view, deadline = memoryview(data).cast("B"), Deadline(self._timeout)
+        self.do_handshake()
+        with self._in_use(self._writing):
+            if self._corked is not None:
+                self._add_corked(self._corked, view, deadline)
+            else:
+                self._send_all(view, deadline)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Up to `size` bytes; b"" where the other end has ended its stream.
+
+        Raises `TimeoutError` and `BlockingIOError` as `socket.recv`, the typed
+        error if the connection failed, behind what came before that.
+        """
+        _no_flags(flags)
+        if size < 0:
+            raise ValueError("negative buffersize in recv")
+        if size == 0:
+            self.do_handshake()
+            return b""
+        out = bytearray(min(size, WIRE_MAX))
+        return bytes(memoryview(out)[: self.recv_into(out)])
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Fill the beginning of `buffer`; returns how many bytes.  Otherwise as `recv`.
+
+        A buffer of 128 KiB or more saves a copy.
+        """
+        _no_flags(flags)
+        view, deadline = memoryview(buffer).cast("B"), Deadline(self._timeout)
+        if nbytes:
+            view = view[:nbytes]
+        self.do_handshake()
+        with self._in_use(self._reading):
+            return self._receive(view, deadline) if view else 0
+
+    @abstractmethod
+    def pending(self) -> int:
+        """Bytes that can be received without waiting, and of which `select` does not tell."""
+
+    @contextlib.contextmanager
+    def cork(self) -> Iterator[None]:
+        """Collect what is written inside; it leaves as few frames at the end."""
+        with self._writing:
+            if self._corked is not None:
+                raise LocalError("the socket is corked already")
+            self._corked = bytearray()
+        try:
+            yield
+        finally:
+            with self._writing:
+                collected, self._corked = self._corked, None
+            if collected:
+                self.sendall(collected)
+
+    def makefile(
+        self,
+        mode: str = "r",
+        buffering: int | None = None,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """A file over the connection, as of `socket`; the connection lives as long as it."""
+        return open_file(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def shutdown(self, how: int) -> None:
+        """End the own stream (`SHUT_WR`): the other end reads an authenticated end of file.
+
+        `SHUT_RD` and `SHUT_RDWR` are refused with EOPNOTSUPP: not to hear the
+        other end out is `close`.
+        """
+        if how != socket.SHUT_WR:
+            raise OSError(errno.EOPNOTSUPP, "only SHUT_WR ends a stream; close() ends both")
+        self.do_handshake()
+        with self._in_use(self._writing):
+            self._end(Deadline(self._timeout))
+
+    def close(self) -> None:
+        """End the own stream if nothing failed, and the connection; idempotent.
+
+        What was written goes out first; where it cannot, the connection is
+        reset, so that the other end never takes a part for the whole.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._files == 0:
+            self._real_close()
+
+    def abort(self) -> None:
+        """Reset the connection: the other end reads no end of file, but an error."""
+        self._closed = True
+        with self._guard:
+            self._aborted = self._torn = True
+            self._let_go()
+
+    def detach(self) -> int:
+        """Refused: what is left without its keys would be a socket in plain TCP."""
+        raise LocalError("a secure socket cannot be detached: its keys are not in the descriptor")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and self._sock.fileno() >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        fd = self._sock.fileno()
+        return f"<{type(self).__name__} fd={fd} {self.state.value} {self.cipher or ''}>"
+
+    # --- for subclasses --------------------------------------------------------------------------
+
+    @abstractmethod
+    def _hand_shake(self, deadline: Deadline) -> None:
+        """Go to AES_MODE or raise; both directions are the caller's."""
+
+    @abstractmethod
+    def _send_some(self, view: memoryview, deadline: Deadline) -> int:
+        """Send some of `view`, which is not empty."""
+
+    @abstractmethod
+    def _send_all(self, view: memoryview, deadline: Deadline) -> None:
+        """Send all of `view`."""
+
+    @abstractmethod
+    def _receive(self, view: memoryview, deadline: Deadline) -> int:
+        """Receive into `view`, which is not empty; 0 at the end."""
+
+    @abstractmethod
+    def _end(self, deadline: Deadline) -> None:
+        """End the own stream, if it is not ended yet."""
+
+    @abstractmethod
+    def _forget(self) -> bool:
+        """Nobody uses it any more: forget the keys.
+
+        Whether it ended well, everything that was written being on its way.
+        """
+
+    def _gone(self) -> bool:
+        """Whether a thread that waits need not any more."""
+        return self._torn or self.error is not None
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _in_use(self, direction: threading.Lock) -> Iterator[None]:
+        """An operation: the descriptor stays until it is over."""
+        with direction:
+            with self._guard:
+                if self._torn:
+                    raise OSError(errno.EBADF, "the socket is closed")
+                self._users += 1
+            try:
+                yield
+            finally:
+                with self._guard:
+                    self._users -= 1
+                    if self._torn or self.error is not None:
+                        self._let_go()
+
+    def _add_corked(self, corked: bytearray, view: memoryview, deadline: Deadline) -> None:
+        corked += view
+        if len(corked) >= WIRE_MAX:
+            self._corked = bytearray()
+            self._send_all(memoryview(corked), deadline)
+
+    def _release_file(self) -> None:
+        """A file over the connection was closed."""
+        self._files -= 1
+        if self._closed and self._files == 0:
+            self._real_close()
+
+    def _real_close(self) -> None:
+        if self.state is State.AES_MODE and self._writing.acquire(blocking=False):
+            patience = _CLOSE_PATIENCE if self._timeout is None else self._timeout
+            try:
+                self._end(Deadline(patience))
+            except (OSError, TcpcryptError):
+                pass  # what is left behind has the last word (`_forget`)
+            finally:
+                self._writing.release()
+        with self._guard:
+            self._torn = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Keys and descriptor go with the last operation; who still waits is woken."""
+        if self._sock.fileno() < 0:
+            return
+        if self._users:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RD)
+        elif self._forget():
+            self._sock.close()
+        else:
+            reset(self._sock)
+
+
+def _no_flags(flags: int) -> None:
+    if flags:
+        raise OSError(errno.EOPNOTSUPP, "flags concern plain sockets")
