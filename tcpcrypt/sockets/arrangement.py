@@ -26,7 +26,6 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.registry import Tep
 from tcpcrypt.sockets.keys import KeyDirectory, Keys
 from tcpcrypt.sockets.peer import Demand, PeerSpec
-from tcpcrypt.sockets.sessions import SharedResumption
 
 __all__ = ["HANDSHAKE_TIMEOUT", "Arrangement", "ConfirmedTep", "arrange", "service_scope"]
 
@@ -57,12 +56,15 @@ _BASE: Final = Config(
     tolerate_offset_origin=False,
 )
 _UNAUTHENTICATED: Final = replace(
-    _BASE, extensions={tep: ConfirmedTep(tep) for tep in map(int, _BASE.teps)}
+    _BASE,
+    extensions={tep: ConfirmedTep(tep) for tep in map(int, _BASE.teps)},
+    # The keys of a session that RFC 8548 section 3.5 resumes do not depend on the
+    # options, so that an altered one could pass; those of TEP 0x20 do.
+    resume=False,
+    cache=False,
 )
 _AUTH: Final = {Demand.TOFU: Auth.TOFU, Demand.PIN: Auth.PINNED, Demand.PSK: Auth.PSK}
 _EXPERIMENTAL: Final = int(Tep.EXPERIMENTAL)
-_NOBODY: Final = {Role.A: SharedResumption(), Role.B: SharedResumption()}
-"""Sessions of which nobody knows with whom they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Arrangement:
     """What `Conversation` needs to know."""
 
     config: Config
-    resumption: ResumptionCache
+    resumption: ResumptionCache | None
     name: bytes
     """Under which sessions with the other end are kept."""
     learn: Callable[[bytes], None]
@@ -116,7 +118,7 @@ def arrange(spec: PeerSpec, role: Role, name: str, keys: Keys = None) -> Arrange
     """
     cached_as = name.encode()
     if spec.demand is Demand.UNAUTHENTICATED:
-        return Arrangement(_UNAUTHENTICATED, _NOBODY[role], cached_as, _nothing_to_learn)
+        return Arrangement(_UNAUTHENTICATED, None, cached_as, _nothing_to_learn)
     directory = KeyDirectory.at(keys)
     trust = directory.trust()
     direction = FlowDirection.OUTGOING if role is Role.A else FlowDirection.INCOMING
