@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 from typing import Final
@@ -24,6 +25,7 @@ _START: Final = "S"
 _END: Final = "E"
 
 
+@functools.lru_cache(maxsize=4096)  # asked several times for each connection of a peer
 def fingerprint(public: bytes) -> str:
     """`tcpcrypt1:` and the SHA-256 of a public key in base32, lower case, no padding.
 

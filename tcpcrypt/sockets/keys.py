@@ -60,7 +60,7 @@ class KeyDirectory:
     share what they may resume.
     """
 
-    _all: ClassVar[dict[Path, KeyDirectory]] = {}
+    _all: ClassVar[dict[str, KeyDirectory]] = {}
     _all_lock: ClassVar = threading.Lock()
 
     def __init__(self, path: Path) -> None:
@@ -82,9 +82,12 @@ class KeyDirectory:
         """The directory at a path, the default one for None."""
         if isinstance(keys, KeyDirectory):
             return keys
-        path = (default_directory() if keys is None else Path(keys)).absolute()
+        path = os.path.abspath(default_directory() if keys is None else keys)
         with cls._all_lock:
-            return cls._all.setdefault(path, cls(path))
+            found = cls._all.get(path)
+            if found is None:
+                found = cls._all[path] = cls(Path(path))
+            return found
 
     @property
     def identity(self) -> Identity:

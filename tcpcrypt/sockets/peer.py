@@ -13,6 +13,7 @@ A server with `tofu` accepts whoever shows a key, and remembers it.
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +47,7 @@ class PeerSpec:
     """Name of the key, with `Demand.PSK`."""
 
     @classmethod
+    @functools.lru_cache(maxsize=1024)
     def parse(cls, text: str) -> PeerSpec:
         """Raises `LocalError` for anything but the forms above."""
         word, colon, value = text.partition(":")
