@@ -24,7 +24,7 @@ from tcpcrypt.auth.terms import HINT_LEN, PSK_LEN, PSK_NAME_MAX
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import LocalError
 
-__all__ = ["Psk", "PskStore", "check_name", "create_psk", "load_psk", "load_psks"]
+__all__ = ["Psk", "PskStore", "changed_psks", "check_name", "create_psk", "load_psk", "load_psks"]
 
 _PSKS_MAX: Final = 4096
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{PSK_NAME_MAX - 1}}}")
@@ -85,6 +85,15 @@ class PskStore:
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+
+def changed_psks(before: PskStore, after: PskStore) -> frozenset[str]:
+    """Names of keys that there are no more, or that are others: nothing they proved counts."""
+
+    def same(psk: Psk, other: Psk | None) -> bool:
+        return other is not None and other.key == psk.key
+
+    return frozenset(psk.name for psk in before if not same(psk, after.by_name(psk.name)))
 
 
 def check_name(name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from tcpcrypt.auth.fingerprint import fingerprint
 from tcpcrypt.auth.known_peers import KnownPeers
 from tcpcrypt.auth.learned import Learned, News
-from tcpcrypt.auth.psk import Psk, PskStore
+from tcpcrypt.auth.psk import changed_psks
 from tcpcrypt.auth.scope import INCOMING, outgoing_scope
 from tcpcrypt.auth.tep import AuthenticatedTep
 from tcpcrypt.auth.terms import VERSION_HYBRID, PeerProof
@@ -147,7 +147,7 @@ class Authentication:
         change = Change(
             everything=_public(before) != _public(trust),
             keys=_changed_keys(before.known, trust.known),
-            psks=_changed_psks(before.psks, trust.psks),
+            psks=changed_psks(before.psks, trust.psks),
         )
         before.known, before.psks, before.identity = trust.known, trust.psks, trust.identity
         before.hybrid, before.enforce = trust.hybrid, trust.enforce
@@ -184,10 +184,3 @@ def _changed_keys(before: KnownPeers, after: KnownPeers) -> frozenset[str]:
     """Times aside."""
     one, other = ({(p.key, p.scope, p.trust) for p in peers} for peers in (before, after))
     return frozenset(key for key, _scope, _trust in one ^ other)
-
-
-def _changed_psks(before: PskStore, after: PskStore) -> frozenset[str]:
-    def same(psk: Psk, other: Psk | None) -> bool:
-        return other is not None and other.key == psk.key
-
-    return frozenset(psk.name for psk in before if not same(psk, after.by_name(psk.name)))

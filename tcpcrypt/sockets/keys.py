@@ -24,7 +24,7 @@ from tcpcrypt.auth.identity import Identity, ensure_identity
 from tcpcrypt.auth.known_peers import KnownPeers
 from tcpcrypt.auth.known_peers_file import KnownPeersFile
 from tcpcrypt.auth.learned import News
-from tcpcrypt.auth.psk import PskStore, load_psks
+from tcpcrypt.auth.psk import PskStore, changed_psks, load_psks
 from tcpcrypt.auth.secret_file import make_directory
 from tcpcrypt.auth.terms import PeerProof
 from tcpcrypt.auth.trust import Trust, TrustTerms
@@ -122,12 +122,19 @@ class KeyDirectory:
                 self.incoming.flush()
         psks_stamp = tuple(_stamp(path) for path in self._psk_paths)
         if psks_stamp != self._psks_stamp:
-            trust.psks = load_psks(*self._psk_paths)
-            self._psks_stamp = psks_stamp
+            psks = load_psks(*self._psk_paths)
+            self._forget(changed_psks(trust.psks, psks))
+            trust.psks, self._psks_stamp = psks, psks_stamp
         if self._file.refresh() or self._trust is None:
             trust.known = self._file.current.copy()
         self._trust = trust
         return trust
+
+    def _forget(self, psks: frozenset[str]) -> None:
+        """Sessions that were authenticated by keys which are no more go on no more."""
+        if psks:
+            for cache in (self.outgoing, self.incoming):
+                cache.flush_identity(lambda packed: PeerProof.unpack(packed).psk in psks)
 
     def learn(self, terms: TrustTerms, proof: PeerProof, *, insist: bool) -> None:
         """Remember what a peer has proved, on the disk.
