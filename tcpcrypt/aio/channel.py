@@ -24,7 +24,7 @@ from tcpcrypt.sockets.state import State, StateChanged
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["Channel", "Converse", "OnState", "ProtocolFactory"]
+__all__ = ["Channel", "Converse", "OnState", "ProtocolFactory", "ViewProtocol"]
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 Converse = Callable[[asyncio.Transport], Conversation]
@@ -47,6 +47,13 @@ class _Scratch(threading.local):
 
 
 _scratch: Final = _Scratch()
+
+
+class ViewProtocol(asyncio.Protocol):
+    """A protocol whose `data_received` takes a read-only memoryview, its own to keep.
+
+    That saves a copy of everything that is received.
+    """
 
 
 class Channel(asyncio.BufferedProtocol):
@@ -229,7 +236,7 @@ class Channel(asyncio.BufferedProtocol):
     def take_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.application = protocol
         # A StreamReader copies at once; others may keep what they are given.
-        self._views = isinstance(protocol, asyncio.StreamReaderProtocol)
+        self._views = isinstance(protocol, ViewProtocol | asyncio.StreamReaderProtocol)
 
     def give_up(self, error: BaseException) -> None:
         """Reset a connection that is not wanted any more; `settled` is called."""

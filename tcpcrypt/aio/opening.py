@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 from typing import Any, Final
 
 from tcpcrypt.aio.channel import Channel, Converse, OnState, ProtocolFactory
 from tcpcrypt.aio.server import HANDSHAKES, OnFailure, SecureServer
 from tcpcrypt.aio.transport import SecureTransport
-from tcpcrypt.auth.scope import outgoing_scope, read_scope
 from tcpcrypt.core.events import Role
 from tcpcrypt.errors import LocalError
-from tcpcrypt.sockets.arrangement import arrange
+from tcpcrypt.sockets.arrangement import arrange, service_scope
 from tcpcrypt.sockets.conversation import Conversation
 from tcpcrypt.sockets.keys import Keys
 from tcpcrypt.sockets.peer import PeerSpec
@@ -68,6 +66,10 @@ async def create_connection(
     check_transport(transport)
     if (address is None) == (sock is None):
         raise LocalError("give either an address or a connected socket")
+    # What is missing here is known before anybody is asked.
+    arranged = None
+    if address is not None:
+        arranged = arrange(spec, Role.A, service_scope(*address[:2]), keys)
     loop = asyncio.get_running_loop()
     settled: asyncio.Future[None] = loop.create_future()
 
@@ -79,8 +81,10 @@ async def create_connection(
                 settled.set_exception(channel.error)
 
     def converse(raw: asyncio.Transport) -> Conversation:
-        name = _service(address or raw.get_extra_info("peername"))
-        return Conversation(Role.A, arrange(spec, Role.A, name, keys))
+        if arranged is not None:
+            return Conversation(Role.A, arranged)
+        scope = service_scope(*raw.get_extra_info("peername")[:2])
+        return Conversation(Role.A, arrange(spec, Role.A, scope, keys))
 
     channel = Channel(loop, converse, protocol_factory, tell, on_state)
     try:
@@ -188,16 +192,6 @@ def _eyeballs(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
     # uvloop tries one address after the other, and has no word for anything else.
     known = isinstance(loop, asyncio.BaseEventLoop)
     return {"happy_eyeballs_delay": _EYEBALLS_DELAY} if known else {}
-
-
-def _service(address: Address) -> str:
-    """Under which name the key of a service is known."""
-    host, port = address[:2]
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return read_scope(f"{host}:{port}")
-    return outgoing_scope(ip, port)
 
 
 def _client(raw: asyncio.Transport) -> str:

@@ -45,6 +45,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "let a daemon stay that was started with `tcpcrypt up --confirm`",
         "tcpcrypt confirm",
     ),
+    "connect": Command(
+        "tcpcrypt.cli.connect",
+        "open a secure connection by hand, without a daemon",
+        "tcpcrypt connect -v device.example.org:7000",
+    ),
     "demo": Command(
         "tcpcrypt.cli.demo",
         "encrypt curl and a web server between two hosts, and prove it",
@@ -70,6 +75,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "show, make or replace the key by which others know this host",
         "tcpcrypt id show",
     ),
+    "listen": Command(
+        "tcpcrypt.cli.listen",
+        "wait for a secure connection by hand, without a daemon",
+        "tcpcrypt listen -v 7000 --peer psk:site-a",
+    ),
     "peers": Command(
         "tcpcrypt.cli.peers",
         "list and change the hosts that this one knows, and how it went with them lately",
@@ -85,6 +95,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "tcpcrypt.cli.probe",
         "ask whether the path to a host keeps option 69 and what the host offers",
         "tcpcrypt probe www.example.org:80",
+    ),
+    "proxy": Command(
+        "tcpcrypt.cli.proxy",
+        "wrap any TCP service, at both ends, without a daemon",
+        "tcpcrypt proxy server 7000 127.0.0.1:5432",
     ),
     "psk": Command(
         "tcpcrypt.cli.psk",
