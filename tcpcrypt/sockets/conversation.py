@@ -106,6 +106,8 @@ class Conversation:
         self._events: deque[Event] = deque()
         self._out: list[memoryview | bytes] = []
         self._session: Session | None = None
+        self._waiting: Established | None = None
+        """What has keys, and not yet the peer's proof."""
         self._established: Established | None = None
         self._peer_identity: str | None = None
         self._preface: Preface | None = Preface(
@@ -123,6 +125,11 @@ class Conversation:
     def failure(self) -> Failure | None:
         """Why it failed, by name."""
         return None if self.error is None else Failure.of(self.error)
+
+    @property
+    def established(self) -> Established | None:
+        """What the core knows of the session; None before AES_MODE."""
+        return self._established
 
     @property
     def session_id(self) -> bytes | None:
@@ -230,6 +237,10 @@ class Conversation:
         session.finish()
         self._settle(session)
 
+    def flush_resumption(self) -> bool:
+        """Forget what could resume this session (RFC 8548 section 3.5); True if there was."""
+        return self._session is not None and self._session.flush_resumption()
+
     def close(self) -> None:
         """Forget the keys: the connection is used no more.  Idempotent.
 
@@ -311,7 +322,7 @@ class Conversation:
             elif isinstance(event, Established):
                 how = "from the earlier one" if event.resumed else "from the key exchange"
                 self._step(Step.KEYS, f"session secret {how}")
-                self._established = event
+                self._waiting = event
             elif isinstance(event, PeerProved):
                 self._prove(event)
             elif isinstance(event, Aborted):
@@ -320,16 +331,18 @@ class Conversation:
     def _prove(self, event: PeerProved) -> None:
         """The peer has shown that it has the keys, and what policy asks for."""
         reason = "the other end has the same keys, and is nobody in particular"
+        identity: str | None = None
         try:
-            if self._established is not None and self._established.tep == Tep.EXPERIMENTAL:
+            if self._waiting is not None and self._waiting.tep == Tep.EXPERIMENTAL:
                 proof = PeerProof.unpack(event.peer_identity)
-                self._peer_identity = None if proof.key is None else fingerprint(proof.key)
-                reason = f"the other end has proved to be {self._peer_identity}"
+                identity = None if proof.key is None else fingerprint(proof.key)
+                reason = f"the other end has proved to be {identity}"
             self._arrangement.learn(event.peer_identity)
         except (PeerError, LocalError) as error:
             self._fail(error)
             return
         self.deadline = None
+        self._established, self._peer_identity = self._waiting, identity
         self._step(Step.PROVED, reason)
 
     def _step(self, step: Step, reason: str) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from tcpcrypt.core.events import DataReceived, StreamEnded
 from tcpcrypt.errors import LocalError, TcpcryptError
+from tcpcrypt.sockets import options
 from tcpcrypt.sockets.buffers import BUFFERS, FRAME_MAX, WIRE_MAX
 from tcpcrypt.sockets.conversation import Conversation
 from tcpcrypt.sockets.secure import OnState, SecureSocket
@@ -77,6 +78,12 @@ class InBandSocket(SecureSocket):
     def conversation(self) -> Conversation:
         """What was negotiated, for those who ask for more than the above."""
         return self._conversation
+
+    def _get_option(self, name: str) -> options.Value:
+        return options.read(self._conversation, name)
+
+    def _set_option(self, name: str, value: options.Value) -> None:
+        options.write(self._conversation, name, value)
 
     # --- the handshake ----------------------------------------------------------------------
 

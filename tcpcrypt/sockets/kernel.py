@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tcpcrypt.crypto.aead import AEADS
+from tcpcrypt.daemon import sockopt
 from tcpcrypt.daemon.client import Client, SessionInfo
 from tcpcrypt.daemon.control import DEFAULT_PATH
 from tcpcrypt.errors import (
@@ -131,6 +132,12 @@ class KernelSocket(SecureSocket):
     def session(self) -> SessionInfo | None:
         """What the daemon said of the connection; None before AES_MODE."""
         return self._session
+
+    def _get_option(self, name: str) -> int | bytes:
+        return sockopt.getsockopt(self._sock, _option(name), control=self._control)
+
+    def _set_option(self, name: str, value: int | bytes) -> None:
+        sockopt.setsockopt(self._sock, _option(name), value, control=self._control)
 
     # --- the handshake -----------------------------------------------------------------------
 
@@ -256,3 +263,10 @@ class KernelSocket(SecureSocket):
 def _which(status: dict[str, object]) -> object:
     """What tells one run of the daemon from another."""
     return status.get("pid"), status.get("worker"), status.get("started")
+
+
+def _option(name: str) -> sockopt.Option:
+    try:
+        return sockopt.Option(name)
+    except ValueError:
+        raise OSError(errno.ENOPROTOOPT, f"{name} is no option of TCP-ENO") from None

@@ -158,12 +158,21 @@ class SecureSocket(ABC):
         """As of `socket`."""
         return self._timeout != 0
 
-    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
-        """An option of the TCP connection, as of `socket`."""
-        self._sock.setsockopt(level, option, value)
+    def setsockopt(self, level: int, option: int | str, value: int | bytes) -> None:
+        """An option of the TCP connection; one of TCP-ENO by its name as for `getsockopt`."""
+        if isinstance(option, str):
+            self._set_option(option, value)
+        else:
+            self._sock.setsockopt(level, option, value)
 
-    def getsockopt(self, level: int, option: int) -> int:
-        """An option of the TCP connection, as of `socket`; see `tcpcrypt.sockets.options`."""
+    def getsockopt(self, level: int, option: int | str) -> int | bytes:
+        """An option of the TCP connection, as of `socket`.
+
+        Those of TCP-ENO have names and no numbers (`tcpcrypt.sockets.options`):
+        `getsockopt(socket.IPPROTO_TCP, "TCP_ENO_SESSID")`.
+        """
+        if isinstance(option, str):
+            return self._get_option(option)
         return self._sock.getsockopt(level, option)
 
     # --- the program's bytes -----------------------------------------------------------------
@@ -344,6 +353,14 @@ class SecureSocket(ABC):
 
         Whether it ended well, everything that was written being on its way.
         """
+
+    @abstractmethod
+    def _get_option(self, name: str) -> int | bytes:
+        """The value of an option of TCP-ENO."""
+
+    @abstractmethod
+    def _set_option(self, name: str, value: int | bytes) -> None:
+        """Set an option of TCP-ENO."""
 
     def _gone(self) -> bool:
         """Whether a thread that waits need not any more."""
