@@ -40,14 +40,20 @@ _PATIENCE: Final = 1.0
 """Seconds that a daemon which does not answer may cost a connection of `auto`."""
 
 
-def encrypted_by_daemon(sock: socket.socket, control: Path | str | None) -> bool:
-    """Whether there is a daemon and it says that it encrypts this connection."""
+def encrypted_by_daemon(
+    sock: socket.socket, control: Path | str | None, *, accepted: bool = False
+) -> bool:
+    """Whether there is a daemon and it says that it encrypts this connection.
+
+    Of one that was `accepted` it knows at once: it has made it itself.  Of another
+    it may come to know, which can take a fifth of a second if it does not.
+    """
     path = DEFAULT_PATH if control is None else Path(control)
     if not path.exists() or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return False
     try:
         with Client(path, _PATIENCE) as daemon:
-            session = daemon.find_socket(sock, wait=HANDSHAKE_TIMEOUT)
+            session = daemon.find_socket(sock, wait=0 if accepted else HANDSHAKE_TIMEOUT)
     except (LocalError, OSError):
         return False
     return session is not None and session.encrypted

@@ -165,7 +165,7 @@ def _secure(
         # Late, for a program that has no daemon needs nothing of it.
         from tcpcrypt.sockets.kernel import KernelSocket, encrypted_by_daemon  # noqa: PLC0415
 
-        if arranged is None or encrypted_by_daemon(sock, control):
+        if arranged is None or encrypted_by_daemon(sock, control, accepted=role is Role.B):
             return KernelSocket(sock, spec, control, on_state)
     if arranged is None:  # `eno` alone, which has returned
         raise LocalError("no arrangement")
