@@ -20,7 +20,9 @@ Open points of the RFC, decided here:
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -38,8 +40,10 @@ from tcpcrypt.wire.profile import RFC8548, WireProfile
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["GROUPS", "EphemeralKey", "Group", "group"]
+__all__ = ["GROUPS", "KEYS_READY", "EphemeralKey", "Group", "group"]
 
+KEYS_READY: Final = 64
+"""Key pairs of a group made ahead, at most: some milliseconds of idle time."""
 _LENGTH_FIELD: Final = 2
 """Bytes of the length before a NIST point."""
 
@@ -87,9 +91,33 @@ class Group(ABC):
     public_key_len: int
     shared_len: int
 
-    @abstractmethod
+    def __init__(self) -> None:
+        self._ready: deque[EphemeralKey] = deque()
+        # Two processes must not use the same key pair.
+        os.register_at_fork(after_in_child=self._ready.clear)
+
     def generate(self) -> EphemeralKey:
-        """A new random key pair."""
+        """A new random key pair; each is given out once."""
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return self._generate()
+
+    def prepare(self) -> bool:
+        """Make a key pair before it is needed; False if there are KEYS_READY of them."""
+        if len(self._ready) >= KEYS_READY:
+            return False
+        self._ready.append(self._generate())
+        return True
+
+    @property
+    def ready(self) -> int:
+        """Key pairs that `generate` has only to give out."""
+        return len(self._ready)
+
+    @abstractmethod
+    def _generate(self) -> EphemeralKey:
+        """A new random key pair, made now."""
 
     @abstractmethod
     def from_private(self, raw: bytes) -> EphemeralKey:
@@ -110,12 +138,13 @@ class _Montgomery(Group):
         private: type[X25519PrivateKey | X448PrivateKey],
         public: type[X25519PublicKey | X448PublicKey],
     ) -> None:
+        super().__init__()
         self.name = name
         self.public_key_len = self.shared_len = key_len
         self._private = private
         self._public = public
 
-    def generate(self) -> EphemeralKey:
+    def _generate(self) -> EphemeralKey:
         return self._pair(self._private.generate())
 
     def from_private(self, raw: bytes) -> EphemeralKey:
@@ -141,6 +170,7 @@ class _Nist(Group):
     """P-256 or P-521, with the two-byte length before the point."""
 
     def __init__(self, name: str, curve: ec.EllipticCurve, *, compressed: bool) -> None:
+        super().__init__()
         self.name = name
         self._curve = curve
         self.shared_len = -(-curve.key_size // 8)
@@ -152,7 +182,7 @@ class _Nist(Group):
             self._point_len = 1 + 2 * self.shared_len
         self.public_key_len = _LENGTH_FIELD + self._point_len
 
-    def generate(self) -> EphemeralKey:
+    def _generate(self) -> EphemeralKey:
         return self._pair(ec.generate_private_key(self._curve))
 
     def from_private(self, raw: bytes) -> EphemeralKey:

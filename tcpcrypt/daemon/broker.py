@@ -50,6 +50,8 @@ _OUTBOX_MAX: Final = 64
 """Answers that wait for a worker which does not read; an honest one has few requests open."""
 _PATIENCE: Final = 10.0
 """Seconds for which the worker waits for the parent, who may be changing rules."""
+_SETTLED_PAUSE: Final = 1.0
+"""Seconds after which connections that are still open are worth a word to the parent."""
 _EVERY_MARK: Final = 0xFFFFFFFF
 
 Heard = Callable[[str, Any], None]
@@ -218,6 +220,7 @@ class BrokeredPrivileges:
         self._special: list[socket.socket | OSError] = []
         self._problems: dict[tuple[str, int], int] = {}
         self._finished: list[tuple[int, int]] = []
+        self._settled: list[tuple[socket.socket, int]] = []
         self._later: deque[Word] = deque()
         for kind, family in self._pools:
             self._ask(kind, family, BATCH)
@@ -235,14 +238,27 @@ class BrokeredPrivileges:
     def service(self, family: int) -> socket.socket:
         return self._take("service", family)
 
-    def finish(self, sock: socket.socket, mark: int = 0) -> None:
+    def finish(self, sock: socket.socket, mark: int = 0, *, settled: bool = False) -> None:
+        mark &= _EVERY_MARK & ~MARK_MASK
+        if settled and self._loop is not None:
+            self._settled.append((sock, mark))
+            if len(self._settled) == 1:
+                self._loop.call_later(_SETTLED_PAUSE, self._finish_settled)
+            return
         # A copy, because the caller may close its own before the turn is over,
         # and what is left to send must go out all the same.
-        self._finished.append((os.dup(sock.fileno()), mark & _EVERY_MARK & ~MARK_MASK))
+        self._finished.append((os.dup(sock.fileno()), mark))
         if self._loop is None or len(self._finished) >= DESCRIPTORS_MAX:
             self.flush()
         elif len(self._finished) == 1:
             self._loop.call_later(0, self.flush)
+
+    def _finish_settled(self) -> None:
+        """Those that are still open; most connections do not last that long."""
+        settled, self._settled = self._settled, []
+        for sock, mark in settled:
+            if sock.fileno() >= 0 and self._words.fileno() >= 0:
+                self.finish(sock, mark)
 
     def say(self, verb: str, value: object) -> None:
         """Tell the parent."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import select
 import sys
 import time
@@ -35,6 +36,8 @@ RATE: Final = 100.0
 SUMMARY_AFTER: Final = 10.0
 """Seconds after which suppressed lines are told of, though no more came."""
 _VALUE_MAX: Final = 500
+_QUOTED: Final = re.compile(r"[ \"'=\\]")
+"""What makes a value stand between quotes."""
 _LINE_ATOMIC: Final = select.PIPE_BUF
 """Bytes that a pipe reported as writable takes without blocking."""
 
@@ -192,10 +195,16 @@ class StreamSink:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
         self._torn = False
+        self._second = -1
+        self._stamp = ""
+        """The time of that second; to format it takes a fifth of a line's time."""
 
     def write(self, _priority: Priority, event: str, fields: Mapping[str, str]) -> bool:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        data = f"time={stamp} {line(event, fields)}\n".encode()
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
+        data = f"time={self._stamp} {line(event, fields)}\n".encode()
         if self._torn:
             data = b"\n" + data
         # The descriptor is shared with whoever started us: it stays blocking.
@@ -249,7 +258,7 @@ def _clean(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    if text and not set(text) & set(" \"'=\\"):
+    if text and not _QUOTED.search(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

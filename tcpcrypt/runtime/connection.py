@@ -218,6 +218,8 @@ class Connection(ABC):
     def _session(self, config: Config, negotiated: Negotiated, peer: bytes) -> Session:
         self.state = "exchanging"
         self._transcript = negotiated.eno_transcript
+        if not negotiated.resuming:
+            self._context.keep_keys_ready()
         return Session(config, negotiated, resumption=self._context.resumption, peer=peer)
 
     def _on_ready(self, established: Established | None) -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.crypto.groups import GROUPS, KEYS_READY
 from tcpcrypt.errors import LocalError
+from tcpcrypt.registry import Tep
 from tcpcrypt.runtime.authentication import Authentication
 from tcpcrypt.runtime.eno_backend import EnoBackend, Tuple4
 from tcpcrypt.runtime.loop import Loop
@@ -107,6 +109,12 @@ class Context:
             known = (policy, self.config, policy.configure(self.config))
             self._configured[id(policy)] = known
         return known[2]
+
+    def keep_keys_ready(self) -> None:
+        """A fresh exchange has begun: make key pairs for others, once there is time."""
+        group = GROUPS[Tep.ECDHE_CURVE25519]
+        if group.ready < KEYS_READY // 2:
+            self.loop.when_idle(group.prepare)
 
     def next_number(self) -> int:
         """A number for a connection, counted from 1."""

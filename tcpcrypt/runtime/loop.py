@@ -51,6 +51,7 @@ class Loop:
         """Descriptors that came into the epoll set in this turn."""
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._idle: Callable[[], bool] | None = None
         self.failed: Callable[[int, Exception], None] | None = None
         """Takes what a callback of a descriptor (-1: of a timer) raised; None lets it through."""
         self._stopped = False
@@ -87,6 +88,10 @@ class Loop:
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
         return timer
 
+    def when_idle(self, call: Callable[[], bool]) -> None:
+        """Call `call` again and again while nothing else is to be done, until it says False."""
+        self._idle = call
+
     def run(self) -> None:
         """Serve until `stop`, which may have come before."""
         while not self._stopped:
@@ -100,7 +105,10 @@ class Loop:
     def step(self, timeout: float | None = None) -> None:
         """Wait once, at most `timeout` seconds, and call whatever is due."""
         self._registered.clear()
-        for fd, events in self._epoll.poll(self._patience(timeout)):
+        ready = self._epoll.poll(0 if self._idle is not None else self._patience(timeout))
+        if not ready and self._idle is not None:
+            self._work_ahead(self._idle)
+        for fd, events in ready:
             callback = self._callbacks.get(fd)
             if callback is None or fd in self._registered:
                 # Forgotten by a callback of this turn, and perhaps another one
@@ -122,6 +130,16 @@ class Loop:
                     if self.failed is None:
                         raise
                     self.failed(-1, error)
+
+    def _work_ahead(self, call: Callable[[], bool]) -> None:
+        self._idle = None
+        try:
+            if call():
+                self._idle = call
+        except Exception as error:
+            if self.failed is None:
+                raise
+            self.failed(-1, error)
 
     def _patience(self, timeout: float | None) -> float:
         while self._timers and self._timers[0][2].call is None:

@@ -2,7 +2,9 @@
 
 Bulk data never comes here.  What is diverted is told by socket marks: a socket
 to a peer carries MARK_HANDSHAKE from its creation until its negotiation is
-finished, then MARK_DONE.  Outgoing packets have the mark of their socket.
+finished, then MARK_DONE; a second later where the connection's own mark tells
+that it is, as most connections do not last that long.  Outgoing packets have the
+mark of their socket.
 Incoming ones are known by the connection's mark, which the SYN gives it and
 the last one that the negotiation needs to see takes back (MARK_DONE as the
 verdict's mark), or else the first outgoing packet with MARK_DONE.  What a peer
@@ -107,6 +109,7 @@ def divert_rules() -> list[Rule]:
     handshake, done = (("-p", "tcp", *marked(mark)) for mark in (MARK_HANDSHAKE, MARK_DONE))
     ours = f"{MARK_HANDSHAKE:#x}/{MARK_MASK:#x}"
     of_connection = ("-m", "connmark", "--mark", ours)
+    no_more = ("-m", "connmark", "--mark", f"{MARK_DONE:#x}/{MARK_MASK:#x}")
     unknown = ("!", "-i", "lo", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID,UNTRACKED")
     of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
     begun, over, settled = (
@@ -116,6 +119,8 @@ def divert_rules() -> list[Rule]:
     return [
         # Here, not in POSTROUTING: others may translate the address afterwards.
         Rule("mangle", "OUTPUT", (*handshake, "--syn", *begun)),
+        # The socket has kept its mark a little longer than the connection.
+        Rule("mangle", "OUTPUT", (*handshake, *no_more, "-j", "RETURN")),
         Rule("mangle", "OUTPUT", (*handshake, *divert)),
         Rule("mangle", "OUTPUT", (*done, *of_connection, *over)),
         # Comes by a second time (`NfqueueBackend.take`).  What a former connection of
@@ -191,10 +196,11 @@ class NfqueueBackend:
             return None
         self._accepting.pop((entry.connection, entry.received_isn), None)
         negotiation = entry.requested.negotiation
-        if not negotiation.finished:
+        settled = negotiation.finished
+        if not settled:
             # The ACK that has opened the connection had no option.
             negotiation.segment_received(False, True, b"")
-        self._privileges.finish(sock)
+        self._privileges.finish(sock, settled=settled)
         if not negotiation.finished:
             negotiation.abandon()
             return None
@@ -253,8 +259,9 @@ class NfqueueBackend:
         if opening is not None:
             show = self._open_out if outgoing else self._open_in
             changed = show(opening, segment)
-            self._follow(opening)
-            return changed, _settled(opening.negotiation, outgoing, segment)
+            settled = _settled(opening.negotiation, outgoing, segment)
+            self._follow(opening, settled)
+            return changed, settled
         if outgoing:
             return self._accept_out(key, segment), False
         return self._accept_in(key, segment)
@@ -275,13 +282,13 @@ class NfqueueBackend:
                 return opening
         return None
 
-    def _follow(self, opening: _Opening) -> None:
+    def _follow(self, opening: _Opening, settled: bool) -> None:
         """Act on what the last segment changed."""
         negotiation = opening.negotiation
         if negotiation.finished:
             self.release(opening.sock)
             with contextlib.suppress(OSError):
-                self._privileges.finish(opening.sock, opening.mark)
+                self._privileges.finish(opening.sock, opening.mark, settled=settled)
         if negotiation.finished or (negotiation.outcome is not None and not opening.told):
             opening.told = True
             opening.progress()

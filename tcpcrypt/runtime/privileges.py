@@ -33,8 +33,12 @@ class Privileges(Protocol):
     def service(self, family: int) -> socket.socket:
         """A new nonblocking socket for a connection to a service, in the name of its client."""
 
-    def finish(self, sock: socket.socket, mark: int = 0) -> None:
-        """The handshake of a connection to a peer is over: leave its packets alone."""
+    def finish(self, sock: socket.socket, mark: int = 0, *, settled: bool = False) -> None:
+        """The handshake of a connection to a peer is over: leave its packets alone.
+
+        `settled`: the connection's mark says so already, and this only spares the
+        kernel a look at it; who closes the socket soon need not be waited for.
+        """
 
 
 class DirectPrivileges:
@@ -66,7 +70,7 @@ class DirectPrivileges:
             raise
         return sock
 
-    def finish(self, sock: socket.socket, mark: int = 0) -> None:
+    def finish(self, sock: socket.socket, mark: int = 0, *, settled: bool = False) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE | _foreign(mark))
 
 

@@ -1,12 +1,13 @@
 """RFC 8548 section 5: public keys and shared secrets of the four TEPs."""
 
 import dataclasses
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpcrypt.crypto.groups import GROUPS, EphemeralKey, group
+from tcpcrypt.crypto.groups import GROUPS, KEYS_READY, EphemeralKey, group
 from tcpcrypt.errors import LocalError, PeerError, PeerReason
 from tcpcrypt.registry import Tep
 from tcpcrypt.wire.profile import RFC8548
@@ -286,3 +287,34 @@ def test_a_profile_with_uncompressed_points_takes_those_alone(tep: Tep) -> None:
 @pytest.mark.parametrize("tep", MONTGOMERY)
 def test_the_form_of_points_does_not_touch_the_other_curves(tep: Tep) -> None:
     assert group(tep, UNCOMPRESSED) is group(tep)
+
+
+@pytest.mark.parametrize("tep", GROUPS)
+def test_key_pairs_made_ahead_are_given_out_once(tep: Tep) -> None:
+    curve = group(tep)
+    while curve.ready:
+        curve.generate()
+    for count in range(1, 4):
+        assert curve.prepare()
+        assert curve.ready == count
+    keys = [curve.generate() for _ in range(4)]
+    assert curve.ready == 0
+    assert len({key.public for key in keys}) == 4
+    assert keys[0].agree(keys[3].public) == keys[3].agree(keys[0].public)
+
+
+def test_no_more_are_made_ahead_than_may_wait() -> None:
+    curve = group(Tep.ECDHE_CURVE25519)
+    while curve.prepare():
+        assert curve.ready <= KEYS_READY
+    assert curve.ready == KEYS_READY
+
+
+def test_a_process_that_forks_leaves_no_key_pair_to_its_child() -> None:
+    curve = group(Tep.ECDHE_CURVE25519)
+    curve.prepare()
+    child = os.fork()
+    if not child:
+        os._exit(curve.ready)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert curve.ready

@@ -332,6 +332,40 @@ def test_an_unprivileged_worker_does_its_work(loop: Loop) -> None:
     broker.close()
 
 
+def test_settled_connections_are_finished_later_and_closed_ones_never(loop: Loop) -> None:
+    ours, theirs = Words.pair(4096, 1 << 18)
+    mine = Loop()
+    privileges = BrokeredPrivileges(theirs, (), lambda *_: None)
+    privileges.attach(mine)
+    finished: list[int] = []
+
+    class Counting(DirectPrivileges):
+        def finish(self, sock: socket.socket, mark: int = 0, *, settled: bool = False) -> None:
+            finished.append(sock.fileno())
+            super().finish(sock, mark, settled=settled)
+
+    broker = Broker(loop, ours, Counting(), heard=lambda *_: None, lost=lambda _why: None)
+    short, lasting = DirectPrivileges().opener(4), DirectPrivileges().opener(4)
+    with short, lasting:
+        privileges.finish(short, FOREIGN, settled=True)
+        privileges.finish(lasting, FOREIGN, settled=True)
+        mine.step(0)
+        loop.step(0)
+        assert not finished
+        short.close()
+
+        def both() -> bool:
+            mine.step(0.05)
+            return bool(finished)
+
+        until(loop, both)
+        assert mark(lasting) == MARK_DONE | FOREIGN
+    assert len(finished) == 1
+    privileges.close()
+    broker.close()
+    mine.close()
+
+
 def test_a_descriptor_is_handed_over(loop: Loop) -> None:
     """For what is to be in no message: the worker reads it, and the parent has it no more."""
     ours, theirs = Words.pair(4096, 1 << 18)

@@ -137,3 +137,38 @@ def test_a_new_descriptor_does_not_get_the_events_of_a_closed_one_with_its_numbe
     for sock in (*replaced, *(sock for pair in pairs for sock in pair)):
         sock.close()
     loop.close()
+
+
+def test_work_for_idle_time_gives_way_to_everything_else(loop, ends) -> None:
+    one, other = ends
+    done: list[str] = []
+    left = [True, True, False]
+
+    def work() -> bool:
+        done.append("idle")
+        return left.pop(0)
+
+    def read(_events: int) -> None:
+        done.append(one.recv(1).decode())
+
+    loop.watch(one.fileno(), READ, read)
+    loop.when_idle(work)
+    other.send(b"ab")
+    for _ in range(5):
+        loop.step(0)
+    assert done == ["a", "b", "idle", "idle", "idle"]
+    loop.step(0)
+    assert len(done) == 5  # it has said that nothing is left
+
+
+def test_work_for_idle_time_that_fails_is_not_called_again(loop) -> None:
+    failures: list[tuple[int, Exception]] = []
+    loop.when_idle(lambda: 1 // 0 > 0)
+    with pytest.raises(ZeroDivisionError):
+        loop.step(0)
+    loop.step(0)
+    loop.failed = lambda fd, error: failures.append((fd, error))
+    loop.when_idle(lambda: 1 // 0 > 0)
+    loop.step(0)
+    loop.step(0)
+    assert [fd for fd, _error in failures] == [-1]
