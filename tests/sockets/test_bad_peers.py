@@ -64,7 +64,7 @@ def after_preface(sock: socket.socket, more: bytes) -> None:
 BEHAVIOURS = {
     "garbage": (lambda s: s.sendall(os.urandom(8192)), NoEncryptionError, Failure.NO_ENCRYPTION),
     "plain text": (lambda s: s.sendall(b"220 hi\r\n"), NoEncryptionError, Failure.NO_ENCRYPTION),
-    "early close": (lambda _s: None, TruncationError, Failure.TRUNCATION),
+    "early close": (lambda s: s.recv(1000), TruncationError, Failure.TRUNCATION),
     "early reset": (
         lambda s: (s.recv(1), s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)),
         ResetError,
