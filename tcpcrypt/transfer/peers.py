@@ -14,6 +14,7 @@ delivered.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from tcpcrypt.sockets.inband import InBandSocket
 from tcpcrypt.sockets.listener import SecureListener
 from tcpcrypt.sockets.secure import OnState, SecureSocket, reset
 from tcpcrypt.sockets.sessions import SharedResumption
-from tcpcrypt.transfer.keys import ClientKey, ClientTable
+from tcpcrypt.transfer.keys import ClientKey, ClientTable, NoKeyError
 
 __all__ = ["Admission", "KeyedClient", "KeyedServer"]
 
@@ -152,6 +153,8 @@ class KeyedServer:
         return SecureListener(sock, self._secure)
 
     def _secure(self, sock: socket.socket, address: Any) -> SecureSocket:
+        with contextlib.suppress(NoKeyError):
+            self._table.refresh()  # otherwise nobody is a client
         if self._table.generation != self._generation:
             # Whoever had a key that is gone has nothing to go on with.
             self._generation = self._table.generation

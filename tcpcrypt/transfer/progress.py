@@ -24,6 +24,8 @@ _HALF_LIFE: Final = 2.0
 """Seconds after which what the rate was counts half."""
 _BAR_MIN: Final = 8
 _BAR_MAX: Final = 30
+_NAME_SHARE: Final = 24
+"""Columns that the bar leaves to the name."""
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 _DAY: Final = 86_400
 
@@ -119,6 +121,11 @@ class Progress:
         self._done = 0
         self._total: int | None = None
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is of use to know how much is to go."""
+        return self._live or (self._json and not self._quiet)
+
     def expect(self, total: int | None, *, done: int = 0) -> None:
         """So many bytes are to go in all, of which `done` have arrived before."""
         with self._lock:
@@ -144,6 +151,11 @@ class Progress:
             elif self._json and not self._quiet:
                 self._next = now + _REPORT
                 self._write_json("progress", self._values())
+
+    def file_done(self, text: str, *, notable: bool = False, **values: object) -> None:
+        """A file is where it belongs.  Where a line is drawn, only what is `notable` is told."""
+        if self._json or notable or not self._live:
+            self.say("file", text, **values)
 
     def say(self, event: str, text: str, **values: object) -> None:
         """An event, as a line; `quiet` leaves it out."""
@@ -198,14 +210,13 @@ class Progress:
             parts.append(f"{_clock_face(left)} left")
         tail = "  ".join(parts)
         width = max(self._columns() - 1, 20)
-        bar = ""
-        room = width - len(tail) - 4
+        bar, name = "", shown(self._name)
+        room = width - len(tail) - min(len(name), _NAME_SHARE) - 5
         if total and room >= _BAR_MIN:
-            room = min(room - 2, _BAR_MAX)
+            room = min(room, _BAR_MAX)
             filled = min(room, room * done // total)
             bar = f"[{'#' * filled}{'.' * (room - filled)}] "
         room = width - len(bar) - len(tail) - 2
-        name = shown(self._name)
         if room < 4:
             name = ""
         elif len(name) > room:
