@@ -12,10 +12,11 @@ ACK      file 4 | offset 8
 END      file 4 | code 1 | size 8 | algorithm 1 | digest 32
 RECEIPT  file 4 | code 1 | algorithm 1 | digest 32 | path
 ALIVE
+BYE
 path     count 1 | (length 1 | name) ...
 ```
 
-A sends PUT, DATA, END; B sends HAVE, REFUSE, ACK, RECEIPT; both HELLO and ALIVE.
+A sends PUT, DATA, END, BYE; B sends HAVE, REFUSE, ACK, RECEIPT; both HELLO and ALIVE.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ __all__ = [
     "WINDOW_MAX",
     "Ack",
     "Alive",
+    "Bye",
     "Data",
     "End",
     "Have",
@@ -318,16 +320,28 @@ class Alive:
 
     @classmethod
     def parse(cls, body: bytes) -> Alive:
-        """Raises `MessageError`."""
-        if body:
-            raise MessageError(detail="an ALIVE with a body")
+        """Never raises: `Parser` lets no body through."""
         return cls()
 
 
-Message = Hello | Put | Have | Refuse | Data | Ack | End | Receipt | Alive
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """A has read a RECEIPT or a REFUSE of every file, and its stream ends."""
+
+    def build(self) -> bytes:
+        """The message as sent."""
+        return _message(0x0A, b"")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Bye:
+        """Never raises: `Parser` lets no body through."""
+        return cls()
+
+
+Message = Hello | Put | Have | Refuse | Data | Ack | End | Receipt | Alive | Bye
 
 _DATA: Final = 0x05
-_KINDS: Final[dict[int, type[Hello | Put | Have | Refuse | Ack | End | Receipt | Alive]]] = {
+_KINDS: Final[dict[int, type[Hello | Put | Have | Refuse | Ack | End | Receipt | Alive | Bye]]] = {
     0x01: Hello,
     0x02: Put,
     0x03: Have,
@@ -336,6 +350,7 @@ _KINDS: Final[dict[int, type[Hello | Put | Have | Refuse | Ack | End | Receipt |
     0x07: End,
     0x08: Receipt,
     0x09: Alive,
+    0x0A: Bye,
 }
 _LENGTHS_MAX: Final = {
     0x01: _HELLO.size,
@@ -347,6 +362,7 @@ _LENGTHS_MAX: Final = {
     0x07: _END.size,
     0x08: _RECEIPT.size + _PATH_WIRE_MAX,
     0x09: 0,
+    0x0A: 0,
 }
 """Bytes of body: more is refused before one of them is kept."""
 

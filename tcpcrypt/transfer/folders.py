@@ -1,0 +1,81 @@
+"""Folders of arriving files, each opened in the one before it."""
+
+from __future__ import annotations
+
+from tcpcrypt.transfer.codes import Code, TransferError
+from tcpcrypt.transfer.disk import Disk
+from tcpcrypt.transfer.names import Path, shown
+
+__all__ = ["Folders"]
+
+
+class Folders:
+    """Descriptors of folders below one that is given; for one thread.
+
+    A component is opened without following links, so that no path leads out,
+    whoever changes what on the way (`openat2` with RESOLVE_BENEATH and
+    RESOLVE_NO_SYMLINKS asks for the same, where a kernel has it).  They are
+    kept until `forget`, which is soon: a folder may be moved meanwhile.
+    """
+
+    def __init__(self, disk: Disk, base: int) -> None:
+        self._disk = disk
+        self._base = base
+        self._open: dict[Path, int] = {}
+        self.changed: set[Path] = set()
+        """Folders that a name was made in and that are not synced."""
+
+    def find(self, path: Path) -> int | None:
+        """The folder, if it is there.
+
+        Raises `TransferError` (EXISTS) if there is something else in its place.
+        """
+        try:
+            return self._walk(path, make=False, mode=0)
+        except FileNotFoundError:
+            return None
+
+    def make(self, path: Path, mode: int = 0o777) -> int:
+        """The folder, made if need be, with all above it.
+
+        Raises `TransferError` (EXISTS) and `OSError`.
+        """
+        return self._walk(path, make=True, mode=mode)
+
+    def sync(self, *, everything: int | None = None) -> None:
+        """Make the names of all `changed` folders durable, with one call for many."""
+        changed, self.changed = self.changed, set()
+        if len(changed) >= 4 and everything is not None and self._disk.sync_all(everything):
+            return
+        for path in changed:
+            self._disk.sync(self.make(path))
+
+    def forget(self) -> None:
+        """Close all."""
+        found, self._open = self._open, {}
+        for fd in found.values():
+            self._disk.close(fd)
+
+    def _walk(self, path: Path, *, make: bool, mode: int) -> int:
+        at = self._base
+        for depth in range(1, len(path) + 1):
+            here = path[:depth]
+            if here not in self._open:
+                try:
+                    self._open[here] = self._step(at, here, make=make, mode=mode)
+                except (NotADirectoryError, OSError) as error:
+                    if Code.of(error) is not Code.EXISTS:
+                        raise
+                    raise TransferError(Code.EXISTS, f"{shown(here)} is no folder") from error
+            at = self._open[here]
+        return at
+
+    def _step(self, at: int, here: Path, *, make: bool, mode: int) -> int:
+        try:
+            return self._disk.open_folder(at, here[-1])
+        except FileNotFoundError:
+            if not make:
+                raise
+        self._disk.make_folder(at, here[-1], mode | 0o700)
+        self.changed.add(here[:-1])
+        return self._disk.open_folder(at, here[-1])

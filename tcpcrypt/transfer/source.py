@@ -1,0 +1,413 @@
+"""What is sent: files, folders, and streams that can be read once.
+
+A transfer id is derived from what the source is (device, inode, size, time of
+the last change) and where it goes, so that the sender keeps no state of its
+own: after whatever interruption the same file has the same id, and one that
+changed has another.  A wrong guess costs time only, since a partial file is
+gone on with for its digest, never for its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from tcpcrypt.errors import LocalError
+from tcpcrypt.transfer.buffers import Uses
+from tcpcrypt.transfer.codes import Code, TransferError
+from tcpcrypt.transfer.digest import Algorithm, Digest, Hasher, Hashing
+from tcpcrypt.transfer.messages import UNKNOWN_SIZE
+from tcpcrypt.transfer.names import Path, check_component, check_path
+
+__all__ = [
+    "Entry",
+    "FileSource",
+    "FolderSource",
+    "Prefixes",
+    "Readable",
+    "Skipped",
+    "Source",
+    "StreamSource",
+    "entries",
+    "file_entry",
+    "stream_entry",
+]
+
+_PROOF_READ: Final = 1 << 20
+_ID_LEN: Final = 16
+_NO_PREFIX: Final = "the receiver lost bytes that cannot be read again"
+
+Prefixes = tuple[tuple[int, bytes], ...]
+"""As in a HAVE."""
+
+
+class Readable(Protocol):
+    """A binary file object without a buffer."""
+
+    def fileno(self) -> int: ...
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+
+class Source(Protocol):
+    """One thing to send; used by one thread."""
+
+    size: int
+    mode: int
+    mtime: int
+
+    def identity(self) -> bytes:
+        """What makes it that file and no other."""
+
+    def start(self, prefixes: Prefixes, algorithm: Algorithm) -> Iterator[None]:
+        """Find the longest of `prefixes` that it begins with: `offset` is behind it then.
+
+        Reads as far as that, a mebibyte a step.  Raises `TransferError`, `OSError`.
+        """
+
+    @property
+    def offset(self) -> int:
+        """Where it is read next."""
+
+    def ready(self, timeout: float) -> bool:
+        """Whether `read` would not wait."""
+
+    def read(self, buffers: list[memoryview], hashing: Hashing, uses: Uses) -> int:
+        """Fill `buffers`, one after the other, and hash what is in them; 0 at the end.
+
+        Raises `TransferError` (CHANGED) and `OSError`.
+        """
+
+    def finish(self, hashing: Hashing) -> Digest:
+        """The digest of all.  Raises `TransferError` (CHANGED)."""
+
+    def acknowledged(self, offset: int) -> None:
+        """Nothing before that will be asked for again."""
+
+    def close(self) -> None:
+        """Close what is open; `start` may be called again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something to send, and where to."""
+
+    path: Path
+    is_file: bool
+    open: Callable[[], Source]
+    """Raises `OSError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that cannot be sent."""
+
+    path: Path
+    reason: str
+
+
+def entries(local: str) -> Iterator[Entry | Skipped]:
+    """A file; or a folder with everything in it, under its own name.
+
+    Links are followed where the caller names them and nowhere else.  Raises
+    `OSError` if there is nothing, `TransferError` (NAME) for a name that no
+    receiver takes, `LocalError` for what is neither.
+    """
+    name = os.path.basename(os.path.abspath(local))
+    path = (os.fsencode(name),)
+    check_path(path)
+    found = os.stat(local)
+    if stat.S_ISREG(found.st_mode):
+        yield file_entry(local, path)
+    elif stat.S_ISDIR(found.st_mode):
+        yield from _folder(local, path)
+    else:
+        raise LocalError(f"{local!r} is no file and no folder: send it as standard input")
+
+
+def file_entry(local: str | bytes, path: Path, *, follow: bool = True) -> Entry:
+    """One file."""
+    return Entry(path, True, lambda: FileSource(local, follow=follow))
+
+
+def stream_entry(stream: Readable, path: Path) -> Entry:
+    """What comes out of a pipe.  What is not acknowledged is kept for the next connection."""
+    source = StreamSource(stream)
+    return Entry(path, True, lambda: source)
+
+
+def _folder(local: str | bytes, path: Path) -> Iterator[Entry | Skipped]:
+    waiting: deque[tuple[bytes, Path]] = deque([(os.fsencode(local), path)])
+    while waiting:
+        here, path = waiting.popleft()
+        yield _folder_entry(here, path)
+        try:
+            with os.scandir(here) as found:
+                inside = sorted(found, key=lambda item: item.name)
+        except OSError:
+            continue  # opening the entry says so
+        for item in inside:
+            below = (*path, item.name)
+            try:
+                check_component(item.name)
+                check_path(below)
+            except TransferError as error:
+                yield Skipped(below, error.detail)
+                continue
+            if item.is_symlink():
+                yield Skipped(below, "a symbolic link")
+            elif item.is_dir(follow_symlinks=False):
+                waiting.append((item.path, below))
+            elif item.is_file(follow_symlinks=False):
+                yield file_entry(item.path, below, follow=False)
+            else:
+                yield Skipped(below, "no file and no folder")
+
+
+def _folder_entry(local: bytes, path: Path) -> Entry:
+    return Entry(path, False, lambda: FolderSource(local))
+
+
+class FolderSource:
+    """A folder, of which only the name is sent."""
+
+    size = 0
+    offset = 0
+
+    def __init__(self, local: bytes) -> None:
+        os.close(os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # can be read
+        found = os.stat(local)
+        self.mode = stat.S_IMODE(found.st_mode)
+        self.mtime = found.st_mtime_ns
+        self._identity = b"folder %d %d" % (found.st_dev, found.st_ino)
+
+    def identity(self) -> bytes:
+        return self._identity
+
+    def start(self, prefixes: Prefixes, algorithm: Algorithm) -> Iterator[None]:
+        return iter(())
+
+    def ready(self, timeout: float) -> bool:
+        return True
+
+    def read(self, buffers: list[memoryview], hashing: Hashing, uses: Uses) -> int:
+        return 0
+
+    def finish(self, hashing: Hashing) -> Digest:
+        raise LocalError("a folder has no digest")
+
+    def acknowledged(self, offset: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class FileSource:
+    """A file, which must be the same file, unchanged, from the first look to the last."""
+
+    def __init__(self, local: str | bytes, *, follow: bool = True) -> None:
+        self._local = local
+        self._flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        if not follow:
+            self._flags |= os.O_NOFOLLOW
+        self._fd: int | None = None
+        found = os.stat(local, follow_symlinks=follow)
+        self._seen = _seen(found)
+        self.size = found.st_size
+        self.mode = stat.S_IMODE(found.st_mode)
+        self.mtime = found.st_mtime_ns
+        self._algorithm = Algorithm.SHA256
+        self._hasher = self._algorithm.new()
+        self._offset = 0
+
+    @property
+    def offset(self) -> int:
+        return self._offset
+
+    def identity(self) -> bytes:
+        return b"file %d %d %d %d" % self._seen
+
+    def start(self, prefixes: Prefixes, algorithm: Algorithm) -> Iterator[None]:
+        self.close()
+        fd = self._fd = os.open(self._local, self._flags)
+        self._check(fd)
+        hasher = algorithm.new()
+        self._algorithm, self._hasher, self._offset = algorithm, hasher.copy(), 0
+        at, buffer = 0, memoryview(bytearray(_PROOF_READ if prefixes else 0))
+        for offset, digest in prefixes:
+            if offset > self.size:
+                return
+            while at < offset:
+                took = os.preadv(fd, [buffer[: min(_PROOF_READ, offset - at)]], at)
+                if not took:
+                    raise TransferError(Code.CHANGED, "it became shorter")
+                hasher.update(buffer[:took])
+                at += took
+                yield
+            if hasher.copy().digest() == digest:
+                self._hasher, self._offset = hasher.copy(), offset
+
+    def ready(self, timeout: float) -> bool:
+        return True
+
+    def read(self, buffers: list[memoryview], hashing: Hashing, uses: Uses) -> int:
+        fd = self._open()
+        if self._offset == self.size:
+            return 0
+        took = os.preadv(fd, buffers, self._offset)
+        if not took or self._offset + took > self.size:
+            raise TransferError(Code.CHANGED, "it became shorter" if not took else "it grew")
+        self._offset += took
+        for view in _filled(buffers, took):
+            uses.add()
+            hashing.update(self._hasher, view, uses.done)
+        return took
+
+    def finish(self, hashing: Hashing) -> Digest:
+        self._check(self._open())
+        hashing.settle()
+        return Digest(self._algorithm, self._hasher.digest())
+
+    def acknowledged(self, offset: int) -> None:
+        pass
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _open(self) -> int:
+        if self._fd is None:
+            raise LocalError("the file is not open")
+        return self._fd
+
+    def _check(self, fd: int) -> None:
+        if _seen(os.fstat(fd)) != self._seen:
+            raise TransferError(Code.CHANGED)
+
+
+def _seen(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _filled(buffers: Iterable[memoryview], size: int) -> Iterator[memoryview]:
+    for view in buffers:
+        if size <= 0:
+            return
+        yield view[:size]
+        size -= len(view)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Bytes that are not durable at the receiver, as far as is known."""
+
+    offset: int
+    data: bytes
+    before: Hasher
+    """The digest of all before them."""
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
+
+
+class StreamSource:
+    """A stream.  It keeps no more than the window, and goes back no further."""
+
+    size = UNKNOWN_SIZE
+    mode = 0o644
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self._identity = os.urandom(_ID_LEN)
+        self._algorithm: Algorithm | None = None
+        self._chunks: deque[_Chunk] = deque()
+        self._hasher = Algorithm.SHA256.new()
+        self._end = 0
+        """Bytes that were read of the stream."""
+        self._offset = 0
+        self.mtime = 0
+        with contextlib.suppress(OSError, ValueError):
+            self.mtime = os.fstat(stream.fileno()).st_mtime_ns
+
+    @property
+    def offset(self) -> int:
+        return self._offset
+
+    def identity(self) -> bytes:
+        return self._identity
+
+    def start(self, prefixes: Prefixes, algorithm: Algorithm) -> Iterator[None]:
+        if self._algorithm is None:
+            self._algorithm, self._hasher = algorithm, algorithm.new()
+        if algorithm is not self._algorithm:
+            raise TransferError(Code.ALGORITHM, "the next connection allows another one only")
+        first = self._chunks[0].offset if self._chunks else self._end
+        known = [offset for offset, digest in prefixes if self._digest_at(offset) == digest]
+        if not known and first:
+            raise TransferError(Code.CHANGED, _NO_PREFIX)
+        self._offset = max(known, default=0)
+        return iter(())
+
+    def ready(self, timeout: float) -> bool:
+        if self._offset < self._end:
+            return True
+        try:
+            return bool(select.select([self._stream], [], [], timeout)[0])
+        except (ValueError, OSError):
+            return True  # it cannot be told: to read is the way to know
+
+    def read(self, buffers: list[memoryview], hashing: Hashing, uses: Uses) -> int:
+        buffer = buffers[0]
+        if self._offset < self._end:
+            chunk = next(chunk for chunk in self._chunks if chunk.end > self._offset)
+            data = chunk.data[self._offset - chunk.offset :][: len(buffer)]
+            buffer[: len(data)] = data
+            self._offset += len(data)
+            return len(data)
+        took = self._stream.readinto(buffer)
+        if not took:
+            return 0
+        data = bytes(buffer[:took])
+        self._chunks.append(_Chunk(self._end, data, self._hasher.copy()))
+        self._hasher.update(data)
+        self._end = self._offset = self._end + took
+        return took
+
+    def finish(self, hashing: Hashing) -> Digest:
+        if self._algorithm is None:
+            raise LocalError("the stream has not started")
+        return Digest(self._algorithm, self._hasher.digest())
+
+    def acknowledged(self, offset: int) -> None:
+        while self._chunks and self._chunks[0].end <= offset:
+            self._chunks.popleft()
+
+    def close(self) -> None:
+        """What is kept stays, for the next connection."""
+
+    def _digest_at(self, offset: int) -> bytes | None:
+        if offset == self._end:
+            return self._hasher.copy().digest()
+        for chunk in self._chunks:
+            if chunk.offset <= offset < chunk.end:
+                hasher = chunk.before.copy()
+                hasher.update(chunk.data[: offset - chunk.offset])
+                return hasher.digest()
+        return None
+
+
+def transfer_id(source: Source, peer: str, path: Path) -> bytes:
+    """16 bytes, the same for the same file on its way to the same place."""
+    hasher = hashlib.blake2b(digest_size=_ID_LEN, person=b"stx transfer id")
+    for part in (peer.encode("utf-8", "surrogateescape"), source.identity(), *path):
+        hasher.update(len(part).to_bytes(4, "big") + part)
+    return hasher.digest()
