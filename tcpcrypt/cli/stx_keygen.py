@@ -14,8 +14,13 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.transfer.keys import DEFAULT_ID, create_key
 from tcpcrypt.transfer.status import Status
 
-__all__ = ["MANUAL", "main", "parser"]
+__all__ = ["EXIT_STATUSES", "MANUAL", "main", "parser"]
 
+EXIT_STATUSES: Final = {
+    0: "Every key was made.",
+    1: "The command line is wrong.",
+    3: "A key exists already, or cannot be written.",
+}
 MANUAL: Final = {
     "Keys": """\
 A key is 32 random bytes, written as 64 hexadecimal digits in a file of mode 0600 whose name is

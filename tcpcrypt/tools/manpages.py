@@ -1,8 +1,9 @@
 """The manual pages, from what the programs themselves run on.
 
-tcpcryptd(8) and tcpcrypt(1) come from their argument parsers, tcpcrypt.toml(5)
-from the table of keys.  `python -m tcpcrypt.tools.manpages docs/man` writes
-all three; a test compares the files there with what would be written.
+tcpcryptd(8), tcpcrypt(1), stx-send(1), stx-recv(1) and stx-keygen(1) come from
+their argument parsers, tcpcrypt.toml(5) from the table of keys.  `python -m
+tcpcrypt.tools.manpages docs/man` writes them all; a test compares the files
+there with what would be written.
 
 A program's module may have `MANUAL`, a mapping from the heading of a section to
 its text, for what no option says; it stands before EXIT STATUS.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
@@ -29,6 +30,11 @@ __all__ = ["EXAMPLE", "RELOADED", "main", "pages"]
 _PROGRAM: Final = "tcpcrypt.cli.tcpcrypt"
 _DAEMON: Final = "tcpcrypt.cli.tcpcryptd"
 """By name, because this is text about the programs and not a part of them."""
+_TRANSFER: Final = {
+    "stx-send": "send files that arrive whole, encrypted and verified",
+    "stx-recv": "take files from clients that have a key",
+    "stx-keygen": "make keys for clients of stx-recv",
+}
 _SOURCE: Final = f"tcpcrypt {__version__}"
 _MANUAL: Final = "tcpcrypt manual"
 
@@ -99,6 +105,7 @@ def pages() -> dict[str, str]:
         "tcpcryptd.8": _daemon_page(),
         "tcpcrypt.1": _program_page(),
         "tcpcrypt.toml.5": _file_page(),
+        **{f"{name}.1": _transfer_page(name, text) for name, text in _TRANSFER.items()},
     }
 
 
@@ -159,6 +166,19 @@ def _program_page() -> str:
     return _page(lines + _tail("tcpcrypt(1)", _EXIT_PROGRAM, _FILES))
 
 
+def _transfer_page(name: str, summary: str) -> str:
+    module = import_module(f"tcpcrypt.cli.{name.replace('-', '_')}")
+    parser = _parser_of(module)()
+    lines = _head(name, 1, summary)
+    lines += [roff.section("SYNOPSIS"), _usage(parser)]
+    lines += [roff.section("DESCRIPTION"), *roff.prose(parser.description or "")]
+    lines += [roff.section("OPTIONS"), *_options(parser, with_help=True)]
+    lines += _example(parser, roff.section("EXAMPLES"))
+    lines += _own_sections(module)
+    others = [f"{other}(1)" for other in _TRANSFER if other != name]
+    return _page(lines + _tail(f"{name}(1)", module.EXIT_STATUSES, {}, [*others, "tcpcrypt(1)"]))
+
+
 def _file_page() -> str:
     lines = _head("tcpcrypt.toml", 5, "which TCP connections are encrypted, and how")
     lines += [roff.section("DESCRIPTION"), *roff.prose(_FILE_TEXT)]
@@ -207,17 +227,23 @@ def _head(name: str, number: int, summary: str) -> list[str]:
     ]
 
 
-def _tail(own: str, statuses: Mapping[int, str], files: Mapping[str, str]) -> list[str]:
+def _tail(
+    own: str,
+    statuses: Mapping[int, str],
+    files: Mapping[str, str],
+    others: Sequence[str] = _SEE_ALSO,
+) -> list[str]:
     lines: list[str] = []
     if statuses:
         lines.append(roff.section("EXIT STATUS"))
         for status, text in statuses.items():
             lines += roff.item(roff.bold(str(status)), roff.prose(text)[1:])
-    lines.append(roff.section("FILES"))
+    if files:
+        lines.append(roff.section("FILES"))
     for path, text in files.items():
         lines += roff.item(f"\\fI{roff.escape(path)}\\fR", roff.prose(text)[1:])
-    others = [name for name in _SEE_ALSO if name != own]
-    lines += [roff.section("SEE ALSO"), *roff.prose(", ".join([*others, _STANDARDS]))]
+    seen = [name for name in others if name != own]
+    lines += [roff.section("SEE ALSO"), *roff.prose(", ".join([*seen, _STANDARDS]))]
     return lines
 
 

@@ -17,7 +17,14 @@ from tcpcrypt.daemon.keys import KEYS, MATCH, Key
 from tcpcrypt.tools import manpages, roff
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["tcpcrypt.1", "tcpcrypt.toml.5", "tcpcryptd.8"]
+PAGES = [
+    "stx-keygen.1",
+    "stx-recv.1",
+    "stx-send.1",
+    "tcpcrypt.1",
+    "tcpcrypt.toml.5",
+    "tcpcryptd.8",
+]
 HOW = "run: python -m tcpcrypt.tools.manpages docs/man"
 
 
@@ -105,8 +112,16 @@ def test_every_command_is_in_the_page(pages: dict[str, str]) -> None:
     assert "Example: tcpcrypt policy check /etc/tcpcrypt/tcpcrypt.toml" in text
 
 
-@pytest.mark.parametrize(("name", "module"), [("tcpcryptd.8", "tcpcryptd")])
-def test_every_option_of_the_daemon_is_in_the_page(
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("tcpcryptd.8", "tcpcryptd"),
+        ("stx-send.1", "stx_send"),
+        ("stx-recv.1", "stx_recv"),
+        ("stx-keygen.1", "stx_keygen"),
+    ],
+)
+def test_every_option_of_a_program_is_in_its_page(
     pages: dict[str, str], name: str, module: str
 ) -> None:
     done = subprocess.run(
