@@ -84,6 +84,11 @@ class Config:
     cache_per_peer: int = 8
     """Secrets kept for one peer, so that no peer pushes out the others."""
 
+    prove_at_once: bool = False
+    """As B of a session that is resumed, where the first frame proves something: send
+    the own one without waiting for A's, which saves A a round trip.  It is empty; what
+    the program has to say still waits."""
+
     max_init_len: int = 8192
     """Longest Init1 or Init2 accepted.  The length field has 32 bits and peers may
     append bytes to be ignored; the largest known message has about 1,400."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.events import Role
 from tcpcrypt.core.negotiation import Negotiated
-from tcpcrypt.core.tep import Exchanged, tep_spec
+from tcpcrypt.core.tep import Exchanged, KeyAgreement, tep_spec
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import LocalError, PeerError, PeerReason
 from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC, NONCE_LEN
@@ -26,7 +26,7 @@ from tcpcrypt.wire.messages import Init1, Init2, message_length
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["TABLE", "Exchange", "ExchangeState", "Outcome", "Stimulus"]
+__all__ = ["TABLE", "Exchange", "ExchangeState", "Outcome", "Prepared", "Stimulus", "prepare"]
 
 
 class ExchangeState(enum.Enum):
@@ -77,22 +77,61 @@ class Outcome:
     peer_identity: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A's part of an exchange, made before B has agreed to it.
+
+    Nothing in Init1 depends on B's option.  Who offers a fresh exchange of one
+    TEP alone, in a stream that is for nothing else, may send it with the offer
+    and wait once instead of twice.
+    """
+
+    agreement: KeyAgreement
+    init1: Init1
+    message: bytes
+    """Init1, as transmitted."""
+
+
+def prepare(config: Config, tep: int, variant: bytes, random: RandomBytes = os.urandom) -> Prepared:
+    """Init1 of a fresh exchange; `variant` is that of the own offer."""
+    return _prepared(config, tep_spec(config, tep).agreement(config, Role.A, variant), random)
+
+
+def _prepared(config: Config, agreement: KeyAgreement, random: RandomBytes) -> Prepared:
+    init1 = Init1(
+        ciphers=tuple(config.aeads),
+        nonce=random(NONCE_LEN),
+        public_key=agreement.public_key,
+        tail=agreement.init1_tail(),
+    )
+    return Prepared(agreement, init1, init1.build(config.profile))
+
+
 class Exchange:
     """One host's side of the key exchange.
 
     Feed the peer's stream to `receive`; send what `to_send` holds.  `outcome`
-    is there once `state` is DONE.
+    is there once `state` is DONE.  `prepared`: an Init1 that was sent already.
     """
 
     def __init__(
-        self, config: Config, negotiated: Negotiated, *, random: RandomBytes = os.urandom
+        self,
+        config: Config,
+        negotiated: Negotiated,
+        *,
+        prepared: Prepared | None = None,
+        random: RandomBytes = os.urandom,
     ) -> None:
         self._config = config
         self._negotiated = negotiated
         self._random = random
-        self._agreement = tep_spec(config, negotiated.tep).agreement(
-            config, negotiated.role, negotiated.variant
-        )
+        self._prepared = prepared
+        if prepared is None:
+            self._agreement = tep_spec(config, negotiated.tep).agreement(
+                config, negotiated.role, negotiated.variant
+            )
+        else:
+            self._agreement = prepared.agreement
         self._buffer = bytearray()
         self._init1: Init1 | None = None
         self._init1_message = b""
@@ -149,15 +188,11 @@ class Exchange:
         self._buffer.clear()
 
     def _send_init1(self, _message: bytes) -> None:
-        agreement = self._agreement
-        self._init1 = Init1(
-            ciphers=tuple(self._config.aeads),
-            nonce=self._random(NONCE_LEN),
-            public_key=agreement.public_key,
-            tail=agreement.init1_tail(),
-        )
-        self._init1_message = self._init1.build(self._config.profile)
-        self._queue(self._init1_message)
+        made = self._prepared or _prepared(self._config, self._agreement, self._random)
+        self._init1, self._init1_message = made.init1, made.message
+        self._queue(made.message)
+        if self._prepared is not None:
+            self.to_send = b""  # it has left
 
     def _answer_init1(self, message: bytes) -> None:
         profile, agreement = self._config.profile, self._agreement

@@ -26,7 +26,7 @@ from tcpcrypt.core.events import (
     StreamEnded,
     UrgentReceived,
 )
-from tcpcrypt.core.exchange import Exchange
+from tcpcrypt.core.exchange import Exchange, Prepared
 from tcpcrypt.core.lease import Lease, Returned
 from tcpcrypt.core.lifecycle import TABLE, SessionInput, SessionState, Verdict
 from tcpcrypt.core.negotiation import Negotiated
@@ -70,7 +70,7 @@ class Session:
     `resumption` and `peer` are the cache and the name under which this session
     may be resumed.  `sent_before` and `received_before` count the bytes of each
     stream that precede the Init messages; not zero only where negotiation took
-    place in the streams.
+    place in the streams, where `prepared` is an Init1 that has left already.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Session:
         peer: bytes = b"",
         sent_before: int = 0,
         received_before: int = 0,
+        prepared: Prepared | None = None,
         random: RandomBytes = os.urandom,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -117,7 +118,7 @@ class Session:
         if negotiated.resuming:
             self._resume()
         else:
-            self._exchange = Exchange(config, negotiated, random=random)
+            self._exchange = Exchange(config, negotiated, prepared=prepared, random=random)
             self._init_out = self._exchange.to_send
 
     # --- what is known of the session --------------------------------------------
@@ -292,7 +293,9 @@ class Session:
         if self._init_out:
             out, self._init_out = self._init_out, b""
             return out
-        return self._sender.take() if self._sender is not None else b""
+        if self._sender is not None:
+            return self._sender.take()
+        return self._unproved.sender.take() if self._unproved is not None else b""
 
     def lend(self) -> Lease | None:
         """Let another move the data of both streams, until `take_back`.
@@ -460,6 +463,8 @@ class Session:
         unproved = _Unproved(sender, established, following, original_role)
         if self._tep.first_frame_proves and self.role is Role.B:
             self._unproved = unproved
+            if self._proves_at_once(established):
+                sender.seal(b"")
         else:
             self._go_on(unproved)
 
@@ -473,6 +478,7 @@ class Session:
         if self._proof_due and not established.resumed:
             self._prove()
         proves = self._tep.first_frame_proves and (self.role is Role.A or established.resumed)
+        proves = proves and not self._proves_at_once(established)
         if proves and not (self._unsent or self._finish_wanted):
             self._seal(sender)  # the peer waits for it
         while self._unsent:
@@ -480,6 +486,10 @@ class Session:
             self._seal(sender, data, urgent=urgent)
         if self._finish_wanted:
             self._seal_fin(sender)
+
+    def _proves_at_once(self, established: Established) -> bool:
+        """Whether the own first frame has not waited for the peer's."""
+        return established.resumed and self.role is Role.B and self.config.prove_at_once
 
     def _store(self, ready: _Unproved) -> None:
         established, resumption = ready.established, self._resumption

@@ -54,6 +54,7 @@ _BASE: Final = Config(
     max_init_len=_INIT_MAX,
     # Within the stream there is one reading only of where offsets begin.
     tolerate_offset_origin=False,
+    prove_at_once=True,
 )
 _UNAUTHENTICATED: Final = replace(
     _BASE,

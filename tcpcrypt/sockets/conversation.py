@@ -34,6 +34,7 @@ from tcpcrypt.core.events import (
     Role,
     StreamEnded,
 )
+from tcpcrypt.core.exchange import Prepared, prepare
 from tcpcrypt.core.lease import Lease, Returned
 from tcpcrypt.core.lifecycle import SessionState
 from tcpcrypt.core.negotiation import Negotiated
@@ -118,6 +119,11 @@ class Conversation:
             random=random,
         )
         self._take_preface(self._preface)
+        self._prepared: Prepared | None = None
+        offer = self._preface.only_offer if role is Role.A else None
+        if offer is not None:
+            self._prepared = prepare(config, *offer, random)
+            self._out.append(self._prepared.message)
 
     # --- what is known -------------------------------------------------------------
 
@@ -310,6 +316,7 @@ class Conversation:
             peer=arrangement.name,
             sent_before=preface.sent_len,
             received_before=preface.received_len,
+            prepared=self._prepared,
             random=self._random,
             clock=self._clock,
         )
@@ -358,8 +365,6 @@ class Conversation:
             return
         old, self.state = self.state, TABLE.get((self.state, Step.FAULT), State.FAIL)
         self.error, self.deadline = error, None
-        if self._session is not None:
-            self._out.clear()
         self._wipe()
         self._events.append(StateChanged(old, self.state, str(error)))
         self._events.append(Failed(error))
@@ -367,6 +372,8 @@ class Conversation:
     def _wipe(self) -> None:
         if self._preface is not None:
             self._preface.abandon()
+            if self._prepared is not None:
+                self._prepared.agreement.wipe()
         if self._session is not None:
             self._session.wipe()
 

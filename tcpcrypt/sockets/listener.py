@@ -47,6 +47,10 @@ class SecureListener:
         self._timeout: float | None = None
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)
+        self._bell = socket.socketpair()
+        """Readable while there is a connection that nobody has taken, so that `fileno` is."""
+        self._rung = False
+        self._selector.register(self._bell[0], selectors.EVENT_READ)
         self._running: OrderedDict[InBandSocket, Any] = OrderedDict()
         """By age."""
         self._ready: deque[Secured] = deque()
@@ -73,7 +77,9 @@ class SecureListener:
                     left = 0
                 polled = True
                 self._go_on(left)
-            return self._ready.popleft()
+            taken = self._ready.popleft()
+            self._ring()
+            return taken
 
     def close(self) -> None:
         """Stop listening; handshakes that run are reset.  Idempotent."""
@@ -88,7 +94,8 @@ class SecureListener:
             self._running.clear()
             self._ready.clear()
             self._selector.close()
-            self._sock.close()
+            for sock in (self._sock, *self._bell):
+                sock.close()
 
     def fileno(self) -> int:
         """For `select` and `poll`; -1 once closed."""
@@ -135,6 +142,13 @@ class SecureListener:
         return f"<SecureListener fd={self._sock.fileno()} handshakes={len(self._running)}>"
 
     # --- inside ------------------------------------------------------------------------
+
+    def _ring(self) -> None:
+        if self._ready and not self._rung:
+            self._bell[1].send(b".")
+        elif not self._ready and self._rung:
+            self._bell[0].recv(1)
+        self._rung = bool(self._ready)
 
     def _patience(self) -> float:
         """Seconds to the first deadline; not so long that `close` is missed."""

@@ -13,6 +13,9 @@ as soon as it has read that.  The options are all of the transcript, as always,
 and what they agree on binds at once, since there is no third segment that could
 lose them.  Frame offsets count from the first byte of the stream, preface
 included.
+
+An active opener that offers one fresh exchange and nothing else sends its Init1
+behind the preface: there is but one thing that the other can agree to.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.events import Role
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.core.tep import tep_spec
 from tcpcrypt.errors import FallbackReason, LocalError, NoCommonTEPError, NoEncryptionError
 from tcpcrypt.registry import GLOBAL_B, TCP_OPTION_ENO, TCP_OPTIONS_MAX
 from tcpcrypt.wire.eno import SynOption, ack_option
@@ -58,7 +62,7 @@ class Preface:
         peer: bytes = b"",
         random: RandomBytes = os.urandom,
     ) -> None:
-        self._profile = config.profile
+        self._config = config
         self._role = role
         self._negotiation = Negotiation(
             config,
@@ -76,6 +80,19 @@ class Preface:
         self.outcome: Negotiated | None = None
         if role is Role.A:
             self._queue(self._negotiation.option_to_send(syn=True, ack=False, room=TCP_OPTIONS_MAX))
+
+    @property
+    def only_offer(self) -> tuple[int, bytes] | None:
+        """As A: the one TEP and variant that can come of the offer; None: there are several.
+
+        An offer to resume a session is one of a fresh exchange as well.
+        """
+        own = self._negotiation.own
+        if own is None or own.ticket is not None or len(own.option.suboptions) != 1:
+            return None
+        (suboption,) = own.option.suboptions
+        meant = tep_spec(self._config, suboption.tep).read_offer(suboption.data)
+        return None if meant is None else (suboption.tep, meant.variant)
 
     def receive(self, data: ReadableBuffer) -> memoryview:
         """Take bytes of the peer's stream; returns those past its preface.
@@ -129,12 +146,12 @@ class Preface:
         elif negotiation.outcome is None:
             self._queue(negotiation.option_to_send(syn=True, ack=True, room=TCP_OPTIONS_MAX))
             # The segment that would confirm ours: nothing here can have lost it.
-            confirmed = ack_option(self._profile)
+            confirmed = ack_option(self._config.profile)
             negotiation.segment_received(syn=False, ack=True, options=confirmed)
         elif negotiation.outcome == Fallback(FallbackReason.NO_COMMON_TEP):
             # What lets the other end say why: an option that agrees on nothing.
             nothing = SynOption((), global_bits=GLOBAL_B, explicit_global=True)
-            self._queue(nothing.build(self._profile))
+            self._queue(nothing.build(self._config.profile))
         outcome = negotiation.outcome
         if isinstance(outcome, Fallback):
             raise _refusal(outcome.reason)

@@ -10,7 +10,7 @@ import pytest
 
 from tcpcrypt.auth import psk as module
 from tcpcrypt.auth.identity import ensure_identity
-from tcpcrypt.auth.psk import Psk, PskStore, create_psk, load_psk, load_psks
+from tcpcrypt.auth.psk import Psk, PskStore, changed_psks, create_psk, load_psk, load_psks
 from tcpcrypt.auth.secret_file import MissingFileError
 from tcpcrypt.auth.terms import SharedKey
 from tcpcrypt.crypto.secret import Secret
@@ -131,3 +131,11 @@ def test_a_key_may_come_before_the_identity(tmp_path: Path) -> None:
     _identity, made = ensure_identity(state / "identity")
     assert made
     assert state.stat().st_mode & 0o777 == 0o700
+
+
+def test_which_keys_are_others_now() -> None:
+    kept, changed, gone = (Psk.generate(name) for name in ("kept", "changed", "gone"))
+    before = PskStore((kept, changed, gone))
+    after = PskStore((kept, Psk.generate("changed"), Psk.generate("new")))
+    assert changed_psks(before, after) == {"changed", "gone"}
+    assert changed_psks(after, after) == frozenset()
