@@ -64,6 +64,7 @@ class Part:
         self._fd: int | None = None
         self._node: Node | None = None
         self._broken: OSError | None = None
+        self._named = False
         self._offers: dict[int, Hasher] = {0: put.algorithm.new()}
         self._hasher: Hasher = self._offers[0]
         self._lock = threading.Lock()
@@ -88,15 +89,16 @@ class Part:
         if self.delivery is not None:
             points = {size}
         hasher, at, buffer = self.put.algorithm.new(), 0, memoryview(bytearray(_READ))
-        while at < size:
-            took = disk.read(fd, buffer[: min(_READ, size - at)], at)
-            if not took:
-                break
-            hasher.update(buffer[:took])
-            at += took
-            if at in points:
+        for point in sorted(points):
+            while at < point:
+                took = disk.read(fd, buffer[: min(_READ, point - at)], at)
+                if not took:
+                    return  # it became shorter: what was read so far is the offer
+                hasher.update(buffer[:took])
+                at += took
+                beat()
+            if at:
                 self._offers[at] = hasher.copy()
-            beat()
 
     # --- the bytes -----------------------------------------------------------------
 
@@ -198,8 +200,12 @@ class Part:
         """
         with self._lock:
             upto, fd = self.written, self._open()
+        disk = self.account.disk
         try:
-            self.account.disk.sync_data(fd)
+            disk.sync_data(fd)
+            if not self._named:
+                disk.sync(self.account.home)  # the name is as durable as the bytes
+                self._named = True
         except OSError as error:
             self._broken = error  # the system tells of it once
             raise
