@@ -123,6 +123,7 @@ class InBandSocket(SecureSocket):
             if conversation.state is State.AES_MODE:
                 if self._streams is None:
                     self._streams = Streams(conversation)
+                    self._shaken = True
                 return 0
             if not written:
                 return WRITE
@@ -240,7 +241,7 @@ class InBandSocket(SecureSocket):
     # --- receiving ------------------------------------------------------------------------------
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        if size <= 0 or flags or self.state is not State.AES_MODE:
+        if size <= 0 or flags or not self._shaken:
             return super().recv(size, flags)
         deadline = Deadline(self._timeout)
         with self._in_use(self._reading):

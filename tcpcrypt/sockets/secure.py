@@ -56,6 +56,9 @@ class SecureSocket(ABC):
         self._sock = sock
         self._on_state = on_state
         self._timeout: float | None = None
+        self._shaking = threading.Lock()
+        self._shaken = False
+        """AES_MODE was reached; whatever came of it since."""
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         self._guard = threading.Lock()
@@ -66,8 +69,10 @@ class SecureSocket(ABC):
         """Nothing may be begun any more, not even what remains of `close`."""
         self._corked: bytearray | None = None
         self._files = 0
-        with contextlib.suppress(OSError):  # one of a kind that has no such delay
+        with contextlib.suppress(OSError):  # one of a kind that has neither
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # RFC 8548 section 3.9 allows these to find out that a peer is gone.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     # --- what is known -----------------------------------------------------------------
 
@@ -183,9 +188,14 @@ class SecureSocket(ABC):
         Raises the typed error if the connection fails, after `HANDSHAKE_TIMEOUT`
         at the latest; `BlockingIOError` on a socket that does not block.
         """
-        if self.state is not State.AES_MODE:
-            with self._in_use(self._reading), self._writing:
-                self._hand_shake(Deadline(0 if self._timeout == 0 else None))
+        if self._shaken:
+            return
+        # A lock of its own: who waits for it must not wait for what is read afterwards.
+        with self._shaking:
+            if not self._shaken:
+                with self._in_use(self._reading), self._writing:
+                    self._hand_shake(Deadline(0 if self._timeout == 0 else None))
+                    self._shaken = self.state is State.AES_MODE
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         """Send what can be sent at once, some of `data`; returns how many bytes.

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tcpcrypt import sockets
-from tcpcrypt.errors import LocalError, ResetError, TruncationError
-from tcpcrypt.sockets import Failure, SecureSocket, State, StateChanged
+from tcpcrypt.errors import IntegrityError, LocalError, ResetError, TruncationError
+from tcpcrypt.sockets import Failure, SecureSocket, State, StateChanged, arrangement
 
 PATIENCE = 10.0
 Pair = tuple[SecureSocket, SecureSocket]
@@ -477,6 +477,65 @@ def test_keys_change_under_traffic_of_two_threads(pair: Pair, pool: ThreadPoolEx
         future.result(PATIENCE)
     assert [future.result(PATIENCE) for future in reading] == [data, data]
     assert client.error is server.error is None
+
+
+@pytest.mark.parametrize("limit", [100_000, 9 << 20])
+def test_keys_are_renewed_at_their_limit(
+    listen, connect, pool, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """RFC 8548 section 3.8, by either side, also where both streams are sealed elsewhere."""
+    base = arrangement.replace(arrangement._BASE, rekey_after_bytes=limit)
+    monkeypatch.setattr(arrangement, "_BASE", base)
+    listener = listen()
+    accepted = pool.submit(listener.accept)
+    client = connect(listener.getsockname())
+    server = accepted.result(PATIENCE)[0]
+    server.settimeout(PATIENCE)
+    size = 20 << 20 if limit > 1 << 20 else 2 << 20
+    with server:
+        sending = [pool.submit(end.sendall, bytes(size)) for end in (client, server)]
+        reading = [pool.submit(read, end, size) for end in (server, client)]
+        for future in sending:
+            future.result(PATIENCE)
+        assert all(len(future.result(PATIENCE)) == size for future in reading)
+        for end in (client, server):
+            assert end._streams.conversation._session._receiver.generation >= 2
+            assert end.error is None
+
+
+def test_threads_that_shake_hands_at_once(client_keys: Path, server_keys: Path, pool) -> None:
+    """Who writes does not wait for what another has begun to read meanwhile."""
+    one, other = socket.socketpair()
+    client = sockets.wrap(one, peer="tofu", keys=client_keys, name="s:1", transport="inband")
+    server = sockets.wrap(
+        other, peer="tofu", keys=server_keys, server_side=True, transport="inband"
+    )
+    with client, server:
+        answer = pool.submit(client.recv, 10)
+        asking = pool.submit(client.sendall, b"question")
+        assert server.recv(10) == b"question"
+        asking.result(PATIENCE)
+        server.sendall(b"answer")
+        assert answer.result(PATIENCE) == b"answer"
+
+
+def test_what_came_before_a_failure_is_received_and_the_failure_after_it(pair: Pair) -> None:
+    client, server = pair
+    client.sendall(b"authentic")
+    client._sock.setblocking(True)
+    client._sock.sendall(b"\x00\x00\x20" + bytes(32))
+    assert select.select([server], [], [], PATIENCE)[0]
+    time.sleep(0.05)
+    assert server.recv(4) == b"auth"
+    assert server.recv(100) == b"entic"
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            server.recv(100)
+    with pytest.raises(IntegrityError):
+        server.send(b"x")
+    assert server.failure is Failure.INTEGRITY
+    with pytest.raises(ResetError):
+        client.recv(1)
 
 
 # --- opening -----------------------------------------------------------------------------------
