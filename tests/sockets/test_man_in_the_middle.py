@@ -7,12 +7,17 @@ connection.  Both ends have something to say and say it as soon as they may.
 
 from __future__ import annotations
 
+import select
+import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.conversations import UNAUTHENTICATED, End, Seen, carry, connected, finished, told
 
+from tcpcrypt import sockets
 from tcpcrypt.core.events import Role
 from tcpcrypt.sockets.state import Failure, State
 
@@ -159,3 +164,73 @@ def test_one_who_answers_in_clear_gets_nothing(tmp_path: Path) -> None:
         end.receive_data(b"220 welcome\r\n" * 10)
         assert end.state is State.FAIL
         assert not told(end).data
+
+
+# --- over sockets ------------------------------------------------------------------------
+
+
+class Proxy(threading.Thread):
+    """A TCP relay that alters one byte of one direction, or strips the whole preface."""
+
+    def __init__(self, service: tuple[str, int], role: Role, at: int, tamper: Tamper) -> None:
+        super().__init__(daemon=True)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = self.listening.getsockname()
+        self.service, self.middle = service, Middle(role, at, tamper)
+
+    def run(self) -> None:
+        client, _address = self.listening.accept()
+        server = socket.create_connection(self.service, 10)
+        ways = {client: (Role.A, server), server: (Role.B, client)}
+        try:
+            while ways:
+                for sock in select.select(list(ways), [], [], 10)[0]:
+                    role, other = ways[sock]
+                    data = sock.recv(65_536)
+                    if not data:
+                        return
+                    other.sendall(b"".join(self.middle(role, data)))
+        except OSError:
+            pass  # either end has had enough
+        finally:
+            for sock in (client, server, self.listening):
+                sock.close()
+
+
+@pytest.mark.parametrize("role", list(Role), ids=lambda role: role.name)
+@pytest.mark.parametrize("at", [0, 4, 5, 6, 7, 8, 11, 13, 16, 60, 100])
+def test_no_byte_gets_past_an_altered_one_over_sockets(
+    listen, client_keys: Path, pool: ThreadPoolExecutor, role: Role, at: int
+) -> None:
+    listener = listen()
+    proxy = Proxy(listener.getsockname(), role, at, flip)
+    proxy.start()
+    got: list[bytes] = []
+
+    def serve() -> None:
+        connection, _address = listener.accept()
+        connection.settimeout(10)
+        with connection, pytest.raises(OSError):  # noqa: PT012
+            connection.sendall(SECRET[Role.B])
+            got.append(connection.recv(100))
+            raise ConnectionError
+
+    serving = pool.submit(serve)
+
+    def use() -> None:
+        with sockets.connect(
+            proxy.address, peer="tofu", keys=client_keys, transport="inband"
+        ) as client:
+            client.settimeout(10)
+            client.sendall(SECRET[Role.A])
+            got.append(client.recv(100))
+
+    with pytest.raises(OSError) as raised:
+        use()
+    assert Failure.of(raised.value) in set(Failure) - {Failure.LOCAL}
+    serving.result(10)
+    assert got == []
+    proxy.join(10)
+    assert not proxy.is_alive()
+    for wire in proxy.middle.wire.values():
+        assert not any(secret in wire for secret in SECRET.values())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.conversations import UNAUTHENTICATED, End, carry, connected, finished, taken, told
 
 from tcpcrypt import errors
@@ -17,6 +19,9 @@ from tcpcrypt.errors import (
     ResetError,
     TruncationError,
 )
+from tcpcrypt.sockets.arrangement import arrange
+from tcpcrypt.sockets.conversation import Conversation
+from tcpcrypt.sockets.peer import PeerSpec
 from tcpcrypt.sockets.state import TABLE, Failure, State, Step
 
 WAY = [State.EXCHANGE_KEYS, State.DERIVE_KEYS, State.AES_MODE]
@@ -290,3 +295,25 @@ def test_half_close(ends: tuple[End, End]) -> None:
     assert a.over
     a.receive_reset()
     assert a.error is None
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5), st.booleans(), st.booleans())
+def test_no_bytes_of_a_stranger_make_it_raise(pieces: list[bytes], as_a: bool, begun: bool) -> None:
+    """Whatever comes is an event, and never data of a program."""
+    arrangement = arrange(PeerSpec.parse(UNAUTHENTICATED), Role.A if as_a else Role.B, "s:1")
+    conversation = Conversation(Role.A if as_a else Role.B, arrangement)
+    if begun:
+        other = Conversation(Role.B if as_a else Role.A, arrangement)
+        for chunk in other.data_to_send() if not as_a else conversation.data_to_send():
+            (conversation if not as_a else other).receive_data(chunk)
+        if as_a:
+            conversation.receive_data(b"".join(bytes(x) for x in other.data_to_send()))
+        assert conversation.state is State.EXCHANGE_KEYS
+    for piece in pieces:
+        conversation.receive_data(piece)
+    conversation.receive_eof()
+    seen = told(conversation)
+    assert seen.data == b""
+    assert State.AES_MODE not in seen.states
+    assert conversation.state is State.FAIL
+    assert isinstance(conversation.error, OSError)
