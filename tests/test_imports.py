@@ -19,7 +19,7 @@ BESIDE = {
     # Beside the daemon: each may use core and what is below it, and nothing else.
     # A connection that the daemon encrypts is asked about at its control socket.
     "sockets": {"wire", "crypto", "core", "auth", "daemon"},
-    "aio": {"wire", "crypto", "core", "auth", "sockets"},
+    "aio": {"wire", "crypto", "core", "auth", "sockets", "daemon"},
     "transfer": {"wire", "crypto", "core", "auth", "sockets"},
     "tcps": {"wire", "crypto"},
     "tools": {"wire", "crypto", "core", "auth", "runtime", "daemon"},

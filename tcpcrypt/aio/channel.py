@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from tcpcrypt.aio.transport import SecureTransport
@@ -24,10 +24,14 @@ from tcpcrypt.sockets.state import State, StateChanged
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+    from tcpcrypt.aio.kernel import KernelConversation
+
 __all__ = ["Channel", "Converse", "OnState", "ProtocolFactory", "ViewProtocol"]
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
-Converse = Callable[[asyncio.Transport], Conversation]
+Converse = Callable[
+    [asyncio.Transport], "Conversation | Awaitable[Conversation | KernelConversation]"
+]
 """Makes the conversation of a connection, once it is known with whom."""
 OnState = Callable[[StateChanged], object]
 
@@ -72,6 +76,7 @@ class Channel(asyncio.BufferedProtocol):
         "_on_state",
         "_settled",
         "_silent",
+        "_task",
         "_timer",
         "_transport",
         "_turning",
@@ -87,7 +92,7 @@ class Channel(asyncio.BufferedProtocol):
 
     application: asyncio.BaseProtocol
     """The application's protocol, from AES_MODE on."""
-    conversation: Conversation
+    conversation: Conversation | KernelConversation
     raw: asyncio.Transport
     """The plain transport."""
 
@@ -106,6 +111,7 @@ class Channel(asyncio.BufferedProtocol):
         self._on_state = on_state
         self._transport: SecureTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
         self._views = False
         self._silent = False
         self._turning = False
@@ -138,13 +144,34 @@ class Channel(asyncio.BufferedProtocol):
             self.raw.abort()
             return
         try:
-            self.conversation = self._converse(self.raw)
+            made = self._converse(self.raw)
         except Exception as error:
-            self._give_up(error)
-            self._settle()
+            self.give_up(error)
             return
+        if isinstance(made, Conversation):
+            self._begin(made)
+        else:
+            self._task = self._loop.create_task(self._begin_later(made))
+
+    def _begin(self, conversation: Conversation | KernelConversation) -> None:
+        self.conversation = conversation
         self._watch_deadline()
         self._turn()
+
+    async def _begin_later(self, making: Awaitable[Conversation | KernelConversation]) -> None:
+        # Behind what a loop may still have to do for reading to begin.
+        await asyncio.sleep(0)
+        if not self.over:
+            self.raw.pause_reading()
+        try:
+            conversation = await making
+        except Exception as error:
+            self.give_up(error)
+            return
+        if not self.over:
+            self._begin(conversation)
+        if not (self.over or self.paused or self._silent):
+            self.raw.resume_reading()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where the next bytes of the peer go."""
@@ -158,10 +185,20 @@ class Channel(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The peer's TCP FIN came; it means nothing unless FINp came before."""
-        if not self.over:
-            self.conversation.receive_eof()
+        if self.over:
+            return True
+        conversation = self.conversation
+        if isinstance(conversation, Conversation):
+            conversation.receive_eof()
             self._turn()
-        return True  # the own direction is ended by its own FINp
+        else:
+            self._task = self._loop.create_task(self._check_end(conversation))
+        return True  # the own direction is ended by itself
+
+    async def _check_end(self, conversation: KernelConversation) -> None:
+        await self._loop.run_in_executor(None, conversation.check_end)
+        conversation.end_checked()
+        self._turn()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The plain transport is closed."""
@@ -212,8 +249,8 @@ class Channel(asyncio.BufferedProtocol):
             self.raw.close()
 
     def abort(self) -> None:
-        """Reset the connection."""
-        if not self.over:
+        """Reset the connection; nothing, once its loop is closed."""
+        if not (self.over or self._loop.is_closed()):
             self._reset()
 
     def pause(self) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.aio.channel import Channel, Converse, OnState, ProtocolFactory
@@ -19,6 +21,7 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.sockets.arrangement import arrange, service_scope
 from tcpcrypt.sockets.conversation import Conversation
 from tcpcrypt.sockets.keys import Keys
+from tcpcrypt.sockets.opening import TRANSPORTS
 from tcpcrypt.sockets.peer import PeerSpec
 
 __all__ = [
@@ -48,6 +51,7 @@ async def create_connection(
     timeout: float | None = 5.0,
     transport: str = "auto",
     keys: Keys = None,
+    control: Path | str | None = None,
     on_state: OnState | None = None,
     sock: socket.socket | None = None,
     local_addr: tuple[str, int] | None = None,
@@ -55,8 +59,9 @@ async def create_connection(
     """Connect, and make a protocol for the connection once it is in AES_MODE.
 
     `timeout` bounds resolving and connecting, in seconds; the handshake has five
-    of its own.  `sock`, connected already, may stand for `address`.  `on_state`
-    is called with each `StateChanged`.
+    of its own.  `transport`, `keys` and `control` are as for
+    `tcpcrypt.sockets.connect`.  `sock`, connected already, may stand for
+    `address`.  `on_state` is called with each `StateChanged`.
 
     Raises `OSError` where TCP gets no connection, and the errors of
     `tcpcrypt.sockets.connect` where it is not secure; no byte of the application was
@@ -68,7 +73,7 @@ async def create_connection(
         raise LocalError("give either an address or a connected socket")
     # What is missing here is known before anybody is asked.
     arranged = None
-    if address is not None:
+    if address is not None and transport != "eno":
         arranged = arrange(spec, Role.A, service_scope(*address[:2]), keys)
     loop = asyncio.get_running_loop()
     settled: asyncio.Future[None] = loop.create_future()
@@ -80,11 +85,13 @@ async def create_connection(
             else:
                 settled.set_exception(channel.error)
 
-    def converse(raw: asyncio.Transport) -> Conversation:
+    def in_band(raw: asyncio.Transport) -> Conversation:
         if arranged is not None:
             return Conversation(Role.A, arranged)
         scope = service_scope(*raw.get_extra_info("peername")[:2])
         return Conversation(Role.A, arrange(spec, Role.A, scope, keys))
+
+    converse = _chosen(in_band, spec, transport, control, accepted=False)
 
     channel = Channel(loop, converse, protocol_factory, tell, on_state)
     try:
@@ -112,6 +119,7 @@ async def serve(
     peer: str,
     transport: str = "auto",
     keys: Keys = None,
+    control: Path | str | None = None,
     on_state: OnState | None = None,
     on_failure: OnFailure | None = None,
     sock: socket.socket | None = None,
@@ -128,10 +136,10 @@ async def serve(
     connections are short of AES_MODE at a time.  Raises `OSError` where nothing
     can listen there, `LocalError` for keys that are not there.
     """
-    check_transport(transport)
+    converse = accepting(peer, keys, transport, control, handshakes)
     server = SecureServer(
         await bound(address, sock, backlog, reuse_port=reuse_port),
-        accepting(peer, keys),
+        converse,
         protocol_factory,
         on_state=on_state,
         on_failure=on_failure,
@@ -142,16 +150,53 @@ async def serve(
     return server
 
 
-def accepting(peer: str, keys: Keys) -> Converse:
+def accepting(
+    peer: str, keys: Keys, transport: str, control: Path | str | None, handshakes: int
+) -> Converse:
     """What makes the conversations of a server.
 
     Raises `LocalError`: a key that is not there is told of now, not to each client.
     """
     spec = PeerSpec.parse(peer)
-    arrange(spec, Role.B, "", keys)
+    check_transport(transport)
+    if handshakes < 1:
+        raise LocalError("a server that makes no handshake has no connections")
+    if transport != "eno":
+        arrange(spec, Role.B, "", keys)
 
-    def converse(raw: asyncio.Transport) -> Conversation:
+    def in_band(raw: asyncio.Transport) -> Conversation:
         return Conversation(Role.B, arrange(spec, Role.B, _client(raw), keys))
+
+    return _chosen(in_band, spec, transport, control, accepted=True)
+
+
+def _chosen(
+    in_band: Callable[[asyncio.Transport], Conversation],
+    spec: PeerSpec,
+    transport: str,
+    control: Path | str | None,
+    *,
+    accepted: bool,
+) -> Converse:
+    """What makes conversations by that transport (`tcpcrypt.sockets.opening`)."""
+    if transport == "inband":
+        return in_band
+    # Late, for a program that has no daemon needs nothing of it.
+    from tcpcrypt.aio.kernel import (  # noqa: PLC0415
+        KernelConversation,
+        ask_daemon,
+        daemon_there,
+    )
+
+    async def ask(raw: asyncio.Transport) -> Conversation | KernelConversation:
+        insist = transport == "eno"
+        answer = await ask_daemon(raw, spec, control, accepted=accepted, insist=insist)
+        return in_band(raw) if answer is None else answer
+
+    def converse(
+        raw: asyncio.Transport,
+    ) -> Conversation | Awaitable[Conversation | KernelConversation]:
+        return ask(raw) if transport == "eno" or daemon_there(control) else in_band(raw)
 
     return converse
 
@@ -184,8 +229,8 @@ async def bound(
 
 
 def check_transport(transport: str) -> None:
-    if transport not in ("auto", "inband"):
-        raise LocalError(f"transport={transport!r}: with asyncio say auto or inband")
+    if transport not in TRANSPORTS:
+        raise LocalError(f"transport={transport!r} is none of {', '.join(TRANSPORTS)}")
 
 
 def _eyeballs(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from tcpcrypt.aio.channel import Channel, Converse, OnState, ProtocolFactory
-from tcpcrypt.errors import HandshakeTimeoutError, LocalError, PeerReason, TcpcryptError
+from tcpcrypt.errors import HandshakeTimeoutError, PeerReason, TcpcryptError
 from tcpcrypt.sockets.state import Failure
 
 __all__ = ["HANDSHAKES", "OnFailure", "SecureServer"]
@@ -55,8 +55,6 @@ class SecureServer:
         on_failure: OnFailure | None,
         handshakes: int,
     ) -> None:
-        if handshakes < 1:
-            raise LocalError("a server that makes no handshake has no connections")
         self._loop = asyncio.get_running_loop()
         self._listeners = list(listeners)
         self._converse = converse
@@ -110,6 +108,9 @@ class SecureServer:
         for task in self._serving:
             task.cancel()
         for listener in self._listeners:
+            # The loop must not find it closed, nor another in its place.
+            with contextlib.suppress(NotImplementedError):
+                self._loop.remove_reader(listener)
             listener.close()
         self._listeners, self._serving = [], []
         for channel in list(self._pending):

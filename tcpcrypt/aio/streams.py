@@ -12,8 +12,10 @@ import asyncio
 import contextlib
 import inspect
 import socket
+import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 from tcpcrypt.aio.channel import Channel, Converse, OnState, ProtocolFactory
@@ -22,7 +24,6 @@ from tcpcrypt.aio.opening import (
     Address,
     accepting,
     bound,
-    check_transport,
     create_connection,
 )
 from tcpcrypt.aio.server import HANDSHAKES, OnFailure, SecureServer
@@ -100,6 +101,13 @@ class SecureWriter(asyncio.StreamWriter):
         """Reset the connection; the peer sees `ResetError`, never an end."""
         self.transport.abort()
 
+    def __del__(self) -> None:
+        """Who has lost his writer has not said that his stream ends."""
+        transport = self.transport
+        if not transport.is_closing():
+            transport.abort()
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+
 
 ClientConnected = Callable[[asyncio.StreamReader, SecureWriter], Coroutine[Any, Any, object] | None]
 
@@ -126,6 +134,7 @@ async def connect(
     timeout: float | None = 5.0,
     transport: str = "auto",
     keys: Keys = None,
+    control: Path | str | None = None,
     on_state: OnState | None = None,
     limit: int = _LIMIT,
     sock: socket.socket | None = None,
@@ -144,6 +153,7 @@ async def connect(
         timeout=timeout,
         transport=transport,
         keys=keys,
+        control=control,
         on_state=on_state,
         sock=sock,
         local_addr=local_addr,
@@ -259,6 +269,7 @@ async def create_server(
     peer: str,
     transport: str = "auto",
     keys: Keys = None,
+    control: Path | str | None = None,
     on_state: OnState | None = None,
     on_failure: OnFailure | None = None,
     limit: int = _LIMIT,
@@ -275,11 +286,12 @@ async def create_server(
     connection whose task fails is reset.  Without it, `accept` gives them.
     The other arguments, and the errors, are those of `tcpcrypt.aio.serve`.
     """
-    check_transport(transport)
     loop = asyncio.get_running_loop()
+    # First of all: what is missing is known before anything listens.
+    converse = accepting(peer, keys, transport, control, handshakes)
     server = StreamServer(
         await bound(address, sock, backlog, reuse_port=reuse_port),
-        accepting(peer, keys),
+        converse,
         lambda: _Streams(limit, loop),
         callback=client_connected_cb,
         on_state=on_state,

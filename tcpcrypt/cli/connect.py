@@ -9,6 +9,7 @@ from tcpcrypt import aio
 from tcpcrypt.cli import secure
 from tcpcrypt.cli.conversation import Interrupted, Talk, interruptible, talk
 from tcpcrypt.errors import TcpcryptError
+from tcpcrypt.sockets.opening import TRANSPORTS
 
 __all__ = ["configure", "run"]
 
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser)
     )
     parser.add_argument(
         "--transport",
-        choices=secure.TRANSPORTS,
+        choices=TRANSPORTS,
         default="auto",
         help="`inband` negotiates within the stream, `eno` leaves it to the daemon and looks"
         " whether it does, `auto` (default) asks the daemon if there is one",

@@ -13,7 +13,6 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.sockets.peer import PeerSpec
 
 __all__ = [
-    "TRANSPORTS",
     "Teller",
     "add_arguments",
     "address",
@@ -21,8 +20,6 @@ __all__ = [
     "seconds",
     "where",
 ]
-
-TRANSPORTS: Final = ("auto", "inband", "eno")
 
 _SECONDS_MAX: Final = 86_400.0
 

@@ -62,6 +62,16 @@ async def failure_of(ends: Ends, peer: Callable[[socket.socket], object]) -> OSE
     return caught.value
 
 
+def say(words: bytes) -> Callable[[socket.socket], None]:
+    """A peer that says this, and listens."""
+
+    def peer(sock: socket.socket) -> None:
+        sock.sendall(words)
+        wait_for_end(sock)
+
+    return peer
+
+
 def wait_for_end(sock: socket.socket) -> None:
     while sock.recv(4096):
         pass
@@ -97,7 +107,7 @@ def test_dripping_does_not_prolong_it(ends: Ends, monkeypatch: pytest.MonkeyPatc
 @in_a_loop
 async def test_other_protocols(ends: Ends) -> None:
     for words in (b"220 mail ESMTP\r\n", b"SSH-2.0-x\r\n", b"\x16\x03\x03", bytes(64), b"TCENOX"):
-        error = await failure_of(ends, lambda sock, words=words: sock.sendall(words))
+        error = await failure_of(ends, say(words))
         assert isinstance(error, NoEncryptionError)
         assert error.reason is FallbackReason.NO_PREFACE
 
@@ -105,7 +115,7 @@ async def test_other_protocols(ends: Ends) -> None:
 @in_a_loop
 async def test_an_option_that_is_none(ends: Ends) -> None:
     for option in (b"\x45\x00", b"\x45\xff", b"\x44\x04", b"\x45\x29"):
-        error = await failure_of(ends, lambda sock, o=option: sock.sendall(b"TCENO\x01" + o))
+        error = await failure_of(ends, say(b"TCENO\x01" + option))
         assert isinstance(error, NoEncryptionError)
 
 
