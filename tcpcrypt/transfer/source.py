@@ -271,7 +271,10 @@ class FileSource:
         return took
 
     def finish(self, hashing: Hashing) -> Digest:
-        self._check(self._open())
+        fd = self._open()
+        if os.pread(fd, 1, self.size):  # files of the kernel say 0 and hold something
+            raise TransferError(Code.CHANGED, "it grew")
+        self._check(fd)
         hashing.settle()
         return Digest(self._algorithm, self._hasher.digest())
 

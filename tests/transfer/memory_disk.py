@@ -76,7 +76,10 @@ class MemoryDisk(Disk):
             raise error
 
     def after(self, how: str, seed: int = 0) -> MemoryDisk:
-        """The disk when the power is back: what was not synced is `kept`, `lost`, `torn`, `mixed`."""
+        """The disk when the power is back.
+
+        What was not synced is `kept`, `lost`, garbage (`torn`), or each of these (`mixed`).
+        """
         chance = random.Random(seed)
         disk = MemoryDisk(whole=self._whole)
         disk._numbers = self._numbers
