@@ -70,6 +70,7 @@ class KeyDirectory:
         """Sessions with services."""
         self.incoming = SharedResumption()
         """Sessions with those that connected."""
+        self._identity_path = path / "identity"
         self._psk_paths = (path / "psk", *((_SYSTEM_PSKS,) if path == _SYSTEM else ()))
         self._file = KnownPeersFile(path / "known_peers")
         self._trust: Trust | None = None
@@ -108,11 +109,11 @@ class KeyDirectory:
 
     def _refreshed(self) -> Trust:
         trust = self._trust
-        stamp = _stamp(self.path / "identity")
+        stamp = _stamp(self._identity_path)
         if trust is None or stamp is None or stamp != self._identity_stamp:
             make_directory(self.path)
-            identity, _made = ensure_identity(self.path / "identity")
-            self._identity_stamp = _stamp(self.path / "identity")
+            identity, _made = ensure_identity(self._identity_path)
+            self._identity_stamp = _stamp(self._identity_path)
             if trust is None:
                 trust = Trust(KnownPeers(), PskStore(), identity, hybrid.available())
             elif trust.identity is None or trust.identity.public != identity.public:
