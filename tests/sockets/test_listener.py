@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import http.client
+import http.server
 import select
 import socket
 import socketserver
@@ -151,9 +153,6 @@ def test_a_server_of_the_standard_library(listen, connect) -> None:
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
-        def shutdown_request(self, request) -> None:
-            request.close()
-
     server = Server(("127.0.0.1", 0), Handler, bind_and_activate=False)
     server.socket.close()
     server.socket = listener
@@ -161,6 +160,41 @@ def test_a_server_of_the_standard_library(listen, connect) -> None:
     thread.start()
     try:
         assert echoed(connect, listener.getsockname(), b"one\ntwo\n") == b"ONE\nTWO\n"
+    finally:
+        server.shutdown()
+        thread.join(PATIENCE)
+
+
+def test_http_of_the_standard_library(listen, connect) -> None:
+    """Programs that were written for plain sockets, and know nothing of this."""
+    listener = listen()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[::-1])
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Not on the terminal of who tests."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        client = http.client.HTTPConnection("service")
+        client.sock = connect(listener.getsockname())
+        for size in (0, 10, 200_000):
+            body = bytes(range(256)) * (size // 256)
+            client.request("POST", "/", body)
+            assert client.getresponse().read() == body[::-1]
+        client.close()
     finally:
         server.shutdown()
         thread.join(PATIENCE)

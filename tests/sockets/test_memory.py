@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import socket
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -62,3 +64,12 @@ def test_memory_of_an_idle_connection(tmp_path: Path, pool) -> None:
     for pair in (*warm, *pairs):
         for end in pair:
             end.abort()
+
+
+def test_importing_needs_no_daemon() -> None:
+    """A program on a system without one is not made to load it."""
+    program = (
+        "import sys, tcpcrypt.sockets;"
+        "assert not [name for name in sys.modules if name.startswith('tcpcrypt.daemon')]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
