@@ -95,8 +95,7 @@ class InBandSocket(SecureSocket):
                 wait(self._sock, wanted, left, self._gone)
             except TimeoutError:
                 self._conversation.handle_timeout()
-        if self.error is not None:
-            raise self.error
+        self._raise_failure()
 
     def _conversation_left(self) -> float:
         """Seconds to the deadline of the handshake; a little, where there are none."""
@@ -181,8 +180,7 @@ class InBandSocket(SecureSocket):
         self._flush(streams, deadline)
 
     def _flowing(self) -> Streams:
-        if self.error is not None:
-            raise self.error
+        self._raise_failure()
         if self._streams is None:
             raise LocalError("the handshake is not over")
         return self._streams
@@ -198,8 +196,8 @@ class InBandSocket(SecureSocket):
             except OSError:
                 self._lost(streams)
             wait(self._sock, WRITE, deadline, self._gone)
-            if self._gone():
-                raise self.error or OSError(errno.EBADF, "closed by another thread")
+            self._raise_failure()
+            self._check_open()
         if self._conversation.fin_due and not self._fin_sent:
             self._fin_sent = True
             try:
@@ -232,9 +230,9 @@ class InBandSocket(SecureSocket):
 
     def _lost(self, streams: Streams) -> None:
         """TCP says that the connection is gone."""
+        self._check_open()
         streams.receive_reset()
-        if self.error is not None:
-            raise self.error
+        self._raise_failure()
         # Both streams were over: nobody minds.
         self._out.clear()
 
@@ -270,8 +268,8 @@ class InBandSocket(SecureSocket):
         return sum(map(len, self._plain))
 
     def _at_end(self) -> bool:
-        if not self._ended and self.error is not None:
-            raise self.error
+        if not self._ended:
+            self._raise_failure()
         return self._ended
 
     def _took(self, size: int) -> None:
@@ -300,10 +298,12 @@ class InBandSocket(SecureSocket):
             self._wait_readable(streams, deadline)
             return 0
         except OSError:
+            self._check_open()
             streams.receive_reset()
             self._tell()
             return 0
         if not got:
+            self._check_open()
             streams.receive_eof()
             self._tell()
             return 0
@@ -338,8 +338,7 @@ class InBandSocket(SecureSocket):
             self._flush_aside(streams)
             events |= WRITE if self._out else 0
         wait(self._sock, events, deadline, self._gone)
-        if self._torn:
-            raise OSError(errno.EBADF, "the socket was closed by another thread")
+        self._check_open()
 
     def _flush_aside(self, streams: Streams) -> None:
         """Write from the reading thread, unless another is at it, which then does all."""

@@ -149,8 +149,7 @@ class KernelSocket(SecureSocket):
 
     def _hand_shake(self, deadline: Deadline) -> None:
         """Ask the daemon; a socket that does not block is asked for all the same."""
-        if self._error is not None:
-            raise self._error
+        self._raise_failure()
         try:
             with Client(self._control, HANDSHAKE_TIMEOUT) as daemon:
                 status = daemon.status()
@@ -187,14 +186,14 @@ class KernelSocket(SecureSocket):
 
     def _lost(self) -> TcpcryptError:
         """TCP says that the connection is gone: so says the daemon of whatever goes wrong."""
+        self._check_open()
         self._fail(ResetError(PeerReason.RESET, "`tcpcrypt sessions` and the log know why"))
         return self._error or ResetError(PeerReason.RESET)
 
     # --- the program's bytes -------------------------------------------------------------------
 
     def _send_some(self, view: memoryview, deadline: Deadline) -> int:
-        if self._error is not None:
-            raise self._error
+        self._raise_failure()
         if self._fin_sent:
             raise BrokenPipeError(errno.EPIPE, "the own stream was ended by shutdown")
         while True:
@@ -211,8 +210,7 @@ class KernelSocket(SecureSocket):
 
     def _receive(self, view: memoryview, deadline: Deadline) -> int:
         while not self._ended:
-            if self._error is not None:
-                raise self._error
+            self._raise_failure()
             try:
                 size = self._sock.recv_into(view)
             except (BlockingIOError, InterruptedError):
@@ -222,6 +220,7 @@ class KernelSocket(SecureSocket):
                 raise self._lost() from error
             if size:
                 return size
+            self._check_open()
             self._check_end()
         return 0
 
@@ -240,8 +239,7 @@ class KernelSocket(SecureSocket):
 
     def _wait(self, events: int, deadline: Deadline) -> None:
         wait(self._sock, events, deadline, self._gone)
-        if self._torn:
-            raise OSError(errno.EBADF, "the socket was closed by another thread")
+        self._check_open()
 
     def pending(self) -> int:
         return 0
@@ -249,8 +247,7 @@ class KernelSocket(SecureSocket):
     # --- the end -----------------------------------------------------------------------------
 
     def _end(self, deadline: Deadline) -> None:
-        if self._error is not None:
-            raise self._error
+        self._raise_failure()
         if not self._fin_sent:
             self._fin_sent = True
             try:

@@ -206,8 +206,9 @@ class SecureSocket(ABC):
         failed.
         """
         _no_flags(flags)
-        view, deadline = memoryview(data).cast("B"), Deadline(self._timeout)
+        view = memoryview(data).cast("B")
         self.do_handshake()
+        deadline = Deadline(self._timeout)
         with self._in_use(self._writing):
             if self._corked is not None:
                 self._add_corked(self._corked, view, deadline)
@@ -217,8 +218,9 @@ class SecureSocket(ABC):
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Send all of `data`.  Raises as `send`; how much was sent is not known then."""
         _no_flags(flags)
-        view, deadline = memoryview(data).cast("B"), Deadline(self._timeout)
+        view = memoryview(data).cast("B")
         self.do_handshake()
+        deadline = Deadline(self._timeout)
         with self._in_use(self._writing):
             if self._corked is not None:
                 self._add_corked(self._corked, view, deadline)
@@ -246,10 +248,11 @@ class SecureSocket(ABC):
         A buffer of 128 KiB or more saves a copy.
         """
         _no_flags(flags)
-        view, deadline = memoryview(buffer).cast("B"), Deadline(self._timeout)
+        view = memoryview(buffer).cast("B")
         if nbytes:
             view = view[:nbytes]
         self.do_handshake()
+        deadline = Deadline(self._timeout)
         with self._in_use(self._reading):
             return self._receive(view, deadline) if view else 0
 
@@ -296,7 +299,7 @@ class SecureSocket(ABC):
             raise OSError(errno.EOPNOTSUPP, "only SHUT_WR ends a stream; close() ends both")
         self.do_handshake()
         with self._in_use(self._writing):
-            self._end(Deadline(self._timeout))
+            self._end_behind_all(Deadline(self._timeout))
 
     def close(self) -> None:
         """End the own stream if nothing failed, and the connection; idempotent.
@@ -372,6 +375,16 @@ class SecureSocket(ABC):
     def _set_option(self, name: str, value: int | bytes) -> None:
         """Set an option of TCP-ENO."""
 
+    def _raise_failure(self) -> None:
+        """Raise why the connection failed, if it did: as if for the first time."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
+    def _check_open(self) -> None:
+        """Raise EBADF if another thread has closed it: what TCP says then means nothing."""
+        if self._torn:
+            raise OSError(errno.EBADF, "the socket was closed by another thread")
+
     def _gone(self) -> bool:
         """Whether a thread that waits need not any more."""
         return self._torn or self.error is not None
@@ -400,6 +413,13 @@ class SecureSocket(ABC):
             self._corked = bytearray()
             self._send_all(memoryview(corked), deadline)
 
+    def _end_behind_all(self, deadline: Deadline) -> None:
+        """End the own stream behind what a cork still holds: a part is never the whole."""
+        if self._corked:
+            collected, self._corked = self._corked, bytearray()
+            self._send_all(memoryview(collected), deadline)
+        self._end(deadline)
+
     def _release_file(self) -> None:
         """A file over the connection was closed."""
         self._files -= 1
@@ -410,7 +430,7 @@ class SecureSocket(ABC):
         if self.state is State.AES_MODE and self._writing.acquire(blocking=False):
             patience = _CLOSE_PATIENCE if self._timeout is None else self._timeout
             try:
-                self._end(Deadline(patience))
+                self._end_behind_all(Deadline(patience))
             except (OSError, TcpcryptError):
                 pass  # what is left behind has the last word (`_forget`)
             finally:

@@ -390,6 +390,44 @@ def test_a_cork_does_not_hold_more_than_its_share(pair: Pair, pool: ThreadPoolEx
     assert reading.result(PATIENCE) == bytes(3_000_000)
 
 
+@pytest.mark.parametrize("end", ["close", "shutdown"])
+def test_the_end_of_the_stream_is_behind_what_a_cork_holds(pair: Pair, end: str) -> None:
+    """A part that was said to be the whole would be worse than no end."""
+    client, server = pair
+    with client.cork():
+        client.sendall(b"all of it")
+        if end == "close":
+            client.close()
+        else:
+            client.shutdown(socket.SHUT_WR)
+    assert read_all(server) == b"all of it"
+
+
+def test_an_error_that_is_raised_often_does_not_grow(pair: Pair) -> None:
+    client, server = pair
+    client.abort()
+    depths = set()
+    for _ in range(5):
+        with pytest.raises(ResetError) as raised:
+            server.recv(1)
+        depths.add(len(raised.traceback))
+    assert len(depths) <= 2
+
+
+def test_the_timeout_is_not_for_the_handshake(client_keys: Path, server_keys: Path, pool) -> None:
+    one, other = socket.socketpair()
+    client = sockets.wrap(one, peer="tofu", keys=client_keys, name="s:1", transport="inband")
+    client.settimeout(0.05)
+    sending = pool.submit(client.sendall, b"patient")
+    time.sleep(0.2)
+    server = sockets.wrap(
+        other, peer="tofu", keys=server_keys, server_side=True, transport="inband"
+    )
+    with client, server:
+        assert server.recv(10) == b"patient"
+        sending.result(PATIENCE)
+
+
 def test_each_write_is_on_the_wire_at_once(pair: Pair) -> None:
     """One frame for one write: 20 bytes more than what was written (RFC 8548 section 4.2)."""
     client, server = pair
