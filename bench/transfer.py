@@ -1,0 +1,371 @@
+"""stx-send and stx-recv beside a bare secure socket, scp, and rsync over ssh.
+
+    python bench/transfer.py [--quick] [--json] [--place DIR] [--only KIND,...]
+
+All over loopback, in turn, each with programs of their own; the median round
+counts.  Files are read from and written to `--place` (default: memory, where
+there is /dev/shm, so that no disk is measured).
+
+bulk   one large file.  `socket`: the same bytes from a secure socket to another and nowhere
+       else; `socket+digest`: both ends compute the digest beside that
+small  many files of 4 KiB in a folder.  What stx-send calls delivered has been synced;
+       scp and rsync sync nothing
+delay  a file through a relay that holds everything back for 50 ms, each way.
+       `stop-and-wait`: a secure socket that waits for an answer to each 64 KiB
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tcpcrypt.transfer.digest import Hashing, fastest
+from tcpcrypt.transfer.keys import ClientKey, ClientTable, create_key, read_key
+from tcpcrypt.transfer.peers import KeyedClient, KeyedServer
+
+HERE = "127.0.0.1"
+DELAY = 0.05
+CHUNK = 256 << 10
+BLOCK = 64 << 10
+BLOCKS = 50
+SMALL = 4096
+ROOT = Path(__file__).parents[1]
+KINDS = {
+    "bulk": ("stx", "socket", "socket+digest", "scp", "rsync"),
+    "small": ("stx", "scp", "rsync"),
+    "delay": ("stx", "stop-and-wait", "scp"),
+}
+SSHD = """
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {place}/host_key
+AuthorizedKeysFile {place}/user_key.pub
+PidFile none
+StrictModes no
+UsePAM no
+UseDNS no
+PasswordAuthentication no
+PermitRootLogin yes
+Subsystem sftp internal-sftp
+"""
+
+
+# --- a bare secure socket, with and without digests -----------------------------------------
+
+
+def serve_socket(place: Path, digest: bool) -> None:
+    """Takes what comes and answers with one byte at the end, or to each block if it is told to."""
+    table = ClientTable(place / "keys", print)
+    with KeyedServer(table).listen(socket.create_server((HERE, 0))) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            secured, _ = listener.accept()
+            with secured, contextlib.suppress(OSError):
+                take(secured, digest)
+
+
+def take(secured: Any, digest: bool) -> None:
+    hashing, hasher = Hashing(), fastest().new()
+    buffers = [memoryview(bytearray(CHUNK)) for _ in range(4)]
+    free = threading.Semaphore(len(buffers))
+    waits = bytes(secured.recv(1)) == b"w"
+    at = got = 0
+    while True:
+        free.acquire()
+        buffer = buffers[at % len(buffers)]
+        at += 1
+        if not (size := secured.recv_into(buffer)):
+            break
+        got += size
+        if waits:
+            while got >= BLOCK:
+                got -= BLOCK
+                secured.sendall(b"a")
+        if digest:
+            hashing.update(hasher, buffer[:size], free.release)
+        else:
+            free.release()
+    hashing.close()
+    secured.sendall(b"e")
+
+
+def send_socket(place: Path, port: int, file: Path, digest: bool, waits: bool) -> None:
+    key = ClientKey.of("default", read_key(place / "keys" / "default"))
+    secured = KeyedClient(key).connect(HERE, port, 60)
+    hashing, hasher = Hashing(), fastest().new()
+    step = BLOCK if waits else CHUNK
+    buffers = [memoryview(bytearray(step)) for _ in range(4)]
+    free = threading.Semaphore(len(buffers))
+    secured.sendall(b"w" if waits else b"d")
+    with file.open("rb", buffering=0) as source:
+        for at in range(1 << 60):
+            free.acquire()
+            buffer = buffers[at % len(buffers)]
+            if not (size := source.readinto(buffer)):
+                break
+            if digest:
+                hashing.update(hasher, buffer[:size], free.release)
+            else:
+                free.release()
+            secured.sendall(buffer[:size])
+            if waits and size == step:
+                secured.recv(1)
+    hashing.close()
+    secured.shutdown(socket.SHUT_WR)
+    assert secured.recv(1) == b"e"
+    secured.close()
+
+
+# --- programs ---------------------------------------------------------------------------------
+
+
+def python(*words: str | Path | int) -> list[str]:
+    return [sys.executable, *map(str, words)]
+
+
+def module(name: str, *words: str | Path | int) -> list[str]:
+    return python("-m", f"tcpcrypt.cli.{name}", *words)
+
+
+@contextlib.contextmanager
+def running(argv: list[str], **more: Any) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT, **more)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"{process.args} ended with {process.wait()}")
+    # What it says later is read, so that it never waits to say it.
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    return line
+
+
+def run(argv: list[str], **environment: str) -> float:
+    """Seconds that a program takes."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        argv, env={**os.environ, **environment}, capture_output=True, text=True, cwd=ROOT,
+        check=False,
+    )  # fmt: skip
+    took = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{' '.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return took
+
+
+class Bench:
+    """Servers of all kinds, and what is sent to them."""
+
+    def __init__(self, place: Path, stack: contextlib.ExitStack) -> None:
+        self.place = place
+        self.stack = stack
+        self.out = place / "out"
+        self.out.mkdir()
+        create_key(place / "keys" / "default")
+        self._ports: dict[str, int] = {}
+
+    def port(self, kind: str) -> int:
+        """Of the server, which is started at the first need of it."""
+        if kind not in self._ports:
+            self._ports[kind] = getattr(self, f"_serve_{kind.replace('+', '_')}")()
+        return self._ports[kind]
+
+    def delayed(self, port: int) -> int:
+        """The port of a relay to a port."""
+        argv = python(ROOT / "tests" / "support" / "wire.py", port, DELAY)
+        return int(first_line(self.stack.enter_context(running(argv))))
+
+    def _serve_stx(self) -> int:
+        argv = module("stx_recv", "--json", "--listen", 0, "--bind", HERE, "--out", self.out,
+                      "--keys", self.place / "keys")  # fmt: skip
+        return int(json.loads(first_line(self.stack.enter_context(running(argv))))["port"])
+
+    def _serve_socket(self, *more: str) -> int:
+        argv = python(__file__, "--serve", self.place, *more)
+        return int(first_line(self.stack.enter_context(running(argv))))
+
+    def _serve_socket_digest(self) -> int:
+        return self._serve_socket("--digest")
+
+    def _serve_ssh(self) -> int:
+        for name in ("host_key", "user_key"):
+            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.place / name)])
+        with socket.create_server((HERE, 0)) as free:
+            port = int(free.getsockname()[1])
+        (self.place / "sshd").write_text(SSHD.format(port=port, place=self.place))
+        if os.geteuid() == 0:
+            os.makedirs("/run/sshd", exist_ok=True)
+        sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+        argv = [sshd, "-D", "-f", str(self.place / "sshd")]
+        self.stack.enter_context(running(argv, stderr=subprocess.DEVNULL))
+        end = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((HERE, port), 1):
+                return port
+            if time.monotonic() > end:
+                raise SystemExit("sshd does not listen")
+            time.sleep(0.05)
+
+    def ssh_options(self) -> list[str]:
+        return [
+            *("-F", "none", "-i", str(self.place / "user_key"), "-o", "BatchMode=yes"),
+            *("-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={self.place}/known"),
+            *("-o", "LogLevel=ERROR"),
+        ]
+
+    # --- one transfer of each kind: seconds ---------------------------------------------------
+
+    def stx(self, what: Path, port: int) -> float:
+        key = {"STX_KEY_FILE": str(self.place / "keys" / "default")}
+        return run(module("stx_send", "--quiet", HERE, port, what), **key)
+
+    def _socket(self, what: Path, port: int, *more: str) -> float:
+        return run(python(__file__, "--send", self.place, "--port", port, "--file", what, *more))
+
+    def socket(self, what: Path, port: int) -> float:
+        return self._socket(what, port)
+
+    def socket_digest(self, what: Path, port: int) -> float:
+        return self._socket(what, port, "--digest")
+
+    def stop_and_wait(self, what: Path, port: int) -> float:
+        return self._socket(what, port, "--wait")
+
+    def scp(self, what: Path, port: int) -> float:
+        return run(["scp", "-q", "-r", "-P", str(port), *self.ssh_options(), str(what),
+                    f"{HERE}:{self.out}/"])  # fmt: skip
+
+    def rsync(self, what: Path, port: int) -> float:
+        shell = " ".join(["ssh", "-p", str(port), *self.ssh_options()])
+        return run(["rsync", "-r", "--whole-file", "-e", shell, str(what), f"{HERE}:{self.out}/"])
+
+    def clear(self) -> None:
+        for path in self.out.iterdir():
+            if path.name != ".stx":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+SERVERS = {"scp": "ssh", "rsync": "ssh", "stop-and-wait": "socket"}
+
+
+def measure(bench: Bench, what: str, path: Path, kinds: list[str], rounds: int) -> dict[str, float]:
+    """Median seconds by kind; rounds alternate."""
+    sends: dict[str, Callable[[], float]] = {}
+    for kind in kinds:
+        port = bench.port(SERVERS.get(kind, kind))
+        if what == "delay":
+            port = bench.delayed(port)
+        send = getattr(bench, kind.replace("+", "_").replace("-", "_"))
+        sends[kind] = lambda send=send, port=port: send(path, port)
+    took: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, send in sends.items():
+            bench.clear()
+            took[kind].append(send())
+            arrived = bench.out / path.name
+            if kind in {"stx", "scp", "rsync"} and not arrived.exists():
+                raise SystemExit(f"{kind}: nothing has arrived")
+    return {kind: statistics.median(values) for kind, values in took.items()}
+
+
+def make_files(place: Path, size: int, count: int, delayed: int) -> dict[str, Path]:
+    paths = {what: place / what for what in KINDS}
+    for what, length in (("bulk", size), ("delay", delayed)):
+        with paths[what].open("wb") as file:
+            for _ in range(length >> 20):
+                file.write(os.urandom(1 << 20))
+    paths["small"].mkdir()
+    for number in range(count):
+        (paths["small"] / f"{number:05}").write_bytes(os.urandom(SMALL))
+    return paths
+
+
+def compare(place: Path, only: set[str], amounts: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Everything, as one object."""
+    rounds, size, count, delayed = amounts
+    figures: dict[str, Any] = {"digest": fastest().name, "place": str(place.parent)}
+    missing = [tool for tool in ("scp", "rsync") if shutil.which(tool) is None]
+    with contextlib.ExitStack() as stack:
+        bench = Bench(place, stack)
+        paths = make_files(place, size, count, delayed)
+        for what, known in KINDS.items():
+            kinds = [k for k in known if k not in missing and (not only or k in only)]
+            slow = [kind for kind in kinds if kind == "stop-and-wait"]
+            seconds = measure(bench, what, paths[what], [k for k in kinds if k not in slow], rounds)
+            for kind in slow:  # measured on a few blocks: it is the same for each
+                part = place / "part"
+                part.write_bytes(bytes(BLOCKS * BLOCK))
+                took = measure(bench, what, part, [kind], 1)[kind]
+                seconds[kind] = took * delayed / (BLOCKS * BLOCK)
+            amount = {"bulk": size, "small": count * SMALL, "delay": delayed}[what]
+            figures[what] = {
+                kind: {"seconds": round(value, 3), "mib_s": round(amount / value / 2**20, 1)}
+                for kind, value in seconds.items()
+            }
+            if "stx" in seconds:
+                figures[what]["ratios"] = {
+                    kind: round(value / seconds["stx"], 2)
+                    for kind, value in seconds.items()
+                    if kind != "stx"
+                }
+    figures["missing"] = missing
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="less of everything, once")
+    parser.add_argument("--only", default="", metavar="KIND,...")
+    memory = Path("/dev/shm")
+    parser.add_argument("--place", type=Path, default=memory if memory.is_dir() else None)
+    for hidden in ("--serve", "--send", "--file"):
+        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    for hidden in ("--digest", "--wait"):
+        parser.add_argument(hidden, action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve_socket(arguments.serve, arguments.digest)
+    if arguments.send:
+        send_socket(
+            arguments.send, arguments.port, arguments.file, arguments.digest, arguments.wait
+        )
+        return 0
+    amounts = (1, 128 << 20, 1000, 16 << 20) if arguments.quick else (5, 1 << 30, 10_000, 64 << 20)
+    with tempfile.TemporaryDirectory(dir=arguments.place) as place:
+        only = set(filter(None, arguments.only.split(",")))
+        figures = compare(Path(place), only, amounts)
+    if arguments.json:
+        print(json.dumps(figures))
+        return 0
+    for what in KINDS:
+        for kind, values in figures[what].items():
+            print(f"{what:8}{kind:16}" + "  ".join(f"{k} {v}" for k, v in values.items()))
+    for tool in figures["missing"]:
+        print(f"{tool}: not installed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
