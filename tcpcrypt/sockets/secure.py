@@ -15,14 +15,15 @@ import socket
 import struct
 import threading
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from tcpcrypt.errors import LocalError, TcpcryptError
 from tcpcrypt.sockets.buffers import WIRE_MAX
+from tcpcrypt.sockets.facts import Facts
 from tcpcrypt.sockets.files import open_file
-from tcpcrypt.sockets.state import Failure, State, StateChanged
+from tcpcrypt.sockets.state import State, StateChanged
 from tcpcrypt.sockets.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-class SecureSocket(ABC):
+class SecureSocket(Facts):
     """One connection; made by `connect`, `wrap` and `SecureListener.accept`.
 
     One thread may read while another writes.  `select` and `poll` tell when the
@@ -53,9 +54,8 @@ class SecureSocket(ABC):
     """
 
     def __init__(self, sock: socket.socket, on_state: OnState | None) -> None:
-        self._sock = sock
+        super().__init__(sock)
         self._on_state = on_state
-        self._timeout: float | None = None
         self._shaking = threading.Lock()
         self._shaken = False
         """AES_MODE was reached; whatever came of it since."""
@@ -63,7 +63,6 @@ class SecureSocket(ABC):
         self._writing = threading.Lock()
         self._guard = threading.Lock()
         self._users = 0
-        self._closed = False
         self._aborted = False
         self._torn = False
         """Nothing may be begun any more, not even what remains of `close`."""
@@ -73,112 +72,6 @@ class SecureSocket(ABC):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # RFC 8548 section 3.9 allows these to find out that a peer is gone.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    # --- what is known -----------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def state(self) -> State:
-        """How far the connection has come."""
-
-    @property
-    @abstractmethod
-    def error(self) -> TcpcryptError | None:
-        """Why it failed, if it did."""
-
-    @property
-    def failure(self) -> Failure | None:
-        """Why it failed, by name."""
-        return None if self.error is None else Failure.of(self.error)
-
-    @property
-    @abstractmethod
-    def session_id(self) -> bytes | None:
-        """33 bytes, the same at both ends (RFC 8548 section 3.4); None before AES_MODE."""
-
-    @property
-    @abstractmethod
-    def peer_identity(self) -> str | None:
-        """The fingerprint of the key that the other end has proved; None: it has none."""
-
-    @property
-    @abstractmethod
-    def cipher(self) -> str | None:
-        """The AEAD in use, such as `AES-128-GCM`; None before AES_MODE."""
-
-    @property
-    @abstractmethod
-    def resumed(self) -> bool | None:
-        """Whether the session continues an earlier one; None before AES_MODE."""
-
-    @property
-    @abstractmethod
-    def transport(self) -> str:
-        """`inband` or `eno`."""
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        """As of `socket`."""
-        return socket.AddressFamily(self._sock.family)
-
-    @property
-    def type(self) -> socket.SocketKind:
-        """As of `socket`."""
-        return socket.SocketKind(self._sock.type)
-
-    @property
-    def timeout(self) -> float | None:
-        """As of `socket`."""
-        return self._timeout
-
-    def getpeername(self) -> Any:
-        """As of `socket`."""
-        return self._sock.getpeername()
-
-    def getsockname(self) -> Any:
-        """As of `socket`."""
-        return self._sock.getsockname()
-
-    def fileno(self) -> int:
-        """For `select` and `poll`; -1 once closed.  Reading from it is ciphertext."""
-        return -1 if self._closed else self._sock.fileno()
-
-    # --- settings ------------------------------------------------------------------------
-
-    def settimeout(self, timeout: float | None) -> None:
-        """Seconds for each operation; None: any number; 0: none waits.  Not for the handshake."""
-        if timeout is not None and timeout < 0:
-            raise ValueError("Timeout value out of range")
-        self._timeout = timeout
-
-    def gettimeout(self) -> float | None:
-        """As of `socket`."""
-        return self._timeout
-
-    def setblocking(self, flag: bool) -> None:
-        """As of `socket`."""
-        self._timeout = None if flag else 0.0
-
-    def getblocking(self) -> bool:
-        """As of `socket`."""
-        return self._timeout != 0
-
-    def setsockopt(self, level: int, option: int | str, value: int | bytes) -> None:
-        """An option of the TCP connection; one of TCP-ENO by its name as for `getsockopt`."""
-        if isinstance(option, str):
-            self._set_option(option, value)
-        else:
-            self._sock.setsockopt(level, option, value)
-
-    def getsockopt(self, level: int, option: int | str) -> int | bytes:
-        """An option of the TCP connection, as of `socket`.
-
-        Those of TCP-ENO have names and no numbers (`tcpcrypt.sockets.options`):
-        `getsockopt(socket.IPPROTO_TCP, "TCP_ENO_SESSID")`.
-        """
-        if isinstance(option, str):
-            return self._get_option(option)
-        return self._sock.getsockopt(level, option)
 
     # --- the program's bytes -----------------------------------------------------------------
 
@@ -366,14 +259,6 @@ class SecureSocket(ABC):
 
         Whether it ended well, everything that was written being on its way.
         """
-
-    @abstractmethod
-    def _get_option(self, name: str) -> int | bytes:
-        """The value of an option of TCP-ENO."""
-
-    @abstractmethod
-    def _set_option(self, name: str, value: int | bytes) -> None:
-        """Set an option of TCP-ENO."""
 
     def _raise_failure(self) -> None:
         """Raise why the connection failed, if it did: as if for the first time."""
