@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Final, cast
 
 from tcpcrypt.aio.transport import SecureTransport
 from tcpcrypt.core.events import DataReceived, StreamEnded
+from tcpcrypt.sockets.buffers import BUFFER_SIZE, BUFFERS, FRAME_MAX, WIRE_MAX
 from tcpcrypt.sockets.conversation import Conversation, Failed
 from tcpcrypt.sockets.state import State, StateChanged
+from tcpcrypt.sockets.streams import Streams
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -35,19 +38,25 @@ Converse = Callable[
 """Makes the conversation of a connection, once it is known with whom."""
 OnState = Callable[[StateChanged], object]
 
-_SCRATCH: Final = 256 << 10
+_BULK: Final = 14_000
+"""Bytes of a write, or of all before it, or of what is received at once, from which on
+`Streams` moves them; up to there they take a few small frames, and no preparations."""
+_WRITES_ARE_COPIED: Final = sys.version_info < (3, 12)
+"""Whether asyncio's transports keep a copy of what the kernel has no room for."""
 _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class _Scratch(threading.local):
-    """What a thread receives into.
+    """What a thread receives into, and what it opens to.
 
-    An event loop fills and empties it in one breath, so that all connections of
-    a thread share it, and one that is idle has none.
+    An event loop fills and empties both in one breath, so that all connections of
+    a thread share them, and one that is idle has none.
     """
 
     def __init__(self) -> None:
-        self.view = memoryview(bytearray(_SCRATCH))
+        self.wire = memoryview(bytearray(BUFFER_SIZE))
+        self.view = self.wire[FRAME_MAX:]
+        self.plain = memoryview(bytearray(BUFFER_SIZE))
 
 
 _scratch: Final = _Scratch()
@@ -71,11 +80,14 @@ class Channel(asyncio.BufferedProtocol):
     __slots__ = (
         "_converse",
         "_factory",
+        "_is_copied",
         "_loop",
         "_made",
         "_on_state",
+        "_sent",
         "_settled",
         "_silent",
+        "_streams",
         "_task",
         "_timer",
         "_transport",
@@ -113,7 +125,10 @@ class Channel(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._views = False
+        self._is_copied = _WRITES_ARE_COPIED and isinstance(loop, asyncio.BaseEventLoop)
         self._silent = False
+        self._streams: Streams | None = None
+        self._sent = 0
         self._turning = False
         self.begun = time.monotonic()
         """When the connection came, on the monotonic clock."""
@@ -179,9 +194,15 @@ class Channel(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of the peer came."""
-        if not self.over:
+        if self.over:
+            return
+        if self._streams is not None:
+            self._open_frames(self._streams, nbytes)
+        else:
             self.conversation.receive_data(_scratch.view[:nbytes])
-            self._turn()
+            if nbytes >= _BULK:
+                self._prepare_for_bulk()
+        self._turn()
 
     def eof_received(self) -> bool:
         """The peer's TCP FIN came; it means nothing unless FINp came before."""
@@ -189,7 +210,7 @@ class Channel(asyncio.BufferedProtocol):
             return True
         conversation = self.conversation
         if isinstance(conversation, Conversation):
-            conversation.receive_eof()
+            (self._streams or conversation).receive_eof()
             self._turn()
         else:
             self._task = self._loop.create_task(self._check_end(conversation))
@@ -228,12 +249,18 @@ class Channel(asyncio.BufferedProtocol):
 
     def send(self, data: memoryview) -> None:
         """Seal and send; `data` may change afterwards."""
-        self.conversation.send(data)
-        self._flush()
+        self._sent += len(data)
+        if self._sent >= _BULK and self._streams is None:
+            self._prepare_for_bulk()
+        if self._streams is not None:
+            self._seal_frames(self._streams, data)
+        else:
+            self.conversation.send(data)
+            self._flush()
 
     def finish(self) -> None:
         """End the own stream by FINp."""
-        self.conversation.finish()
+        (self._streams or self.conversation).finish()
         self._flush()
 
     def finish_tcp(self) -> None:
@@ -329,16 +356,48 @@ class Channel(asyncio.BufferedProtocol):
         self._flush()
 
     def _flush(self) -> None:
-        if not self.over:
+        if self.over:
+            return
+        if self._streams is not None:
+            queue = self._streams.queue
+            while queue:
+                self.raw.write(queue.popleft())
+        else:
             for out in self.conversation.data_to_send():
                 self.raw.write(out)
+
+    def _prepare_for_bulk(self) -> None:
+        """Seal and open without a copy from here on."""
+        conversation = self.conversation
+        if isinstance(conversation, Conversation) and conversation.state is State.AES_MODE:
+            self._streams = Streams(conversation)
+            self._flush()
+
+    def _seal_frames(self, streams: Streams, data: memoryview) -> None:
+        while data and not self.over:
+            buffer = BUFFERS.take()
+            consumed, size = streams.seal(data, memoryview(buffer)[:WIRE_MAX])
+            data = data[consumed:]
+            self._flush()
+            if size:
+                self.raw.write(memoryview(buffer)[:size])
+            if self._is_copied or not self.raw.get_write_buffer_size():
+                BUFFERS.give(buffer)
+
+    def _open_frames(self, streams: Streams, nbytes: int) -> None:
+        out = _scratch.plain
+        if isinstance(self.application, ViewProtocol):
+            out = memoryview(bytearray(len(streams.rest) + nbytes))  # it may keep it
+        size = streams.open(_scratch.wire, FRAME_MAX + nbytes, out)
+        if size:
+            self._deliver(out[:size].toreadonly())
 
     def _lost(self, exc: BaseException | None) -> None:
         """The plain transport ended by itself.  A reset is never an end of the stream."""
         if not hasattr(self, "conversation"):
             self.error = exc or ConnectionAbortedError("connection was given up")
             return
-        self.conversation.receive_reset()
+        (self._streams or self.conversation).receive_reset()
         while (event := self.conversation.next_event()) is not None:
             if isinstance(event, Failed):
                 self.error = event.error
@@ -402,7 +461,7 @@ class Channel(asyncio.BufferedProtocol):
         self.over = True
         self._stop_watching()
         if hasattr(self, "conversation"):
-            self.conversation.close()
+            (self._streams or self.conversation).close()
 
     # --- the deadline of the handshake -------------------------------------------------
 
