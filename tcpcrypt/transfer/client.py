@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from tcpcrypt import sockets
-from tcpcrypt.errors import TcpcryptError
+from tcpcrypt.errors import HandshakeTimeoutError, TcpcryptError
 from tcpcrypt.sockets import SecureSocket, State, StateChanged
 from tcpcrypt.transfer import names
 from tcpcrypt.transfer.codes import Code, TransferError
@@ -33,8 +33,9 @@ from tcpcrypt.transfer.progress import Progress, readable
 from tcpcrypt.transfer.rules import IDLE_TIMEOUT
 from tcpcrypt.transfer.sender import Accepted, Delivered, Event, Failed, Sending
 from tcpcrypt.transfer.sender import Progress as Sent
-from tcpcrypt.transfer.source import Entry, Skipped, entries, stream_entry
+from tcpcrypt.transfer.source import Entry, Skipped, entries
 from tcpcrypt.transfer.status import FileError, Status, UsageError, retryable, status_of
+from tcpcrypt.transfer.stream import stream_entry
 
 __all__ = ["Order", "deliver"]
 
@@ -93,6 +94,7 @@ class _Delivery:
         self._bytes = 0
         self._attempts = 0
         self._offered = True
+        self._known = False
 
     def run(self) -> Status:
         """See `deliver`."""
@@ -104,7 +106,7 @@ class _Delivery:
             left, error = self._attempt(wanted)
             if error is None:
                 break
-            if not retryable(error):
+            if not retryable(error) or self._is_silence(error):
                 self._fail(error)
                 break
             pause = self._order.backoff.pause()
@@ -134,6 +136,7 @@ class _Delivery:
             secured = self._connect(self._step)
         except (OSError, TcpcryptError) as error:
             return self._sendable(wanted), error
+        self._known = True
         self._progress.say(
             "connected",
             f"connected to {self._order.host}: {secured.cipher}"
@@ -155,6 +158,10 @@ class _Delivery:
         if failure is None:
             return again, TransferError(Code.SHUTDOWN) if again else None
         return itertools.chain(again, sending.remaining()), failure
+
+    def _is_silence(self, error: Exception) -> bool:
+        """Whether nobody there has ever offered encryption, which no attempt changes."""
+        return isinstance(error, HandshakeTimeoutError) and not self._offered and not self._known
 
     def _step(self, event: StateChanged) -> None:
         if event.new is State.EXCHANGE_KEYS:

@@ -23,21 +23,24 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from tcpcrypt.transfer.codes import Code, MessageError
 from tcpcrypt.transfer.digest import DIGEST_LEN, Algorithm, Digest
 from tcpcrypt.transfer.names import COMPONENTS_MAX, PATH_MAX, Path
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
 __all__ = [
+    "AT",
     "BLOCK_MAX",
+    "DATA",
+    "DATA_HEADER",
     "FILES_MAX",
+    "HEADER",
+    "KINDS",
+    "LENGTHS_MAX",
     "PREFIXES_MAX",
+    "SIZE_MAX",
     "UNKNOWN_SIZE",
     "VERSION",
     "WINDOW_MAX",
@@ -50,7 +53,6 @@ __all__ = [
     "Hello",
     "Kind",
     "Message",
-    "Parser",
     "Put",
     "Receipt",
     "Refuse",
@@ -66,20 +68,20 @@ PREFIXES_MAX: Final = 20
 UNKNOWN_SIZE: Final = (1 << 64) - 1
 """Size in PUT of what has none before it ends, such as a pipe."""
 TRANSFER_ID_LEN: Final = 16
-_SIZE_MAX: Final = (1 << 63) - 1
+SIZE_MAX: Final = (1 << 63) - 1
 """Offsets of files are signed in every kernel."""
 _MAGIC: Final = b"STX"
 
-_HEADER: Final = struct.Struct(">BI")
+HEADER: Final = struct.Struct(">BI")
 _HELLO: Final = struct.Struct(">3sBIIHB")
 _PUT: Final = struct.Struct(f">I{TRANSFER_ID_LEN}sBBHQqI")
 _HAVE: Final = struct.Struct(">IB")
 _PREFIX: Final = struct.Struct(f">Q{DIGEST_LEN}s")
 _REFUSE: Final = struct.Struct(">IB")
-_AT: Final = struct.Struct(">IQ")
+AT: Final = struct.Struct(">IQ")
 _END: Final = struct.Struct(f">IBQB{DIGEST_LEN}s")
 _RECEIPT: Final = struct.Struct(f">IBB{DIGEST_LEN}s")
-_DATA_HEADER: Final = struct.Struct(">BIIQ")
+DATA_HEADER: Final = struct.Struct(">BIIQ")
 _PATH_WIRE_MAX: Final = 1 + COMPONENTS_MAX + PATH_MAX
 
 
@@ -167,7 +169,7 @@ class Put:
         """Raises `MessageError`."""
         head = _unpack(_PUT, body[: _PUT.size])
         file, transfer_id, kind, algorithm, mode, size, mtime, block = head
-        if _SIZE_MAX < size < UNKNOWN_SIZE:
+        if SIZE_MAX < size < UNKNOWN_SIZE:
             raise MessageError(Code.SIZE, f"{size} bytes")
         return cls(
             file,
@@ -250,12 +252,12 @@ class Ack:
 
     def build(self) -> bytes:
         """The message as sent."""
-        return _message(0x06, _AT.pack(self.file, self.offset))
+        return _message(0x06, AT.pack(self.file, self.offset))
 
     @classmethod
     def parse(cls, body: bytes) -> Ack:
         """Raises `MessageError`."""
-        return cls(*_unpack(_AT, body))
+        return cls(*_unpack(AT, body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +322,7 @@ class Alive:
 
     @classmethod
     def parse(cls, body: bytes) -> Alive:
-        """Never raises: `Parser` lets no body through."""
+        """Never raises: `parser.Parser` lets no body through."""
         return cls()
 
 
@@ -334,14 +336,14 @@ class Bye:
 
     @classmethod
     def parse(cls, body: bytes) -> Bye:
-        """Never raises: `Parser` lets no body through."""
+        """Never raises: `parser.Parser` lets no body through."""
         return cls()
 
 
 Message = Hello | Put | Have | Refuse | Data | Ack | End | Receipt | Alive | Bye
 
-_DATA: Final = 0x05
-_KINDS: Final[dict[int, type[Hello | Put | Have | Refuse | Ack | End | Receipt | Alive | Bye]]] = {
+DATA: Final = 0x05
+KINDS: Final[dict[int, type[Hello | Put | Have | Refuse | Ack | End | Receipt | Alive | Bye]]] = {
     0x01: Hello,
     0x02: Put,
     0x03: Have,
@@ -352,13 +354,13 @@ _KINDS: Final[dict[int, type[Hello | Put | Have | Refuse | Ack | End | Receipt |
     0x09: Alive,
     0x0A: Bye,
 }
-_LENGTHS_MAX: Final = {
+LENGTHS_MAX: Final = {
     0x01: _HELLO.size,
     0x02: _PUT.size + _PATH_WIRE_MAX,
     0x03: _HAVE.size + PREFIXES_MAX * _PREFIX.size,
     0x04: _REFUSE.size,
-    _DATA: _AT.size + BLOCK_MAX,
-    0x06: _AT.size,
+    DATA: AT.size + BLOCK_MAX,
+    0x06: AT.size,
     0x07: _END.size,
     0x08: _RECEIPT.size + _PATH_WIRE_MAX,
     0x09: 0,
@@ -369,81 +371,7 @@ _LENGTHS_MAX: Final = {
 
 def data_header(file: int, offset: int, length: int) -> bytes:
     """What stands before `length` bytes of a file in a DATA."""
-    return _DATA_HEADER.pack(_DATA, _AT.size + length, file, offset)
-
-
-class Parser:
-    """Messages of a stream that comes in pieces of any length.
-
-    It keeps less than one message, DATA never: that is handed on as it comes.
-    """
-
-    def __init__(self, block: int = BLOCK_MAX) -> None:
-        """Take no DATA with more than `block` bytes."""
-        self._kept = bytearray()
-        self._data_max = _AT.size + min(block, BLOCK_MAX)
-        self._file = self._offset = self._left = 0
-        """Of the DATA that is under way."""
-
-    @property
-    def between(self) -> bool:
-        """Whether the stream may end here: behind a message."""
-        return not self._kept and not self._left
-
-    def feed(self, data: ReadableBuffer) -> Iterator[Message]:
-        """The messages that end in `data`, and the file bytes that stand in it.
-
-        Iterate to the end.  Raises `MessageError`, after which nothing more can
-        be told of the stream.
-        """
-        view = memoryview(data).cast("B")
-        at, end = 0, len(view)
-        while at < end:
-            if self._left:
-                took = min(self._left, end - at)
-                yield Data(self._file, self._offset, view[at : at + took])
-                at, self._offset, self._left = at + took, self._offset + took, self._left - took
-                continue
-            need = self._needed() - len(self._kept)
-            self._kept += view[at : at + need]
-            at += min(need, end - at)
-            if len(self._kept) == self._needed():
-                message = self._whole()
-                if message is not None:
-                    yield message
-
-    def _header(self) -> tuple[int, int]:
-        kind, length = _HEADER.unpack_from(self._kept)
-        return kind, length
-
-    def _needed(self) -> int:
-        """Bytes to keep before anything can be said.  Raises `MessageError`."""
-        if len(self._kept) < _HEADER.size:
-            return _HEADER.size
-        kind, length = self._header()
-        limit = _LENGTHS_MAX.get(kind)
-        if limit is None:
-            raise MessageError(detail=f"message type 0x{kind:02x}")
-        if length > (self._data_max if kind == _DATA else limit):
-            code = Code.BLOCK_SIZE if kind == _DATA else Code.PROTOCOL
-            raise MessageError(code, f"a message of {length} bytes")
-        if kind == _DATA:
-            if length <= _AT.size:
-                raise MessageError(detail="a DATA without data")
-            return _DATA_HEADER.size
-        return _HEADER.size + length
-
-    def _whole(self) -> Message | None:
-        kind, length = self._header()
-        body = bytes(self._kept[_HEADER.size :])
-        self._kept.clear()
-        if kind == _DATA:
-            self._file, self._offset = _AT.unpack(body)
-            self._left = length - _AT.size
-            if self._offset + self._left > _SIZE_MAX:
-                raise MessageError(Code.SIZE, "an offset past 63 bits")
-            return None
-        return _KINDS[kind].parse(body)
+    return DATA_HEADER.pack(DATA, AT.size + length, file, offset)
 
 
 _E = TypeVar("_E", bound=enum.Enum)
@@ -464,7 +392,7 @@ def _failure(value: int) -> Code:
 
 
 def _message(kind: int, body: bytes) -> bytes:
-    return _HEADER.pack(kind, len(body)) + body
+    return HEADER.pack(kind, len(body)) + body
 
 
 def _unpack(form: struct.Struct, body: bytes) -> tuple[Any, ...]:

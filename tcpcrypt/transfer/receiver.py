@@ -33,12 +33,12 @@ from tcpcrypt.transfer.messages import (
     Hello,
     Kind,
     Message,
-    Parser,
     Put,
     Receipt,
     Refuse,
 )
 from tcpcrypt.transfer.names import Path
+from tcpcrypt.transfer.parser import Parser
 from tcpcrypt.transfer.part import Part
 from tcpcrypt.transfer.rules import ALIVE_INTERVAL, HELLO_TIMEOUT, IDLE_TIMEOUT
 

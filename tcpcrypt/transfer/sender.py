@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.errors import LocalError
+from tcpcrypt.transfer.batch import PIECES_MAX, Batch
 from tcpcrypt.transfer.buffers import Buffers, Uses
 from tcpcrypt.transfer.codes import Code, MessageError, TransferError
 from tcpcrypt.transfer.digest import Algorithm, Digest, Hashing, fastest
 from tcpcrypt.transfer.events import Accepted, Delivered, NotDelivered, Progress, SenderEvent
 from tcpcrypt.transfer.messages import (
     BLOCK_MAX,
+    DATA_HEADER,
     UNKNOWN_SIZE,
     Ack,
     Alive,
@@ -29,7 +31,6 @@ from tcpcrypt.transfer.messages import (
     Hello,
     Kind,
     Message,
-    Parser,
     Put,
     Receipt,
     Refuse,
@@ -37,6 +38,7 @@ from tcpcrypt.transfer.messages import (
 )
 from tcpcrypt.transfer.names import check_path
 from tcpcrypt.transfer.outgoing import TABLE, Action, Happened, Outgoing, Stage
+from tcpcrypt.transfer.parser import Parser
 from tcpcrypt.transfer.rules import ALIVE_INTERVAL, HELLO_TIMEOUT, IDLE_TIMEOUT
 from tcpcrypt.transfer.source import Entry, transfer_id
 
@@ -51,9 +53,6 @@ Failed = NotDelivered
 _BATCH: Final = 512 << 10
 """Bytes that are read and sent at once, about."""
 _BATCHES: Final = 3
-_PIECES_MAX: Final = 512
-"""Of a batch: the system reads into no more than 1024 at once."""
-_HEADER: Final = len(data_header(0, 0, 0))
 _SLACK: Final = 8192
 """Room in a batch for the longest of the other messages."""
 _PROOF_STEPS: Final = 16
@@ -91,8 +90,8 @@ class Sending:
         self._news = False
         self._parser = Parser()
         self._hashing = Hashing()
-        pieces = max(1, min(_PIECES_MAX, _BATCH // (block + _HEADER)))
-        self._room = pieces * (block + _HEADER) + _SLACK
+        pieces = max(1, min(PIECES_MAX, _BATCH // (block + DATA_HEADER.size)))
+        self._room = pieces * (block + DATA_HEADER.size) + _SLACK
         self._buffers = Buffers(_BATCHES, self._room + _SLACK)
         self._lent: Uses | None = None
         self._files: dict[int, Outgoing] = {}
@@ -128,12 +127,12 @@ class Sending:
         """
         self._tidy()
         uses = self._lent = self._buffers.take()
-        batch = _Batch(uses, self._room)
+        batch = Batch(uses, self._room)
         self._news = False
         if not self._greeted:
             self._greeted = True
             batch.add(Hello(BLOCK_MAX, self._block, 1, frozenset((self._algorithm,))).build())
-        while self._hello is not None and batch.room > self._block + _HEADER:
+        while self._hello is not None and batch.room > self._block + DATA_HEADER.size:
             if not self._announce(batch) and not self._advance(batch):
                 break
         if not batch.used and self._clock() - self._said >= ALIVE_INTERVAL:
@@ -297,10 +296,10 @@ class Sending:
                 self._current = None
             file.source.close()
 
-    def _announce(self, batch: _Batch) -> bool:
+    def _announce(self, batch: Batch) -> bool:
         """Announce the next file, if there is one and B has room for it."""
         hello = self._hello
-        if hello is None or self._bye or batch.room < _SLACK + self._block + _HEADER:
+        if hello is None or self._bye or batch.room < _SLACK + self._block + DATA_HEADER.size:
             return False
         with self._changed:
             if len(self._files) >= hello.files or (self._exhausted and self._files):
@@ -317,7 +316,7 @@ class Sending:
             return False
         return self._put(batch, entry)
 
-    def _put(self, batch: _Batch, entry: Entry) -> bool:
+    def _put(self, batch: Batch, entry: Entry) -> bool:
         try:
             check_path(entry.path)
             source = entry.open()
@@ -352,7 +351,7 @@ class Sending:
         )
         return True
 
-    def _advance(self, batch: _Batch) -> bool:
+    def _advance(self, batch: Batch) -> bool:
         """Go on with the file whose turn it is."""
         file = self._current
         if file is None or file.stage in {Stage.ENDED, Stage.OVER}:
@@ -388,7 +387,7 @@ class Sending:
             self._events.append(Accepted(file.entry, file.sent, size))
         return True
 
-    def _send(self, file: Outgoing, batch: _Batch) -> bool:
+    def _send(self, file: Outgoing, batch: Batch) -> bool:
         """Bytes of the file, as the window and the batch have room; or its end."""
         hello = self._hello
         if hello is None:
@@ -411,7 +410,7 @@ class Sending:
         batch.add(End(file.number, Code.OK, file.sent, digest).build())
         return True
 
-    def _read(self, file: Outgoing, batch: _Batch, window: int) -> int:
+    def _read(self, file: Outgoing, batch: Batch, window: int) -> int:
         source = file.source
         left = min(window, source.size - source.offset)
         pieces = batch.pieces(left, self._block)
@@ -429,7 +428,7 @@ class Sending:
                 self._inflight += size
         return took
 
-    def _give_up(self, file: Outgoing, batch: _Batch, code: Code, detail: str) -> None:
+    def _give_up(self, file: Outgoing, batch: Batch, code: Code, detail: str) -> None:
         self._hashing.settle()
         with self._changed:
             if file.stage is Stage.OVER:
@@ -447,47 +446,6 @@ class Sending:
         if file.source.size != UNKNOWN_SIZE or self._inflight >= hello.window:
             return None
         return file
-
-
-class _Batch:
-    """A buffer that messages are put into, one behind the other."""
-
-    def __init__(self, uses: Uses, limit: int) -> None:
-        self.uses = uses
-        self.used = 0
-        self._view = memoryview(uses.buffer)
-        self._limit = limit
-
-    @property
-    def room(self) -> int:
-        """Bytes for DATA; there is always some more for one other message."""
-        return self._limit - self.used
-
-    @property
-    def view(self) -> memoryview:
-        """All that is in it."""
-        return self._view[: self.used]
-
-    def add(self, message: bytes) -> None:
-        """A message."""
-        end = self.used + len(message)
-        self._view[self.used : end] = message
-        self.used = end
-
-    def pieces(self, size: int, block: int) -> list[memoryview]:
-        """Where up to `size` bytes of file may be read to, in blocks, with room for headers."""
-        found: list[memoryview] = []
-        at = self.used
-        while size > 0 and at + _HEADER < self._limit and len(found) < _PIECES_MAX:
-            length = min(block, size, self._limit - at - _HEADER)
-            found.append(self._view[at + _HEADER : at + _HEADER + length])
-            at, size = at + _HEADER + length, size - length
-        return found
-
-    def commit(self, header: bytes, size: int) -> None:
-        """The next piece holds `size` bytes."""
-        self._view[self.used : self.used + _HEADER] = header
-        self.used += _HEADER + size
 
 
 def _told(error: OSError) -> str:

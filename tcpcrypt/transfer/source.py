@@ -1,4 +1,4 @@
-"""What is sent: files, folders, and streams that can be read once.
+"""What is sent: files and folders (`tcpcrypt.transfer.stream` has what can be read once).
 
 A transfer id is derived from what the source is (device, inode, size, time of
 the last change) and where it goes, so that the sender keeps no state of its
@@ -9,10 +9,8 @@ gone on with for its digest, never for its name.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import select
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +20,7 @@ from typing import Final, Protocol
 from tcpcrypt.errors import LocalError
 from tcpcrypt.transfer.buffers import Uses
 from tcpcrypt.transfer.codes import Code, TransferError
-from tcpcrypt.transfer.digest import Algorithm, Digest, Hasher, Hashing
-from tcpcrypt.transfer.messages import UNKNOWN_SIZE
+from tcpcrypt.transfer.digest import Algorithm, Digest, Hashing
 from tcpcrypt.transfer.names import Path, check_component, check_path
 
 __all__ = [
@@ -31,28 +28,18 @@ __all__ = [
     "FileSource",
     "FolderSource",
     "Prefixes",
-    "Readable",
     "Skipped",
     "Source",
-    "StreamSource",
     "entries",
     "file_entry",
-    "stream_entry",
+    "transfer_id",
 ]
 
 _PROOF_READ: Final = 1 << 20
 _ID_LEN: Final = 16
-_NO_PREFIX: Final = "the receiver lost bytes that cannot be read again"
 
 Prefixes = tuple[tuple[int, bytes], ...]
 """As in a HAVE."""
-
-
-class Readable(Protocol):
-    """A binary file object without a buffer."""
-
-    def fileno(self) -> int: ...
-    def readinto(self, buffer: memoryview, /) -> int | None: ...
 
 
 class Source(Protocol):
@@ -134,12 +121,6 @@ def entries(local: str) -> Iterator[Entry | Skipped]:
 def file_entry(local: str | bytes, path: Path, *, follow: bool = True) -> Entry:
     """One file."""
     return Entry(path, True, lambda: FileSource(local, follow=follow))
-
-
-def stream_entry(stream: Readable, path: Path) -> Entry:
-    """What comes out of a pipe.  What is not acknowledged is kept for the next connection."""
-    source = StreamSource(stream)
-    return Entry(path, True, lambda: source)
 
 
 def _folder(local: str | bytes, path: Path) -> Iterator[Entry | Skipped]:
@@ -306,106 +287,6 @@ def _filled(buffers: Iterable[memoryview], size: int) -> Iterator[memoryview]:
             return
         yield view[:size]
         size -= len(view)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Bytes that are not durable at the receiver, as far as is known."""
-
-    offset: int
-    data: bytes
-    before: Hasher
-    """The digest of all before them."""
-
-    @property
-    def end(self) -> int:
-        return self.offset + len(self.data)
-
-
-class StreamSource:
-    """A stream.  It keeps no more than the window, and goes back no further."""
-
-    size = UNKNOWN_SIZE
-    mode = 0o644
-
-    def __init__(self, stream: Readable) -> None:
-        self._stream = stream
-        self._identity = os.urandom(_ID_LEN)
-        self._algorithm: Algorithm | None = None
-        self._chunks: deque[_Chunk] = deque()
-        self._hasher = Algorithm.SHA256.new()
-        self._end = 0
-        """Bytes that were read of the stream."""
-        self._offset = 0
-        self.mtime = 0
-        with contextlib.suppress(OSError, ValueError):
-            self.mtime = os.fstat(stream.fileno()).st_mtime_ns
-
-    @property
-    def offset(self) -> int:
-        return self._offset
-
-    def identity(self) -> bytes:
-        return self._identity
-
-    def start(self, prefixes: Prefixes, algorithm: Algorithm) -> Iterator[None]:
-        if self._algorithm is None:
-            self._algorithm, self._hasher = algorithm, algorithm.new()
-        if algorithm is not self._algorithm:
-            raise TransferError(Code.ALGORITHM, "the next connection allows another one only")
-        first = self._chunks[0].offset if self._chunks else self._end
-        known = [offset for offset, digest in prefixes if self._digest_at(offset) == digest]
-        if not known and first:
-            raise TransferError(Code.CHANGED, _NO_PREFIX)
-        self._offset = max(known, default=0)
-        return iter(())
-
-    def ready(self, timeout: float) -> bool:
-        if self._offset < self._end:
-            return True
-        try:
-            return bool(select.select([self._stream], [], [], timeout)[0])
-        except (ValueError, OSError):
-            return True  # it cannot be told: to read is the way to know
-
-    def read(self, buffers: list[memoryview], hashing: Hashing, uses: Uses) -> int:
-        buffer = buffers[0]
-        if self._offset < self._end:
-            chunk = next(chunk for chunk in self._chunks if chunk.end > self._offset)
-            data = chunk.data[self._offset - chunk.offset :][: len(buffer)]
-            buffer[: len(data)] = data
-            self._offset += len(data)
-            return len(data)
-        took = self._stream.readinto(buffer)
-        if not took:
-            return 0
-        data = bytes(buffer[:took])
-        self._chunks.append(_Chunk(self._end, data, self._hasher.copy()))
-        self._hasher.update(data)
-        self._end = self._offset = self._end + took
-        return took
-
-    def finish(self, hashing: Hashing) -> Digest:
-        if self._algorithm is None:
-            raise LocalError("the stream has not started")
-        return Digest(self._algorithm, self._hasher.digest())
-
-    def acknowledged(self, offset: int) -> None:
-        while self._chunks and self._chunks[0].end <= offset:
-            self._chunks.popleft()
-
-    def close(self) -> None:
-        """What is kept stays, for the next connection."""
-
-    def _digest_at(self, offset: int) -> bytes | None:
-        if offset == self._end:
-            return self._hasher.copy().digest()
-        for chunk in self._chunks:
-            if chunk.offset <= offset < chunk.end:
-                hasher = chunk.before.copy()
-                hasher.update(chunk.data[: offset - chunk.offset])
-                return hasher.digest()
-        return None
 
 
 def transfer_id(source: Source, peer: str, path: Path) -> bytes:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tcpcrypt.transfer.codes import MessageError
-from tcpcrypt.transfer.messages import Ack, Parser, Put, Receipt
+from tcpcrypt.transfer.messages import Ack, Put, Receipt
+from tcpcrypt.transfer.parser import Parser
 from tcpcrypt.transfer.receiver import Receiving
 from tcpcrypt.transfer.rules import Rules
 from tcpcrypt.transfer.sender import Sending

@@ -24,12 +24,12 @@ from tcpcrypt.transfer.messages import (
     Hello,
     Kind,
     Message,
-    Parser,
     Put,
     Receipt,
     Refuse,
     data_header,
 )
+from tcpcrypt.transfer.parser import Parser
 
 DIGEST = bytes(range(32))
 ID = bytes(range(16))

@@ -17,7 +17,8 @@ from transfer.memory_disk import MemoryDisk, PowerCut
 from tcpcrypt.transfer import part as part_module
 from tcpcrypt.transfer.codes import Code
 from tcpcrypt.transfer.digest import Algorithm
-from tcpcrypt.transfer.messages import Ack, Parser, Put, Receipt
+from tcpcrypt.transfer.messages import Ack, Put, Receipt
+from tcpcrypt.transfer.parser import Parser
 from tcpcrypt.transfer.receiver import Receiving
 from tcpcrypt.transfer.rules import OnExist, Rules
 from tcpcrypt.transfer.sender import Accepted, Delivered, Sending

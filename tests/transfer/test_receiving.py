@@ -28,12 +28,12 @@ from tcpcrypt.transfer.messages import (
     Hello,
     Kind,
     Message,
-    Parser,
     Put,
     Receipt,
     Refuse,
     data_header,
 )
+from tcpcrypt.transfer.parser import Parser
 from tcpcrypt.transfer.receiver import Completed, Failed, Receiving, Started
 from tcpcrypt.transfer.rules import OnExist, Rules
 from tcpcrypt.transfer.store import Store
