@@ -14,7 +14,7 @@ import selectors
 import socket
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Self
 
 from tcpcrypt.sockets.inband import InBandSocket
@@ -64,7 +64,7 @@ class SecureListener:
         if the keys of this host cannot be read, `OSError` of the listening socket.
         """
         deadline = Deadline(self._timeout)
-        with self._one:
+        with self._turn(deadline):
             polled = False
             while not self._ready:
                 if self._closed:
@@ -142,6 +142,18 @@ class SecureListener:
         return f"<SecureListener fd={self._sock.fileno()} handshakes={len(self._running)}>"
 
     # --- inside ------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _turn(self, deadline: Deadline) -> Iterator[None]:
+        """One thread at a time, of those that are in `accept`."""
+        if not self._one.acquire(blocking=False):
+            left = deadline.left()
+            if not self._one.acquire(timeout=-1 if left is None else left):
+                raise TimeoutError("timed out")
+        try:
+            yield
+        finally:
+            self._one.release()
 
     def _ring(self) -> None:
         if self._ready and not self._rung:

@@ -58,6 +58,23 @@ def test_accept_times_out(listen) -> None:
         listener.accept()
 
 
+def test_threads_that_accept_each_have_their_timeout(listen, pool) -> None:
+    listener = listen()
+    listener.settimeout(5.0)
+    first = pool.submit(listener.accept)
+    time.sleep(0.05)
+    listener.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        listener.accept()
+    listener.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+    assert not first.done()
+    listener.close()
+    with pytest.raises(OSError):
+        first.result(PATIENCE)
+
+
 def test_an_echo_server_in_turn(listen, connect, pool) -> None:
     listener = listen()
 
