@@ -193,6 +193,17 @@ class Session:
 
     def receive_eof(self) -> None:
         """The peer's TCP FIN came (section 3.7)."""
+        receiver = self._receiver
+        if (
+            self.established
+            and receiver is not None
+            and not self.config.profile.authenticated_end
+            and not receiver.finished
+            and receiver.between_frames
+        ):
+            receiver.finished = True
+            self._input(SessionInput.PEER_FINISH, None)
+            return
         reason = PeerReason.TRUNCATED if self.established else PeerReason.FIN_DURING_EXCHANGE
         self._input(SessionInput.TCP_EOF, TruncationError(reason))
 
@@ -232,6 +243,7 @@ class Session:
     def finish(self) -> None:
         """End the own stream; FINp follows what was sent before (section 3.7).
 
+        In a profile without FINp nothing does, and TCP FIN is all there is.
         Raises `LocalError` if it was finished already.
         """
         self._may_send()
@@ -242,9 +254,12 @@ class Session:
     def rekey(self) -> None:
         """Go to a new key and tell the peer at once (section 3.8).
 
-        Raises `LocalError` before the keys are there or after `finish`.
+        Raises `LocalError` before the keys are there, after `finish`, or in a
+        profile without key generations.
         """
         self._may_send()
+        if not self.config.profile.rekeying:
+            raise LocalError(f"profile {self.config.profile.name} has no rekeying")
         if self._sender is None or self._receiver is None:
             raise LocalError("no keys yet")
         if self._sender.announcing:
@@ -362,7 +377,11 @@ class Session:
         urgent: int = -1,
     ) -> None:
         before = sender.generation
-        sender.seal(data, fin=fin, urgent=urgent)
+        try:
+            sender.seal(data, fin=fin, urgent=urgent)
+        except PeerError as error:
+            self._abort(SessionInput.FAULT, error)
+            return
         self._report_keys(sender, before)
 
     def _advance(self, sender: RecordSender) -> None:
@@ -375,7 +394,10 @@ class Session:
             self._events.append(Rekeyed(Direction.SENDING, generation))
 
     def _seal_fin(self, sender: RecordSender) -> None:
-        self._seal(sender, fin=True)
+        if self.config.profile.authenticated_end:
+            self._seal(sender, fin=True)
+        else:
+            sender.end()
         self._input(SessionInput.FINISH, None)
 
     def _receive_init(self, data: ReadableBuffer) -> ReadableBuffer:
@@ -389,7 +411,7 @@ class Session:
                 self._init_out = exchange.to_send
             outcome = exchange.outcome
             self._start(
-                SessionSecret(outcome.prk),
+                SessionSecret(outcome.prk, form=self.config.profile.resumption),
                 b"",
                 outcome.aead,
                 outcome.peer_identity,
@@ -560,7 +582,7 @@ class Session:
         )
         self.state = following
         if verdict is Verdict.END:
-            self._events.append(StreamEnded())
+            self._events.append(StreamEnded(self.config.profile.authenticated_end))
         elif verdict is Verdict.ABORT:
             if error is None:
                 raise LocalError(f"{happened.value} is impossible in this state")

@@ -33,9 +33,8 @@ class ResumptionForm(enum.IntEnum):
     """RFC 8548 section 3.5: the sender's half of resume[i], then its nonce; either
     host may open; the answer names the session, too."""
     SESSION_ID = 1
-    """Stanford 2016: bytes 1 to 9 of the next session ID, no nonce, beside the bare
-    TEP; only the original A opens; the answer is the bare TEP byte with bit `v`, and
-    the first ACK carries no ENO."""
+    """Stanford 2016: bytes 1 to 9 of the next session ID, no nonce, behind the same
+    TEP without data; the answer is the TEP byte with bit `v` and nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,12 @@ class WireProfile:
     """The global suboption stands before all others; otherwise between those without
     data and those with, and a zero one is never sent."""
     resumption: ResumptionForm = ResumptionForm.RESUME_IDENTIFIER
+    either_resumes: bool = True
+    """Either host of a session may open the next one; otherwise its A alone."""
+    resumed_ack_bare: bool = False
+    """The first ACK of a connection that resumes carries no ENO."""
+    init1_in_first_ack: bool = False
+    """Peers expect Init1 in the first segment behind the SYN, and give up otherwise."""
     teps: tuple[int, ...] | None = None
     """TEPs that may be offered, None: any.  Peers have died of others."""
     aeads: tuple[int, ...] | None = None
@@ -105,6 +110,9 @@ STANFORD: Final = WireProfile(
     role_bit=False,
     global_first=False,
     resumption=ResumptionForm.SESSION_ID,
+    either_resumes=False,
+    resumed_ack_bare=True,
+    init1_in_first_ack=True,
     teps=(Tep.ECDHE_P256, Tep.ECDHE_P521),
     aeads=(AeadId.AES_128_GCM, AeadId.AES_256_GCM),
     authenticated_end=False,
