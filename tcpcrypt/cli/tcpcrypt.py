@@ -45,6 +45,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "let a daemon stay that was started with `tcpcrypt up --confirm`",
         "tcpcrypt confirm",
     ),
+    "decode": Command(
+        "tcpcrypt.cli.decode",
+        "print the plaintext of captured connections whose secrets are known",
+        "tcpcrypt decode capture.pcap --keylog keys.log --stream 0",
+    ),
     "demo": Command(
         "tcpcrypt.cli.demo",
         "encrypt curl and a web server between two hosts, and prove it",
