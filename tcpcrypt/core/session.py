@@ -27,6 +27,7 @@ from tcpcrypt.core.events import (
     UrgentReceived,
 )
 from tcpcrypt.core.exchange import Exchange
+from tcpcrypt.core.key_log import KeyLine, KeyLog
 from tcpcrypt.core.lease import Lease, Returned
 from tcpcrypt.core.lifecycle import TABLE, SessionInput, SessionState, Verdict
 from tcpcrypt.core.negotiation import Negotiated
@@ -70,7 +71,7 @@ class Session:
     `resumption` and `peer` are the cache and the name under which this session
     may be resumed.  `sent_before` and `received_before` count the bytes of each
     stream that precede the Init messages; not zero only where negotiation took
-    place in the streams.
+    place in the streams.  `key_log` is given the secret of the session.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Session:
         peer: bytes = b"",
         sent_before: int = 0,
         received_before: int = 0,
+        key_log: KeyLog | None = None,
         random: RandomBytes = os.urandom,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -92,6 +94,7 @@ class Session:
         self._peer_name = peer
         self._sent_before = sent_before
         self._received_before = received_before
+        self._key_log = key_log
         self._events: deque[Event] = deque()
         self._unsent: deque[tuple[bytes, int]] = deque()
         self._finish_wanted = False
@@ -416,6 +419,7 @@ class Session:
                 outcome.aead,
                 outcome.peer_identity,
                 original_role=self.role,
+                nonce_a=outcome.nonce_a,
             )
         return rest
 
@@ -453,11 +457,19 @@ class Session:
         peer_identity: bytes | None,
         *,
         original_role: Role,
+        nonce_a: bytes = b"",
     ) -> None:
         """Derive everything from ss[i] (section 3.3) and open both streams."""
         negotiated, exchange = self.negotiated, self._exchange
         aead = aead_parameters(aead_id)
-        session_id, master, following = secret.use(negotiated.tep_byte, sn)
+        if self._key_log is None:
+            session_id, master, following = secret.use(negotiated.tep_byte, sn)
+        else:
+            opener = original_role if self.role is Role.A else original_role.peer
+            match = nonce_a or secret.resume_ids()[opener]
+            with secret.copy() as ss:
+                session_id, master, following = secret.use(negotiated.tep_byte, sn)
+                self._key_log(KeyLine(match, session_id, ss, sn, aead_id, opener))
         ring = self._ring = KeyRing(master, aead, original_role)
         own_init = exchange.sent_len if exchange is not None else 0
         peer_init = exchange.received_len if exchange is not None else 0

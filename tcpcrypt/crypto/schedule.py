@@ -171,6 +171,10 @@ class SessionSecret:
         self._ss.wipe()
         return session_id, master, following
 
+    def copy(self) -> Secret:
+        """ss[i], this one staying as it is: for a key log."""
+        return Secret(self._ss.view())
+
     def take(self) -> Secret:
         """Hand ss[i] over to who keeps it; consumes this object, not the secret."""
         with self._ss as ss:

@@ -38,9 +38,9 @@ class Agreed:
     """Bit `a` of client and server."""
     resuming: bool = False
     identifier: bytes = b""
-    """What the client names the session by that is resumed."""
+    """What host A, of this connection, names the session by that is resumed."""
     nonces: tuple[bytes, bytes] = (b"", b"")
-    """For the resumption, of client and server."""
+    """For the resumption, of hosts A and B of this connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _resumption(
             return Undecodable(profile, chosen.tep, why)
         return Plain(FallbackReason.NO_COMMON_TEP)
     suffix = profile.transcript_suffix
-    first, second = raw if a else raw[::-1]
+    first, second = _ordered(raw[0], raw[1], a)
     by_name = profile.resumption is ResumptionForm.RESUME_IDENTIFIER
     resuming = bool(offer.identifier and (answer.identifier if by_name else answer.accepts))
     return Agreed(
@@ -170,9 +170,14 @@ def _resumption(
         client_is_a=a,
         application_aware=(options[0].application_aware, options[1].application_aware),
         resuming=resuming,
-        identifier=offer.identifier if resuming else b"",
-        nonces=(offer.nonce, answer.nonce) if resuming else (b"", b""),
+        identifier=(offer if a else answer).identifier if resuming else b"",
+        nonces=_ordered(offer.nonce, answer.nonce, a) if resuming else (b"", b""),
     )
+
+
+def _ordered(client: bytes, server: bytes, client_is_a: bool) -> tuple[bytes, bytes]:
+    """What belongs to hosts A and B, in this order."""
+    return (client, server) if client_is_a else (server, client)
 
 
 def _offer(spec: TepSpec, option: SynOption) -> Offer | None:

@@ -110,7 +110,8 @@ def _from_ss(
             " with what the capture shows"
         )
     chain = Chain(following.take(), aead_id)
-    return SessionKeys(session_id, parameters, opener is Role.A, lambda: use()[1]), chain
+    client_sends_ab = (opener is Role.A) is agreed.client_is_a
+    return SessionKeys(session_id, parameters, client_sends_ab, lambda: use()[1]), chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +128,13 @@ class FromLine:
             raise UnusableError(
                 f"{self.source}: it names AEAD {line.aead:#06x}, and Init2 {exchange.aead:#06x}"
             )
-        # In a fresh exchange the options tell, in whichever order the hosts opened.
-        opener = _fresh_role(agreed) if exchange is not None else line.opener
         return _from_ss(
             self.source,
             agreed,
             line.ss,
             sn=line.sn,
             aead_id=line.aead,
-            opener=opener,
+            opener=line.opener,
             stated=line.session_id,
         )
 
@@ -167,7 +166,7 @@ class FromExchange:
             ss,
             sn=b"",
             aead_id=exchange.aead,
-            opener=_fresh_role(agreed),
+            opener=Role.A,
             stated=self.session_id,
         )
 
@@ -232,8 +231,7 @@ class _Following:
 
     def keys(self, agreed: Agreed, exchange: Exchange | None) -> tuple[SessionKeys, Chain | None]:
         """See `Material.keys`."""
-        client, server = agreed.nonces
-        nonces = (client, server) if self.opener is Role.A else (server, client)
+        nonces = agreed.nonces if self.opener is Role.A else agreed.nonces[::-1]
         sn = agreed.spec.sn(*nonces, agreed.eno_transcript)
         return _from_ss(self.source, agreed, self.ss, sn=sn, aead_id=self.aead, opener=self.opener)
 
@@ -290,8 +288,3 @@ class KeyStore:
                         (form, identifier), _Following(source, ss, chain.aead, role)
                     )
                 secret = following
-
-
-def _fresh_role(agreed: Agreed) -> Role:
-    """The client's role in a fresh exchange."""
-    return Role.A if agreed.client_is_a else Role.B
