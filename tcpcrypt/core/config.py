@@ -113,6 +113,8 @@ class Config:
 
         Raises `LocalError` if no TEP or no AEAD algorithm is left.
         """
+        if profile is self.profile:
+            return self
         if profile.teps is None or profile.aeads is None:
             return replace(self, profile=profile)
         teps = tuple(tep for tep in self.teps if tep in profile.teps)

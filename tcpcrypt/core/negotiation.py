@@ -121,6 +121,18 @@ class Negotiation:
         """The SYN-form option of this host, once it is fixed."""
         return self._own
 
+    @property
+    def awaits_init1(self) -> bool:
+        """Whether no segment without data may leave: the peer expects Init1 in the first."""
+        outcome = self.outcome
+        return (
+            self._config.profile.init1_in_first_ack
+            and self._opener is Opener.ACTIVE
+            and isinstance(outcome, Negotiated)
+            and not outcome.resuming
+            and not self._peer_sent_non_syn
+        )
+
     def abandon(self) -> None:
         """The connection is gone, and nothing may wait for it any more.  Idempotent."""
         if self.outcome is None:

@@ -318,9 +318,21 @@ KEYS: Final[tuple[Key, ...]] = (
         "policy",
         "profile",
         "rfc8548",
-        {"rfc8548": "the protocol on the wire is that of RFC 8548"},
-        "The dialect spoken on the wire.",
-        planned=("stanford", "tcps"),
+        {
+            "rfc8548": "the protocol on the wire is that of RFC 8548",
+            "stanford": "the protocol on the wire is that of the Stanford tcpcryptd of 2016",
+            "both": "the protocol on the wire is that of RFC 8548 or that of the Stanford"
+            " tcpcryptd, as the other host has it",
+        },
+        "The dialect spoken on the wire.  The Stanford tcpcryptd (drafts tcpinc-tcpeno-03 and"
+        " tcpinc-tcpcrypt-02) knows no other than its own, which is weaker: nothing protects the"
+        " end of a stream, so that a forged FIN cuts data off unnoticed, and a resumed session"
+        ' has no randomness of its own.  With "both", a host that connects here is answered in its'
+        " dialect; where this host connects, it offers RFC 8548 first, and the other dialect on"
+        " the next connection if that did not lead to encryption.  Only policies without `auth`"
+        ' and `pq` may have "stanford" or "both", and only TEPs 0x21 and 0x22 and AES-GCM serve'
+        " there.",
+        planned=("tcps",),
     ),
     _choice(
         "policy",

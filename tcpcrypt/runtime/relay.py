@@ -8,7 +8,7 @@ How a connection ends is carried over, and nothing else looks like an end:
 
     application: FIN         peer: FINp, then FIN
     peer: FINp               application: FIN
-    peer: FIN, no FINp       application: RST
+    peer: FIN, no FINp       application: RST (or FIN, in a profile that has no FINp)
     RST on either side       the other side: RST
     a bad frame, a timeout   both: RST
     a peer that is not whom  both: RST
@@ -123,6 +123,9 @@ class Relay:
             drained=self._regulate,
             failed=lambda _error: self._outer_lost(),
         )
+        if session is not None and session.config.profile.frame_per_segment:
+            # Linux joins nothing to such a segment, not even when it is sent again.
+            self._outer.send_flags = socket.MSG_EOR
 
     @property
     def sent(self) -> int:

@@ -255,7 +255,10 @@ BAD = [
     (OPEN + "auth = 'tofu'\npq = 'require'", 4, "policy 1, pq", "may go in the clear"),
     ("[daemon]\nstate = 'x'", 2, "daemon.state", "not an absolute path"),
     ("[daemon]\ntofu_enforce = 'no'", 2, "daemon.tofu_enforce", "neither true nor false"),
-    (POLICY + "profile = 'stanford'", 3, "policy 1, profile", "this version does not have"),
+    (OPEN + "profile = 'stanford'\nauth = 'tofu'", 3, "policy 1, profile", "proves nothing"),
+    (OPEN + "profile = 'both'\npq = 'prefer'", 3, "policy 1, profile", 'need "rfc8548"'),
+    ("[crypto]\nteps = [0x23]\n" + OPEN + "profile = 'both'", 5, "policy 1, profile", "none of the configured TEPs"),
+    ("[crypto]\naeads = ['chacha20-poly1305']\n" + OPEN + "profile = 'stanford'", 5, "policy 1, profile", "none of the configured AEAD"),
     (POLICY + "profile = 'tcps'", 3, "policy 1, profile", "this version does not have"),
     (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
     # what is not what it should be
