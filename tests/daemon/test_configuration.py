@@ -259,8 +259,8 @@ BAD = [
     ("[daemon]\ntofu_enforce = 'no'", 2, "daemon.tofu_enforce", "neither true nor false"),
     (OPEN + "profile = 'stanford'\nauth = 'tofu'", 3, "policy 1, profile", "proves nothing"),
     (OPEN + "profile = 'both'\npq = 'prefer'", 3, "policy 1, profile", 'need "rfc8548"'),
-    (X25519_ALONE + OPEN + "profile = 'both'", 5, "policy 1, profile", "none of the configured TEPs"),
-    (CHACHA_ALONE + OPEN + "profile = 'stanford'", 5, "policy 1, profile", "none of the configured A"),
+    (X25519_ALONE + OPEN + "profile = 'both'", 5, "policy 1, profile", "none of the"),
+    (CHACHA_ALONE + OPEN + "profile = 'stanford'", 5, "policy 1, profile", "none of the"),
     (POLICY + "profile = 'tcps'", 3, "policy 1, profile", "this version does not have"),
     (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
     # what is not what it should be
