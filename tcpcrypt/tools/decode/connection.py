@@ -76,14 +76,15 @@ class Connection:
         """Options of the client's first segment without SYN."""
         self._over = False
         """Nothing more can be read, whatever comes."""
+        self._finished = False
 
     @property
     def opening(self) -> bool:
         """Only SYNs of the client have been seen."""
         return self.server.isn is None and self._first_ack is None
 
-    def segment(self, segment: Segment, from_client: bool, time: float, cut: bool) -> None:
-        """Take a segment of this connection; `cut`: the capture has not all of it."""
+    def segment(self, segment: Segment, from_client: bool, time: float, missing: int = 0) -> None:
+        """Take a segment of this connection; its last `missing` bytes were not captured."""
         mine, other = (self.client, self.server) if from_client else (self.server, self.client)
         flags, seq, payload = segment.flags, segment.seq, segment.payload
         if flags.syn:
@@ -100,11 +101,11 @@ class Connection:
             self._first_ack = bytes(segment.options)
         if mine.isn is None:
             return
-        mine.cut |= cut
         if flags.fin and mine.fin_at is None:
             mine.fin_at = mine.stream.offset(seq + len(payload))
+        mine.cut |= missing > 0
         if not self._over:
-            mine.stream.add(seq, payload)
+            mine.stream.add(seq, payload[: max(0, len(payload) - missing)])
             self._advance(time)
 
     @staticmethod
@@ -187,12 +188,12 @@ class Connection:
         if agreed.profile is not None:
             report.profile = agreed.profile.name
         report.tep = agreed.tep
+        for direction in (report.client_to_server, report.server_to_client):
+            direction.frames, direction.authenticated = 0, False
         if isinstance(agreed, Undecodable):
             self._give_up(agreed.why)
             return
         report.resumed, report.application_aware = agreed.resuming, agreed.application_aware
-        for direction in (report.client_to_server, report.server_to_client):
-            direction.frames, direction.authenticated = 0, False
 
     # --- keys --------------------------------------------------------------------------
 
@@ -280,6 +281,9 @@ class Connection:
 
     def finish(self, time: float) -> None:
         """Nothing more comes.  Idempotent."""
+        if self._finished:
+            return
+        self._finished = True
         if self.client.isn is None or self.server.isn is None:
             self._no_beginning()
         elif self._agreed is None:
@@ -292,15 +296,10 @@ class Connection:
         self._over = True
 
     def _no_beginning(self) -> None:
-        if self._over or self._agreed is not None:
-            return
         if self.client.isn is None:
-            why = "its beginning is not in the capture"
-        else:
-            self.report.profile = _PLAIN
-            why = "" if self.server.reset or self.opening else "no SYN-ACK is in the capture"
-        if why:
-            self._give_up(why)
+            self._give_up("its beginning is not in the capture")
+        elif self._agreed is None:
+            self.report.profile = _PLAIN  # nobody answered
 
     def _why_no_exchange(self, agreed: Agreed) -> str:
         host_a = self.client if agreed.client_is_a else self.server

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tcpcrypt.errors import PeerError, PeerReason
 from tcpcrypt.tools.decode.capture import Packet
 from tcpcrypt.tools.decode.connection import Connection
@@ -12,6 +14,7 @@ from tcpcrypt.wire.segment import Segment
 
 __all__ = ["Decoder"]
 
+_IPV6_LEN: Final = 40
 Flow = tuple[bytes, int, bytes, int]
 
 
@@ -32,8 +35,10 @@ class Decoder:
     def packet(self, packet: Packet) -> None:
         """Take an IP packet; what is not TCP is passed over."""
         self._time = packet.time
+        missing = _missing(packet.data) if packet.cut else 0
+        data = bytes(packet.data) + bytes(missing) if missing else packet.data
         try:
-            segment = Segment.parse(packet.data)
+            segment = Segment.parse(data)
         except PeerError as error:
             if error.reason is PeerReason.SEGMENT_FRAGMENT:
                 self._fragments.add(_hosts(packet.data))
@@ -41,7 +46,7 @@ class Decoder:
                 self.damaged += 1
             return
         connection, from_client = self._find(segment)
-        connection.segment(segment, from_client, packet.time, packet.cut)
+        connection.segment(segment, from_client, packet.time, missing)
 
     def finish(self) -> list[ConnectionReport]:
         """All connections, in the order of their first packets."""
@@ -86,6 +91,15 @@ class Decoder:
         self._by_flow[flow] = connection, not answer
         self._by_flow[back] = connection, answer
         return self._by_flow[flow]
+
+
+def _missing(packet: memoryview) -> int:
+    """Bytes that a packet should have and the capture has not."""
+    if packet[0] >> 4 == 6:
+        length = _IPV6_LEN + int.from_bytes(packet[4:6], "big")
+    else:
+        length = int.from_bytes(packet[2:4], "big")
+    return max(0, length - len(packet))
 
 
 def _pair(flow: Flow) -> frozenset[bytes]:
