@@ -70,6 +70,7 @@ class DaemonSettings:
     """4, 6 or both; empty: those that this host has."""
     log: str = "auto"
     """"auto", "stderr", "journald" or the absolute path of a file."""
+    keylog: Path | None = None
     path_memory: float = 600.0
     """Seconds."""
     guard: str = "keep"

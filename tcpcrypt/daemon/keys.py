@@ -86,7 +86,7 @@ SECTIONS: Final = {
     " names every TCP connection of this host.",
 }
 
-PLANNED: Final = {("daemon", "keylog"), ("daemon", "metrics")}
+PLANNED: Final = {("daemon", "metrics")}
 """Keys with a meaning that this version does not have."""
 
 KEYS: Final[tuple[Key, ...]] = (
@@ -152,6 +152,18 @@ KEYS: Final[tuple[Key, ...]] = (
         "The log goes to {}.",
         'Where the log goes: a file, standard error, or the journal; "auto" means the journal'
         " where systemd started the daemon, and standard error elsewhere.",
+    ),
+    Key(
+        "daemon",
+        "keylog",
+        values.KEYLOG,
+        '"none"',
+        '"/root/tcpcrypt.keys"',
+        "The secrets of connections, by which captures are decrypted, are appended to {}.",
+        "For finding faults only: a file to which the secret of each connection is appended, from"
+        " which `tcpcrypt decode` reads captures.  Whoever has it can decrypt every connection"
+        " that was made meanwhile, and those that resume them.  It is made with mode 0600; one"
+        " that others may read is refused.  The log warns of it at each start.",
     ),
     Key(
         "daemon",

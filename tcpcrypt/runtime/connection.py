@@ -228,7 +228,14 @@ class Connection(ABC):
         self._transcript = negotiated.eno_transcript
         if config.profile.frame_per_segment and self._outer is not None:
             config = _for_segments(config, self._outer)
-        return Session(config, negotiated, resumption=self._context.resumption, peer=peer)
+        context = self._context
+        return Session(
+            config,
+            negotiated,
+            resumption=context.resumption,
+            peer=peer,
+            key_log=context.key_log,
+        )
 
     def _on_ready(self, established: Established | None) -> None:
         if established is not None:

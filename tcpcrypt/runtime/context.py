@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tcpcrypt.core.config import Config
+from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import LocalError
@@ -38,6 +39,8 @@ class Settings:
     """What carries the option: `auto`, `nfqueue` or `sockops`."""
     path_memory: float = 600.0
     """Seconds for which a peer or path without TCP-ENO is left alone; 0: never."""
+    key_log: KeyLog | None = None
+    """Takes the secret of each session; None, as a rule."""
 
     def __post_init__(self) -> None:
         """Raises `LocalError` for policies that the backend cannot serve."""
@@ -98,6 +101,7 @@ class Context:
     report: Report
     authentication: Authentication
     pump: Pumping | None = None
+    key_log: KeyLog | None = None
     numbers: int = 0
     _configured: dict[tuple[int, str], tuple[Policy, Config, Config]] = field(default_factory=dict)
 

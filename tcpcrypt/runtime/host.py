@@ -127,6 +127,7 @@ class Host:
             report=report,
             authentication=Authentication(trust, remember),
             pump=Pumping.open(self.loop),
+            key_log=settings.key_log,
         )
         self.overview = Overview(
             self._context,
