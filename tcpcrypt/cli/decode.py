@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
     faults = _feed(decoder, read_capture(arguments.capture))
     reports = decoder.finish()
     if decoder.damaged:
-        faults.append(f"{decoder.damaged} packets contradict themselves and were left out")
+        _tell(arguments, f"{decoder.damaged} packets contradict themselves and were left out")
     if arguments.stream is not None:
         if arguments.stream >= len(reports):
             raise CaptureError(
@@ -98,14 +98,19 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         faults += reports[0].errors
     for fault in faults:
-        print(f"tcpcrypt: {arguments.capture}: {fault}", file=sys.stderr)
+        _tell(arguments, fault)
     return 0 if not faults and all(report.ok for report in reports) else 1
+
+
+def _tell(arguments: argparse.Namespace, what: str) -> None:
+    print(f"tcpcrypt: {arguments.capture}: {what}", file=sys.stderr)
 
 
 def _secrets(arguments: argparse.Namespace) -> KeyStore:
     store = KeyStore()
     for path in arguments.keylog or ():
-        read_key_log(path, store)
+        for fault in read_key_log(path, store):
+            print(f"tcpcrypt: {fault}; it was left out", file=sys.stderr)
     if arguments.secrets is not None:
         read_secrets(arguments.secrets, store)
     return store

@@ -252,6 +252,26 @@ def test_a_line_that_is_being_written_is_left_out(
     assert capsys.readouterr().err == ""
 
 
+def test_a_broken_line_among_good_ones_is_told_of_and_left_out(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = talk(record(Host(), Host()))
+    files.put(recorded)
+    files.keylog.write_text(f"{recorded.lines[0][:80]}\n{recorded.lines[0]}\n")
+    assert files.run() == 0
+    assert "keys.log: line 1: not a line of 7 fields" in capsys.readouterr().err
+
+
+def test_packets_that_contradict_themselves_are_told_of(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = talk(record(Host(), Host()))
+    files.put(recorded)
+    write(files.capture, [*recorded.packets, b"\x4f" + bytes(40), b"\x60" + bytes(10)])
+    assert files.run() == 0
+    assert "2 packets contradict themselves and were left out" in capsys.readouterr().err
+
+
 def test_a_damaged_capture_is_read_as_far_as_it_goes(
     files: Files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

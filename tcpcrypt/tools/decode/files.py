@@ -18,6 +18,7 @@ __all__ = ["SecretFileError", "read_key_log", "read_secrets"]
 
 _SIZE_MAX: Final = 1 << 28
 """Bytes of a file that are read at most."""
+_FAULTS_MAX: Final = 20
 _COMMENT: Final = "#"
 _AEAD_BY_KEY_LEN: Final = {16: AeadId.AES_128_GCM, 32: AeadId.AES_256_GCM}
 
@@ -26,13 +27,16 @@ class SecretFileError(LocalError):
     """A file that cannot be read, or holds no secrets of a known form."""
 
 
-def read_key_log(path: Path, store: KeyStore) -> None:
-    """Add the lines of a key log (`tcpcrypt.core.key_log`).
+def read_key_log(path: Path, store: KeyStore) -> list[str]:
+    """Add the lines of a key log (`tcpcrypt.core.key_log`); returns what is wrong with some.
 
     Empty lines and those that begin with `#` are left out, and so is a last line
-    without an end, which is still being written.  Raises `SecretFileError` with the
-    number of a line that is none.
+    without an end, which is still being written.  A disk that was full leaves
+    parts of lines.  Raises `SecretFileError` for a file without any good line
+    and with bad ones.
     """
+    before = store.entries
+    faults = []
     text = _read(path)
     lines = text.split("\n")
     unfinished = lines.pop()
@@ -44,12 +48,16 @@ def read_key_log(path: Path, store: KeyStore) -> None:
         try:
             line = KeyLine.parse(text_line)
         except LocalError as error:
-            raise SecretFileError(f"{path}: line {number}: {error}") from None
+            faults.append(f"{path}: line {number}: {error}")
+            continue
         source = f"{path.name}, line {number}"
         add = store.add_resumed if line.resumed else store.add_fresh
         add(line.match, FromLine(source, line))
         following = SessionSecret(Secret(line.ss.view())).peek_next().take()
         store.add_chain(source, Chain(following, line.aead))
+    if faults and store.entries == before:
+        raise SecretFileError(faults[0])
+    return faults[:_FAULTS_MAX]
 
 
 def _parses(line: str) -> bool:
