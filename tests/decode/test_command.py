@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def test_json_says_everything(files: Files, capsys: pytest.CaptureFixture[str]) 
         "server_to_client": direction(b"answer " * 1000, 6),
         "errors": [],
     }
+
+
+def test_the_document_names_every_field(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    files.put(talk(record(Host(), Host())))
+    assert files.run("--json") == 0
+    (connection,) = json.loads(capsys.readouterr().out)["connections"]
+    text = (Path(__file__).parents[2] / "docs" / "decode.md").read_text()
+    rows = "\n".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", rows)) == {*connection, *connection["client_to_server"]}
 
 
 def test_a_capture_of_the_real_daemon(capsys: pytest.CaptureFixture[str]) -> None:
