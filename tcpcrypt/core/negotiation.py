@@ -110,11 +110,12 @@ class Negotiation:
         """True when no later segment of the connection needs to be shown.
 
         RFC 8547 section 4.6: ENO goes into every segment until the peer's first
-        one without SYN has come.
+        one without SYN has come; where the first ACK carries none, into no more.
         """
         if self.outcome is None:
             return False
-        return self._peer_sent_non_syn or isinstance(self.outcome, Fallback)
+        plain = isinstance(self.outcome, Fallback)
+        return self._peer_sent_non_syn or plain or self._bare_ack
 
     @property
     def own(self) -> OfferedOption | None:

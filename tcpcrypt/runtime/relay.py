@@ -51,6 +51,11 @@ _LEND_AFTER: Final = 4
 """Reads until a connection goes to the pump: what is over sooner does without."""
 _LEND_AFTER_BYTES: Final = 32 * 1024
 
+_SEGMENTS_SNDBUF: Final = 64 << 10
+"""For a peer that takes each segment for a frame: some fifty are under way at most.
+The Stanford tcpcryptd keeps track of a hundred, and its queue holds hardly more;
+what it loses it does not find again."""
+
 _BUFFER: Final = memoryview(bytearray(READ_SIZE))
 """One for all relays: there is one thread, and nothing keeps a view of it."""
 
@@ -126,6 +131,7 @@ class Relay:
         if session is not None and session.config.profile.frame_per_segment:
             # Linux joins nothing to such a segment, not even when it is sent again.
             self._outer.send_flags = socket.MSG_EOR
+            outer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEGMENTS_SNDBUF)
 
     @property
     def sent(self) -> int:
