@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -14,8 +15,9 @@ from tcpcrypt.tools.decode.capture import CaptureError, Packet, read_capture
 from tcpcrypt.tools.decode.decoder import Decoder
 from tcpcrypt.tools.decode.files import SecretFileError, read_key_log, read_secrets
 from tcpcrypt.tools.decode.keys import KeyStore
+from tcpcrypt.tools.decode.pcapng import PlainCapture
 from tcpcrypt.tools.decode.report import ConnectionReport, DirectionReport
-from tcpcrypt.tools.decode.sink import NowhereSink, Sink
+from tcpcrypt.tools.decode.sink import NowhereSink, Sink, Tee
 
 __all__ = ["configure", "run"]
 
@@ -57,6 +59,12 @@ def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
         choices=("client", "server"),
         help="with --stream: write what this side sent, byte for byte, and nothing else",
     )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE.pcapng",
+        help="also write all that was decoded as a capture of plain TCP, mode 0600",
+    )
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -64,6 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Decode and print; returns the exit status."""
     if arguments.raw and (arguments.stream is None or arguments.json):
         arguments.usage_error("--raw goes with --stream, and not with --json")
+    out = arguments.write
+    if out is not None and out.exists() and out.samefile(arguments.capture):
+        arguments.usage_error("--write: that is the capture itself")
     try:
         return _run(arguments)
     except (CaptureError, SecretFileError) as error:
@@ -77,9 +88,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     shown = _sink(arguments)
-    decoder = Decoder(_secrets(arguments), shown)
-    faults = _feed(decoder, read_capture(arguments.capture))
-    reports = decoder.finish()
+    store = _secrets(arguments)
+    with contextlib.ExitStack() as stack:
+        sink = shown
+        if arguments.write is not None:
+            sink = Tee(shown, stack.enter_context(PlainCapture(arguments.write)))
+        decoder = Decoder(store, sink)
+        faults = _feed(decoder, read_capture(arguments.capture))
+        reports = decoder.finish()
     if decoder.damaged:
         _tell(arguments, f"{decoder.damaged} packets contradict themselves and were left out")
     if arguments.stream is not None:
@@ -145,9 +161,12 @@ class _Raw:
         self._out = out
         self._wanted = number, from_client
 
-    def data(self, connection: int, from_client: bool, data: bytes, time: float) -> None:
-        if (connection, from_client) == self._wanted:
+    def data(self, report: ConnectionReport, from_client: bool, data: bytes, time: float) -> None:
+        if (report.number, from_client) == self._wanted:
             self._out.write(data)
+
+    def end(self, report: ConnectionReport, time: float) -> None:
+        """It is as long as it is."""
 
 
 class _Shown:
@@ -161,7 +180,8 @@ class _Shown:
         self._said: dict[int, list[tuple[bool, bytearray]]] = {}
         self._kept: dict[int, int] = {}
 
-    def data(self, connection: int, from_client: bool, data: bytes, time: float) -> None:
+    def data(self, report: ConnectionReport, from_client: bool, data: bytes, time: float) -> None:
+        connection = report.number
         if self._number is None:
             kept = self._kept.get(connection, 0)
             self._kept[connection] = kept + len(data)
@@ -172,6 +192,9 @@ class _Shown:
         if not said or said[-1][0] is not from_client:
             said.append((from_client, bytearray()))
         said[-1][1].extend(data)
+
+    def end(self, report: ConnectionReport, time: float) -> None:
+        """All are printed in order, when the capture has been read."""
 
     def print(self, report: ConnectionReport) -> None:
         print(f"{report.number}: {report.client} -> {report.server}  {_what(report)}")

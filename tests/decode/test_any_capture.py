@@ -15,6 +15,7 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.tools.decode.capture import Packet
 from tcpcrypt.tools.decode.decoder import Decoder
 from tcpcrypt.tools.decode.link import ip_packet
+from tcpcrypt.tools.decode.report import ConnectionReport
 from tcpcrypt.wire.profile import PROFILES, RFC8548
 
 TRUTH = {
@@ -45,8 +46,10 @@ class Pieces:
     def __init__(self) -> None:
         self.pieces: list[tuple[int, bool, bytes]] = []
 
-    def data(self, connection: int, from_client: bool, data: bytes, time: float) -> None:
-        self.pieces.append((connection, from_client, data))
+    def data(self, report: ConnectionReport, from_client: bool, data: bytes, time: float) -> None:
+        self.pieces.append((report.number, from_client, data))
+
+    def end(self, report: ConnectionReport, time: float) -> None: ...
 
 
 MEDDLING = st.lists(

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from support.captures import Recorded, Tape, altered, record, write
+from support.captures import CLIENT6, SERVER6, Recorded, Tape, altered, record, write
 from support.decoding import talk
 from support.hosts import Host, region
 
 from tcpcrypt.cli.tcpcrypt import main
+from tcpcrypt.tools.decode.capture import read_capture
+from tcpcrypt.wire.segment import Segment
 
 CAPTURES = Path(__file__).parents[2] / "vectors" / "peers"
 REAL = CAPTURES / "stanford" / "a_get_p256_aes128_classic.pcap"
@@ -288,7 +290,7 @@ def test_a_damaged_capture_is_read_as_far_as_it_goes(
     recorded = talk(record(Host(), Host()))
     files.put(recorded)
     from tcpcrypt.cli import decode as command
-    from tcpcrypt.tools.decode.capture import CaptureError, read_capture
+    from tcpcrypt.tools.decode.capture import CaptureError
 
     def interrupted(error: BaseException):
         def read(path: Path):
@@ -306,6 +308,52 @@ def test_a_damaged_capture_is_read_as_far_as_it_goes(
         told = json.loads(capsys.readouterr().out)
         assert told["errors"] == [why]
         assert told["connections"][0]["client_to_server"]["bytes"] == len(b"question")
+
+
+def test_plaintext_as_a_capture(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it writes any tool follows; here it is read again, as the plain TCP that it is."""
+    one, other = Host(), Host()
+    first = talk(record(one, other))
+    second = record(one, other, tape=Tape(CLIENT6, SERVER6))
+    second.say(False, bytes(range(256)) * 400)
+    second.tape.say(True, b"", "R")
+    files.put(first, second)
+    out = files.directory / "plain.pcapng"
+    before = os.umask(0)
+    try:
+        assert files.run("--json", "--write", str(out)) == 0
+    finally:
+        os.umask(before)
+    decoded = json.loads(capsys.readouterr().out)["connections"]
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert b"session ID " + first.one.session_id.hex().encode() in out.read_bytes()
+    times = [packet.time for packet in read_capture(out)]
+    assert times == sorted(times)
+    for packet in read_capture(out):
+        assert Segment.parse(packet.data).checksum_ok()
+    assert main(["decode", str(out), "--keylog", os.devnull, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)["connections"]
+    assert len(plain) == len(decoded) == 2
+    for was, now in zip(decoded, plain, strict=True):
+        assert (now["client"], now["server"]) == (was["client"], was["server"])
+        assert now["profile"] == "plain"
+        for direction in ("client_to_server", "server_to_client"):
+            for field in ("bytes", "sha256"):
+                assert now[direction][field] == was[direction][field]
+    assert [c["client_to_server"]["ended"] for c in plain] == ["fin", "rst"]
+
+
+def test_a_capture_is_not_written_over_itself(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.put(talk(record(Host(), Host())))
+    octets = files.capture.read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        files.run("--write", str(files.capture))
+    assert caught.value.code == 2
+    assert files.capture.read_bytes() == octets
+    assert files.run("--write", str(files.directory / "missing" / "x")) == 1
+    assert "No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,15 @@ class Kept:
 
     def __init__(self) -> None:
         self.said: dict[tuple[int, bool], bytes] = {}
+        self.ended: list[int] = []
 
-    def data(self, connection: int, from_client: bool, data: bytes, time: float) -> None:
-        key = connection, from_client
+    def data(self, report: ConnectionReport, from_client: bool, data: bytes, time: float) -> None:
+        assert report.number not in self.ended
+        key = report.number, from_client
         self.said[key] = self.said.get(key, b"") + data
+
+    def end(self, report: ConnectionReport, time: float) -> None:
+        self.ended.append(report.number)
 
 
 def store(*lines: str) -> KeyStore:
@@ -35,7 +40,9 @@ def decode(packets: list[bytes], keys: KeyStore) -> tuple[list[ConnectionReport]
     decoder = Decoder(keys, sink)
     for number, packet in enumerate(packets, 1):
         decoder.packet(Packet(number, float(number), memoryview(packet)))
-    return decoder.finish(), sink
+    reports = decoder.finish()
+    assert sorted(sink.ended) == list(range(len(reports)))
+    return reports, sink
 
 
 def check(

@@ -15,7 +15,7 @@ from typing import Any, Final
 from tcpcrypt.errors import LocalError
 from tcpcrypt.tools.decode.link import ip_packet
 
-__all__ = ["CaptureError", "Packet", "read_capture"]
+__all__ = ["CaptureError", "Packet", "read_capture", "scapy_utils"]
 
 _PACKET_MAX: Final = 1 << 18
 """Bytes of one packet that are read; offloads make packets of 64 KiB, and headers."""
@@ -45,7 +45,7 @@ def read_capture(path: Path) -> Iterator[Packet]:
     Raises `CaptureError` for a file that is none, that cannot be read, or whose
     link type is not known.
     """
-    utils = _scapy()
+    utils = scapy_utils()
     try:
         reader = utils.RawPcapReader(str(path))
     except OSError as error:
@@ -90,7 +90,8 @@ def _time(reader: Any, about: Any) -> float:
     return time
 
 
-def _scapy() -> Any:
+def scapy_utils() -> Any:
+    """`scapy.utils`.  Raises `CaptureError` where scapy is not installed."""
     # scapy warns of broken files by its logger; errors say it here.
     logging.getLogger("scapy").setLevel(logging.ERROR)
     try:

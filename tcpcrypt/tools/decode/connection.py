@@ -275,7 +275,7 @@ class Connection:
     def _give(self, mine: _Direction, data: bytes, time: float) -> None:
         mine.report.bytes += len(data)
         mine.report.sum.update(data)
-        self._sink.data(self.report.number, mine is self.client, data, time)
+        self._sink.data(self.report, mine is self.client, data, time)
 
     # --- the end -----------------------------------------------------------------------
 
@@ -294,6 +294,7 @@ class Connection:
         for mine in (self.client, self.server):
             self._finish(mine, time)
         self._over = True
+        self._sink.end(self.report, time)
 
     def _no_beginning(self) -> None:
         if self.client.isn is None:
