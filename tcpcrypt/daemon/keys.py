@@ -158,7 +158,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "keylog",
         values.KEYLOG,
         '"none"',
-        '"/root/tcpcrypt.keys"',
+        '"/var/lib/tcpcrypt/keys.log"',
         "The secrets of connections, by which captures are decrypted, are appended to {}.",
         "For finding faults only: a file to which the secret of each connection is appended, from"
         " which `tcpcrypt decode` reads captures.  Whoever has it can decrypt every connection"

@@ -49,6 +49,13 @@ def test_a_simultaneous_open(first_is_b: bool) -> None:
     assert report.resumed is False
 
 
+def test_who_opened_a_fresh_connection_does_not_matter() -> None:
+    recorded = talk(record(Host(), Host()))
+    assert recorded.lines[0].endswith(" A")
+    recorded.lines[0] = recorded.lines[0][:-1] + "B"
+    check(recorded)
+
+
 def test_a_connection_that_nobody_answers() -> None:
     tape = Tape()
     tape.syn(b"\x45\x03\x23")

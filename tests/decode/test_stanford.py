@@ -1,6 +1,7 @@
 """Captures of the Stanford daemon, and our own sessions in its profile."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from support.hosts import Host
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.key_log import KeyLine
 from tcpcrypt.tools.decode.capture import read_capture
-from tcpcrypt.tools.decode.files import SecretFileError, read_secrets
+from tcpcrypt.tools.decode.files import SecretFileError, read_key_log, read_secrets
 from tcpcrypt.tools.decode.keys import KeyStore
 from tcpcrypt.wire.profile import STANFORD
+from tcpcrypt.wire.segment import Segment
 
 CAPTURES = Path(__file__).parents[2] / "vectors" / "peers" / "stanford"
 FRESH, RESUMED, REDIRECT = (
@@ -102,6 +104,80 @@ def test_a_secret_that_does_not_fit_is_named(tmp_path: Path) -> None:
         (report,), _ = decode(packets(FRESH), made)
         assert "secrets.json: A[0]" in report.errors[0]
         assert why in report.errors[0]
+
+
+# --- between the real daemon and this package -----------------------------------------------
+
+
+def logged(name: str) -> KeyStore:
+    keys = KeyStore()
+    assert read_key_log(CAPTURES / f"{name}.keys", keys) == []
+    return keys
+
+
+def sent(seed: int, size: int) -> bytes:
+    """What the programs said when the captures were made."""
+    return random.Random(seed).randbytes(size)
+
+
+def test_p521_and_aes_256_of_the_real_daemon() -> None:
+    name = "p521_aes256_from_tcpcrypt"
+    reports, sink = decode(packets(name), logged(name))
+    assert [report.resumed for report in reports] == [False, True]
+    for number, report in enumerate(reports):
+        assert report.errors == []
+        assert (report.profile, report.tep, report.aead) == ("stanford", 0x22, 2)
+        assert sink.said[number, True] == sent(1, 500)
+        assert sink.said[number, False] == sent(2, 5000)
+
+
+def copies(name: str) -> dict[int, list[tuple[int, bytes]]]:
+    """Packets and payloads that the client sent, by sequence number."""
+    found: dict[int, list[tuple[int, bytes]]] = {}
+    for number, packet in enumerate(packets(name)):
+        segment = Segment.parse(packet)
+        if segment.destination_port == 80 and segment.payload:
+            found.setdefault(segment.seq, []).append((number, bytes(segment.payload)))
+    return found
+
+
+LOSSY = "lossy_to_tcpcrypt"
+
+
+def test_a_lossy_path_of_the_real_daemon() -> None:
+    """It uses nonces twice: what it sends again it seals in other frames."""
+    (report,), sink = decode(packets(LOSSY), logged(LOSSY))
+    assert report.errors == []
+    assert sink.said[0, True] == sent(1, 20_000)
+    twice = [c for c in copies(LOSSY).values() if len({payload for _n, payload in c}) > 1]
+    assert len(twice) == 5, "two frames under one nonce, each"
+
+
+def test_frames_sealed_anew_are_read_where_the_first_ones_were_lost() -> None:
+    """Wherever the eavesdropper sat: the bytes are right, and the joints are told of."""
+    by_seq = copies(LOSSY)
+    anew = {
+        seq: max(c, key=lambda copy: len(copy[1]))
+        for seq, c in by_seq.items()
+        if len({payload for _n, payload in c}) > 1
+    }
+    first = {by_seq[seq][0][0] for seq in anew}
+    covered = {
+        number
+        for seq, (late, payload) in anew.items()
+        for other, those in by_seq.items()
+        for number, _payload in those
+        if seq <= other < seq + len(payload) and number < late
+    }
+    assert len(first) == 5
+    assert len(covered) > 15
+    for lost, why in ((first, "are no frame"), (covered, "are not in the capture")):
+        left = [packet for number, packet in enumerate(packets(LOSSY)) if number not in lost]
+        (report,), sink = decode(left, logged(LOSSY))
+        assert sink.said[0, True] == sent(1, 20_000)
+        assert len(report.errors) == 5
+        assert all(why in error for error in report.errors)
+        assert report.client_to_server.authenticated is False
 
 
 # --- sessions of our own ------------------------------------------------------------------

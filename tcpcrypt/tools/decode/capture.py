@@ -7,6 +7,7 @@ this package's own parsers.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +49,11 @@ def read_capture(path: Path) -> Iterator[Packet]:
     utils = scapy_utils()
     try:
         reader = utils.RawPcapReader(str(path))
-    except OSError as error:
-        raise CaptureError(f"{path}: {error.strerror}") from error
-    except utils.Scapy_Exception as error:
+    except (OSError, EOFError, utils.Scapy_Exception) as error:
+        # What gzip cannot unpack is an OSError, too, but not the system's.
+        number = getattr(error, "errno", None)
+        if number:
+            raise CaptureError(f"{path}: {os.strerror(number)}") from error
         raise CaptureError(f"{path}: neither a pcap nor a pcapng file: {error}") from error
     with reader:
         yield from _packets(path, reader)

@@ -75,20 +75,35 @@ class FrameReader:
                     self._fault(f"bytes follow the frame with FINp, at offset {stream.base}")
                 return
             if not _whole(stream.buffer):
-                if stream.overfull:
-                    yield from self.resume()
-                    continue
-                return
+                if not stream.overfull:
+                    return
+                self._resume()
+                continue
             data = self._step(stream.buffer)
-            if data is None:
-                return
             if data:
                 yield data
 
-    def resume(self) -> Iterator[bytes]:
-        """Go on behind bytes that will not come any more; `read` comes next."""
+    def finish(self) -> Iterator[bytes]:
+        """Nothing more will come: what is missing is lost."""
+        stream = self._stream
+        while True:
+            yield from self.read()
+            if self.failed or self.fin or not (stream.buffer or stream.gap):
+                return
+            # A forged length may be what a whole frame is waited for.
+            data = self._other_frame() if stream.buffer else None
+            if data is not None:
+                yield data
+            elif stream.gap is not None:
+                self._resume()
+            else:
+                left = len(stream.buffer)
+                self._fault(f"the stream ends within a frame, {left} bytes behind the last one")
+
+    def _resume(self) -> None:
+        """Go on behind bytes that will not come any more."""
         stream, gap = self._stream, self._stream.gap
-        if gap is None or self.failed or self.fin:
+        if gap is None:
             return
         lost = f"bytes {stream.base} to {gap[1] - 1} of the stream are not in the capture"
         self.intact = False
@@ -105,7 +120,6 @@ class FrameReader:
                     self.errors.append(f"{lost}; frames go on at {start}")
                     stream.skip_to(start)
                     self._other_shift = None
-                    yield from self.read()
                     return
             if tries > _TRIES_MAX:
                 break
@@ -124,31 +138,40 @@ class FrameReader:
                 return True
         return False
 
-    def finish(self) -> Iterator[bytes]:
-        """Nothing more will come: what is missing is lost."""
-        while self._stream.gap is not None and not (self.failed or self.fin):
-            yield from self.resume()
-        left = len(self._stream.buffer)
-        if left and not self.failed and not self.fin:
-            # A forged length may be what a whole frame is waited for.
-            data = self._later_copy()
-            if data is None:
-                self._fault(f"the stream ends within a frame, {left} bytes behind the last one")
-            else:
-                yield data
-                yield from self.read()
-                yield from self.finish()
-
     def _step(self, buffer: bytes | bytearray) -> bytes | None:
         """Open as many frames as can be at once; None at a fault."""
         out = bytearray(len(buffer))
         opened = self._open(buffer, out)
         if opened[0]:
             return self._take(opened, out)
-        data = self._later_copy()
+        data = self._other_frame()
         if data is None:
             self._no_frame(opened[3])
         return data
+
+    def _other_frame(self) -> bytes | None:
+        """What can be opened in the place of a frame that cannot."""
+        data = self._later_copy()
+        return self._next_segment() if data is None else data
+
+    def _next_segment(self) -> bytes | None:
+        """Where a segment is a frame, one that does not open costs itself alone.
+
+        Such peers seal what they send again in other frames, so that the ends
+        of frames do not meet.
+        """
+        stream = self._stream
+        for start in stream.marks()[:_TRIES_MAX] if self._profile.frame_per_segment else ():
+            rest = stream.buffer[start - stream.base :]
+            if _whole(rest) and self._opens(_first(rest), start, self.generation):
+                self.errors.append(
+                    f"bytes {stream.base} to {start - 1} of the stream are no frame; frames go on"
+                    f" at {start}"
+                )
+                self.intact = False
+                stream.consume(start - stream.base)
+                return self._step(stream.buffer)
+        return None
 
     def _take(self, opened: tuple[int, int, int, int, int, int], out: bytearray) -> bytes:
         consumed, written, frames, stop, _urgent, _last = opened

@@ -134,7 +134,8 @@ class FromLine:
             line.ss,
             sn=line.sn,
             aead_id=line.aead,
-            opener=line.opener,
+            # Roles are original ones in a fresh exchange, whoever opened.
+            opener=Role.A if exchange is not None else line.opener,
             stated=line.session_id,
         )
 

@@ -42,6 +42,20 @@ _ENDINGS: Final = {
 Endpoint = tuple[bytes, int]
 
 
+class _Commented(bytes):
+    """A packet with what scapy looks for beside it, under the names of all its versions."""
+
+    comment: bytes | None = None
+    comments: list[bytes] | None = None
+
+    @classmethod
+    def made(cls, packet: bytes, comment: str) -> _Commented:
+        made = cls(packet)
+        if comment:
+            made.comment, made.comments = comment.encode(), [comment.encode()]
+        return made
+
+
 @dataclass(slots=True)
 class _Stream:
     """A connection in the file: its ends, and their next sequence numbers."""
@@ -130,8 +144,7 @@ class PlainCapture:
         return stream
 
     def _write(self, packet: bytes, time: float, comment: str = "") -> None:
-        comments = [comment.encode()] if comment else None
-        self._writer._write_packet(packet, linktype=_LINKTYPE_RAW, sec=time, comments=comments)
+        self._writer.write_packet(_Commented.made(packet, comment), sec=time)
 
 
 def _end(endpoint: str) -> Endpoint:

@@ -34,6 +34,8 @@ class ByteStream:
         self._waiting: dict[int, bytes] = {}
         self._waiting_bytes = 0
         self._variants: list[tuple[int, bytes]] = []
+        self._marks: list[int] = []
+        """Offsets in `buffer` at which captured segments begin, in order."""
         self.ignored = 0
         """Segments that no receiver would have taken."""
 
@@ -85,6 +87,9 @@ class ByteStream:
 
     def _append(self, start: int, octets: bytes) -> None:
         known = self.end - start
+        at = bisect_left(self._marks, start)
+        if at == len(self._marks) or self._marks[at] != start:
+            self._marks.insert(at, start)
         if known:
             at = start - self.base
             if self.buffer[at : at + len(octets)] != octets[:known]:
@@ -115,7 +120,12 @@ class ByteStream:
         """Let go of the first `count` bytes of `buffer`."""
         del self.buffer[:count]
         self.base += count
+        del self._marks[: bisect_left(self._marks, self.base)]
         self._variants = [(at, octets) for at, octets in self._variants if at >= self.base]
+
+    def marks(self) -> list[int]:
+        """Offsets in `buffer`, behind its first byte, at which captured segments begin."""
+        return [mark for mark in self._marks if mark > self.base]
 
     def variants(self) -> Iterator[bytes]:
         """`buffer` as it would be if a later copy counted instead, the last one first."""
@@ -134,6 +144,7 @@ class ByteStream:
             self._waiting_bytes -= len(self._waiting.pop(early))
         del self._starts[: self._starts.index(start)]
         self.buffer.clear()
+        self._marks.clear()
         self.base = start
         while self._starts and self._starts[0] <= self.end:
             following = self._starts.pop(0)
