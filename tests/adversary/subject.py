@@ -137,8 +137,9 @@ class TestedHost:
         self._collect()
 
     def too_late(self) -> None:
+        session = self._on()
         self._clock.now += 2 * self.config.handshake_timeout
-        self._on().handle_timeout()
+        session.handle_timeout()
         self._collect()
 
     def send(self, data: bytes) -> None:

@@ -7,11 +7,18 @@ from pathlib import Path
 import peer
 import pytest
 from adversary.subject import TestedHost
+from peer.authenticating import HINT, HOST_STATIC, PSK, SUBJECT_STATIC, AuthenticatingHost, public
 from peer.host import Host
 from peer.scripts import answer, connect, converse
+from support.terms import Conditions
 
+from tcpcrypt.auth.identity import Identity
+from tcpcrypt.auth.psk import Psk
+from tcpcrypt.auth.tep import AuthenticatedTep
+from tcpcrypt.auth.terms import PeerProof
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.crypto.secret import Secret
 
 TEPS = (0x21, 0x22, 0x23, 0x24)
 AEADS = (0x0001, 0x0002, 0x0010)
@@ -66,6 +73,41 @@ def test_both_follow_each_other_through_rekeys_of_a_resumed_session(tep, aead, r
             assert host.writer.generation == host.reader.generation == generation
         assert len(subject.rekeyed) == 8
         converse(host, subject)
+        remembered = host.remembered
+
+
+@pytest.mark.parametrize("role", "AB")
+@pytest.mark.parametrize("aead", AEADS, ids=hex)
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("shown", ["host", "subject", "both", "neither", "psk"])
+def test_tep_0x20_fresh_then_resumed_in_both_roles(version, aead, role, shown) -> None:
+    """docs/authenticated-tep.md: both versions, every pattern of keys shown."""
+    psk = Psk("office", HINT, Secret(PSK)) if shown == "psk" else None
+    own = Identity.from_private(SUBJECT_STATIC) if shown in {"subject", "both", "psk"} else None
+    terms = Conditions(own, (version,), psk, [psk] if psk else [])
+    config = Config(teps=(0x20,), aeads=(aead,), extensions={0x20: AuthenticatedTep(terms)})
+    cache, remembered = ResumptionCache(config), None
+    static = HOST_STATIC if shown in {"host", "both", "psk"} else None
+    for number, plays in enumerate((role, role, "A", "B")):
+        host = AuthenticatingHost(
+            plays,
+            version=version,
+            static=static,
+            psk=(HINT, PSK) if psk else None,
+            aeads=(aead,),
+            remembered=remembered,
+            seed=str(number),
+        )
+        subject = meet(config, cache, host)
+        established = subject.established
+        assert established is not None
+        assert established.session_id == host.session_id
+        proof = PeerProof.unpack(established.peer_identity or b"")
+        assert proof.key == (public(static) if static else None)
+        assert (proof.version, proof.psk) == (version, "office" if psk else "")
+        # An opener that shows its key does not resume a session of a peer that showed none.
+        expected = number > 0 and not (plays == "B" and own is not None and static is None)
+        assert established.resumed is host.resuming is expected
         remembered = host.remembered
 
 

@@ -5,6 +5,8 @@ The names are those of the tables; `-A` and `-B` tell the role of who misbehaves
 
 import pytest
 from adversary.subject import ROOM, TestedHost
+from peer.authenticating import HINT, PSK, SUBJECT_STATIC, AuthenticatingHost
+from peer.faulty_authentication import AUTHENTICATION
 from peer.faulty_endings import ENDINGS
 from peer.faulty_frames import FRAMES
 from peer.faulty_handshakes import HANDSHAKES
@@ -16,12 +18,18 @@ from peer.frames import Refused
 from peer.host import Host
 from peer.misbehaviour import Misbehaviour
 from peer.scripts import REPLY, connect, converse
+from support.terms import Conditions, needs_psk, only
 
+from tcpcrypt.auth.identity import Identity
+from tcpcrypt.auth.psk import Psk
+from tcpcrypt.auth.tep import AuthenticatedTep
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.lifecycle import SessionState
 from tcpcrypt.core.negotiation import Fallback
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import (
+    AuthenticationError,
     FallbackReason,
     HandshakeTimeoutError,
     IntegrityError,
@@ -31,7 +39,7 @@ from tcpcrypt.errors import (
     TruncationError,
 )
 
-TABLES = (OPTIONS, HANDSHAKES, INIT, KEYS, RESUMPTION, FRAMES, ENDINGS)
+TABLES = (OPTIONS, HANDSHAKES, INIT, KEYS, RESUMPTION, FRAMES, ENDINGS, AUTHENTICATION)
 MISBEHAVIOURS = [entry for table in TABLES for entry in table]
 RUNS = [
     pytest.param(entry, role, ends, id=f"{entry.name}-{role}")
@@ -45,9 +53,37 @@ CLASS = {
     PeerReason.FIN_DURING_EXCHANGE: TruncationError,
     PeerReason.RESET: ResetError,
     PeerReason.TIMEOUT: HandshakeTimeoutError,
+    PeerReason.AUTHENTICATION: AuthenticationError,
 }
 """The class of the error, where it is not `PeerError` itself."""
 SECRET = b"never to be seen in clear: " + bytes(range(64))
+
+
+def subject_config(entry: Misbehaviour) -> Config:
+    settings = {"teps": entry.teps, "aeads": entry.aeads, **entry.subject}
+    if entry.version:
+        settings["extensions"] = {0x20: AuthenticatedTep(subject_terms(entry))}
+    return Config(**settings)
+
+
+def subject_terms(entry: Misbehaviour) -> Conditions:
+    """The subject always shows its key; the rest is as the entry has it."""
+    psk, accept = None, lambda _proof: True
+    if "psk" in entry.terms:
+        psk = Psk("office", HINT, Secret(PSK))
+    if "only" in entry.terms:
+        accept = only(entry.terms["only"])
+    if "needs_psk" in entry.terms:
+        accept = needs_psk("office")
+    identity = Identity.from_private(SUBJECT_STATIC)
+    return Conditions(identity, (entry.version,), psk, [psk] if psk else [], accept)
+
+
+def make_host(entry: Misbehaviour, role: str, **more) -> Host:
+    if entry.version:
+        more |= {"version": entry.version}
+        return AuthenticatingHost(role, aeads=entry.aeads, **entry.host, **more)
+    return Host(role, teps=entry.teps, aeads=entry.aeads, **more)
 
 
 def earlier_sessions(
@@ -59,9 +95,7 @@ def earlier_sessions(
     host: Host | None = None
     for number in range(entry.resumes):
         remembered = host.remembered if host is not None else None
-        host = Host(
-            role, teps=entry.teps, aeads=entry.aeads, remembered=remembered, seed=str(number)
-        )
+        host = make_host(entry, role, remembered=remembered, seed=str(number))
         subject = TestedHost(config, opens=role == "B", cache=cache)
         assert connect(host, subject)
         assert host.resuming is (number > 0)
@@ -70,11 +104,10 @@ def earlier_sessions(
 
 
 def play(entry: Misbehaviour, role: str) -> tuple[Host, TestedHost]:
-    settings = {"teps": entry.teps, "aeads": entry.aeads, **entry.subject}
-    config = Config(**settings)
+    config = subject_config(entry)
     cache = ResumptionCache(config)
     earlier = earlier_sessions(entry, role, config, cache)
-    host = Host(role, teps=entry.teps, aeads=entry.aeads, quirk=entry.name)
+    host = make_host(entry, role, quirk=entry.name)
     if earlier is not None:
         host.remembered, host.previous = earlier.remembered, earlier.previous
     subject = TestedHost(config, opens=role == "B", cache=cache)
@@ -86,7 +119,7 @@ def play(entry: Misbehaviour, role: str) -> tuple[Host, TestedHost]:
 def test_a_misbehaving_peer_is_taken_as_the_rfc_says(entry, role, ends) -> None:
     host, subject = play(entry, role)
     assert REPLY not in subject.wire, "nothing of the application is ever sent in clear"
-    if entry.name.startswith("resumed-"):
+    if entry.name.startswith(("resumed-", "ta-resumed-")):
         assert host.resuming
     kind, _, reason = ends.partition(" ")
     if kind == "plain":
@@ -125,6 +158,9 @@ def assert_aborted(subject: TestedHost, reason: PeerReason) -> None:
     assert error is not None, f"no error; {subject.negotiation.outcome}, {subject.events}"
     assert error.reason is reason
     assert type(error) is CLASS.get(reason, PeerError)
+    if reason is PeerReason.AUTHENTICATION:
+        assert subject.established is None
+        assert subject.received == b""
     assert session is not None
     assert session.state is SessionState.ABORTED
     assert [event.error for event in subject.aborts] == [error]

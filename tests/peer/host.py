@@ -20,6 +20,9 @@ WINDOW = 4
 
 
 class Host:
+    data_prefix = b""
+    """What precedes the identifier in a suboption that resumes."""
+
     def __init__(
         self,
         role: str,
@@ -64,7 +67,7 @@ class Host:
 
     def _offer(self) -> bytes:
         if self.remembered is None:
-            return bytes(self.teps)
+            return b"".join(self.fresh(tep) for tep in self.teps)
         rest = bytes(tep for tep in self.teps if tep != self.remembered.tep)
         return rest + self.resumption()
 
@@ -73,22 +76,35 @@ class Host:
         tep = next(tep for tep in self.teps if tep in offered)
         if self._recognises(offered[tep]):
             return self.resumption()
+        return self.fresh(tep)
+
+    def fresh(self, tep: int) -> bytes:
+        """RFC 8548 section 3.2: the TEP alone."""
         return bytes([tep])
 
     def resumption(self) -> bytes:
         """RFC 8548 section 3.5: TEP with v = 1, own half, nonce."""
         kept = self.remembered
         self.own_nonce = self.own_nonce or self.random(self.nonce_len)
-        return bytes([kept.tep | 0x80]) + kept.secret.half(kept.role) + self.own_nonce
+        half = kept.secret.half(kept.role)
+        return bytes([kept.tep | 0x80]) + self.data_prefix + half + self.own_nonce
+
+    def identifier(self, sub: Sub) -> bytes:
+        """The half that a suboption shows; empty where it asks for no resumption."""
+        data = sub.data or b""
+        if not data.startswith(self.data_prefix):
+            return b""
+        data = data[len(self.data_prefix) :]
+        return data[:9] if 9 <= len(data) <= 17 else b""
 
     def _recognises(self, sub: Sub) -> bool:
         """Whether the suboption asks for what is remembered, or for what follows it."""
         kept = self.remembered
-        if kept is None or kept.tep != sub.tep or not 9 <= len(sub.data or b"") <= 17:
+        if kept is None or kept.tep != sub.tep or not self.identifier(sub):
             return False
         secret = kept.secret
         for _ in range(WINDOW):
-            if secret.half(other(kept.role)) == sub.data[:9]:
+            if secret.half(other(kept.role)) == self.identifier(sub):
                 self.remembered = Remembered(secret, kept.role, kept.tep, kept.aead)
                 return True
             secret = secret.following()
@@ -117,18 +133,21 @@ class Host:
             raise Refused("the options agree on nothing")
         self.tep, self.tep_byte = chosen.tep, chosen.byte
         self.transcript = a + b
-        self.resuming = chosen.data is not None
+        self.resuming = bool(self.identifier(chosen))
         if self.resuming:
             theirs = next(s for s in read(self.peer_option)[1] if s.tep == self.tep)
-            self.peer_nonce = theirs.data[9:]
+            self.peer_nonce = theirs.data[len(self.data_prefix) + 9 :]
 
     def _valid(self, of_a: Sub, of_b: Sub) -> bool:
         if of_b.data is None:
             return True
+        return self._resumes(of_a, of_b)
+
+    def _resumes(self, of_a: Sub, of_b: Sub) -> bool:
         kept = self.remembered
         if kept is None or kept.tep != of_b.tep:
             return False
-        halves = (of_a.data or b"")[:9], of_b.data[:9]
+        halves = self.identifier(of_a), self.identifier(of_b)
         own, theirs = halves if self.role == "A" else halves[::-1]
         secret = kept.secret
         return own == secret.half(kept.role) and theirs == secret.half(other(kept.role))
@@ -159,7 +178,7 @@ class Host:
         if stream[:4] != magic:
             raise Refused("magic")
         length = int.from_bytes(stream[4:8], "big")
-        at, key_len = 8, WIRE_LEN[self.tep]
+        at, key_len = 8, self.peer_key_len
         if self.role == "B":
             count = stream[8]
             ids = stream[9 : 9 + 2 * count]
@@ -170,11 +189,22 @@ class Host:
             if self.aead not in self.aeads:
                 raise Refused("AEAD")
             at = 10
-        if length != at + 32 + key_len or len(stream) < length:
+        tail_at = at + 32 + key_len
+        if not tail_at <= length <= len(stream):
             raise Refused("length")
         self.peer_init = stream[:length]
-        self.peer_key = stream[at + 32 : length]
+        self.peer_key = stream[at + 32 : tail_at]
+        self.hear_tail(stream[tail_at:length])
         return stream[length:]
+
+    @property
+    def peer_key_len(self) -> int:
+        return WIRE_LEN[self.tep]
+
+    def hear_tail(self, tail: bytes) -> None:
+        """Section 4.1: nothing is to be sent behind the key."""
+        if tail:
+            raise Refused("tail")
 
     # --- RFC 8548 sections 3.3 to 3.5 --------------------------------------------------
 
@@ -221,13 +251,13 @@ class Host:
         nonces = self.own_nonce, self.peer_nonce
         if kept.role == "B":
             nonces = nonces[::-1]
-        sn = b"".join(nonces)
-        if self.quirk == "resumed-nonces-swapped":
-            sn = b"".join(nonces[::-1])
-        if self.quirk == "resumed-without-nonces":
-            sn = b""
-        if self.quirk == "resumed-with-own-nonce-alone":
-            sn = self.own_nonce
+        if self.quirk.endswith("resumed-nonces-swapped"):
+            nonces = nonces[::-1]
+        if self.quirk.endswith("resumed-without-nonces"):
+            nonces = ()
+        if self.quirk.endswith("resumed-with-own-nonce-alone"):
+            nonces = (self.own_nonce,)
+        sn = self.sn(b"".join(nonces))
         secret, role = kept.secret, kept.role
         if self.quirk == "resumed-under-the-previous-secret":
             secret = self.previous
@@ -238,6 +268,9 @@ class Host:
         self._start(secret, sn, role, 0, 0)
         if self.quirk == "resumed-offset-as-if-init-were-sent":
             self.writer.offset = 79
+
+    def sn(self, nonces: bytes) -> bytes:
+        return nonces
 
     def _start(self, secret: SessionSecret, sn: bytes, role: str, sent: int, received: int) -> None:
         self.session_id = secret.session_id(self.tep_byte, sn)

@@ -39,6 +39,12 @@ class Misbehaviour:
     """Settings of the subject."""
     resumes: int = 0
     """So many honest sessions between the same two come before, each resuming the last."""
+    version: int = 0
+    """Not 0: both speak that version of TEP 0x20, and no other TEP."""
+    host: Mapping[str, Any] = field(default_factory=dict)
+    """TEP 0x20: settings of the host (`peer.authenticating.AuthenticatingHost`)."""
+    terms: Mapping[str, Any] = field(default_factory=dict)
+    """TEP 0x20: what the subject shows and asks for."""
     swapped: bool = False
     """In those the roles were the other way round."""
 
