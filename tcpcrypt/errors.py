@@ -63,7 +63,8 @@ class PeerReason(enum.Enum):
     FRAME_TAG = "frame failed authentication"
     FRAME_URGENT_TRUNCATED = "frame with URGp is too short for the urgent field"
     DATA_AFTER_FINP = "bytes follow the frame with FINp"
-    STREAM_TOO_LONG = "stream offset passes 64 bits"
+    FRAME_CONTROL = "frame announces a new key, and the peer's protocol has none"
+    STREAM_TOO_LONG = "stream is longer than its nonces can count"
     # RFC 8548 section 3.7: how connections may not end
     TRUNCATED = "TCP FIN without an authenticated FINp"
     RESET = "connection was reset"

@@ -14,7 +14,7 @@ from tcpcrypt.daemon.client import SessionInfo
 __all__ = ["configure", "describe", "run"]
 
 _HEADER = (
-    *("ID", "DIRECTION", "CLIENT", "SERVICE", "STATE", "START", "AGE"),
+    *("ID", "DIRECTION", "CLIENT", "SERVICE", "STATE", "PROFILE", "START", "AGE"),
     *("SENT", "RECEIVED", "KEYS", "PEER", "TRUST", "SESSION"),
 )
 
@@ -26,7 +26,8 @@ def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser)
         " connection that nobody sits in the middle of.  SENT and RECEIVED are bytes of this"
         " host's application.  KEYS is the key agreement.  PEER is the peer's key in its short"
         " form, for eyes (--json has it whole), with a question mark until it is proved; TRUST how"
-        " far that key is known here."
+        " far that key is known here.  Below the table stands what sessions of another dialect than"
+        " that of RFC 8548 do not protect."
     )
     parser.add_argument(
         "--state",
@@ -47,7 +48,18 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         now = time.time()
         print_table(_HEADER, [_row(session, now) for session in sessions])
+        for line in _weaknesses(sessions):
+            print(line)
     return 0
+
+
+def _weaknesses(sessions: list[SessionInfo]) -> list[str]:
+    """What those do not have that speak another dialect than RFC 8548."""
+    return list(
+        dict.fromkeys(
+            f"{session.profile}: {lack}" for session in sessions for lack in session.lacks
+        )
+    )
 
 
 def _row(session: SessionInfo, now: float) -> tuple[object, ...]:
@@ -57,6 +69,7 @@ def _row(session: SessionInfo, now: float) -> tuple[object, ...]:
         session.client,
         session.service,
         session.state,
+        session.profile,
         None if session.resumed is None else "resumed" if session.resumed else "fresh",
         None if session.since is None else duration(now - session.since),
         session.sent,
@@ -96,6 +109,8 @@ def describe(session: SessionInfo) -> dict[str, Any]:
         "start": None if session.resumed is None else "resumed" if session.resumed else "fresh",
         "transcript": None if session.transcript is None else session.transcript.hex(),
         "rekeys": session.rekeys,
+        "profile": session.profile,
+        "lacks": list(session.lacks) if session.encrypted else None,
         "sent": session.sent,
         "received": session.received,
     }

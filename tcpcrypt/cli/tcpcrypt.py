@@ -50,6 +50,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "open a secure connection by hand, without a daemon",
         "tcpcrypt connect -v device.example.org:7000",
     ),
+    "decode": Command(
+        "tcpcrypt.cli.decode",
+        "print the plaintext of captured connections whose secrets are known",
+        "tcpcrypt decode capture.pcap --keylog keys.log --stream 0",
+    ),
     "demo": Command(
         "tcpcrypt.cli.demo",
         "encrypt curl and a web server between two hosts, and prove it",

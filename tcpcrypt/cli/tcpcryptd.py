@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tcpcrypt.daemon.configuration import (
     load,
 )
 from tcpcrypt.daemon.confinement import close_others
+from tcpcrypt.daemon.key_log import WARNING, KeyLogFile
 from tcpcrypt.daemon.log import open_log
 from tcpcrypt.errors import LocalError
 
@@ -60,13 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         known.error("--confirm needs the separated processes")
     try:
         task = _task(arguments)
-        log = open_log(str(arguments.log_file or task.configuration.daemon.log))
-        try:
+        with contextlib.ExitStack() as stack:
+            log = open_log(str(arguments.log_file or task.configuration.daemon.log))
+            stack.callback(log.close)
+            keylog = arguments.keylog or task.configuration.daemon.keylog
+            if keylog is not None:
+                file = KeyLogFile(keylog.absolute(), log.write)
+                stack.callback(file.close)
+                task = replace(task, key_log=file.write)
+                print(f"tcpcryptd: KEY LOG {keylog}: {WARNING}", file=sys.stderr)
             if arguments.single_process or arguments.status:
                 return serve_alone(task, log.write, arguments.status)
             return serve(task, log.write)
-        finally:
-            log.close()
     except LocalError as error:
         print(f"tcpcryptd: {error}", file=sys.stderr)
         return 1
@@ -127,6 +134,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="SOCKET",
         type=Path,
         help="answer tcpcrypt(1) there (default: as the file says; with --port nowhere)",
+    )
+    options.add_argument(
+        "--keylog",
+        metavar="FILE",
+        type=Path,
+        help="append the secret of each connection there, for `tcpcrypt decode`: whoever reads it"
+        " can decrypt them",
     )
     options.add_argument(
         "--log-file", metavar="FILE", type=Path, help="append the log there, whatever the file says"

@@ -9,7 +9,7 @@ are fields of `tcpcrypt.wire.profile.WireProfile`.)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.crypto.aead import AEADS
@@ -112,6 +112,33 @@ class Config:
 
     handshake_timeout: float = 10.0
     """Seconds from the first input until the key exchange must be over."""
+
+    def in_profile(self, profile: WireProfile) -> Config:
+        """These settings in another dialect, without what that does not have.
+
+        Raises `LocalError` if no TEP or no AEAD algorithm is left.
+        """
+        if profile is self.profile:
+            return self
+        if profile.teps is None or profile.aeads is None:
+            return replace(self, profile=profile)
+        teps = tuple(tep for tep in self.teps if tep in profile.teps)
+        aeads = tuple(aead for aead in self.aeads if aead in profile.aeads)
+        if self.enabled and not (teps and aeads):
+            raise LocalError(
+                f"none of the configured {'AEAD algorithms' if teps else 'TEPs'} is one of"
+                f" profile {profile.name}"
+            )
+        return replace(
+            self,
+            profile=profile,
+            teps=teps,
+            aeads=aeads or self.aeads,
+            extensions={},
+            active_b=False,
+            tolerate_offset_origin=False,
+            rekey_after_bytes=None,
+        )
 
     def __post_init__(self) -> None:
         """Refuse what could not work.  Raises `LocalError`."""

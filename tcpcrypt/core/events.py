@@ -90,6 +90,9 @@ class UrgentReceived:
 class StreamEnded:
     """End of the peer's stream, authenticated by FINp (RFC 8548 section 3.7)."""
 
+    authenticated: bool = True
+    """False only in a profile that lacks FINp: TCP FIN, between two frames, was all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rekeyed:

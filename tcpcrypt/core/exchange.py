@@ -75,6 +75,8 @@ class Outcome:
     prk: Secret
     aead: int
     peer_identity: bytes | None
+    nonce_a: bytes
+    """N_A, by which a key log names the exchange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class Exchange:
         exchanged = Exchanged(self._negotiated.eno_transcript, aead, init1, message)
         init2, prk = agreement.respond(exchanged, assemble)
         self._queue(init2)
-        self._finish(prk, aead)
+        self._finish(prk, aead, init1.nonce)
 
     def _complete(self, message: bytes) -> None:
         init1, agreement = self._init1, self._agreement
@@ -220,12 +222,13 @@ class Exchange:
         exchanged = Exchanged(
             self._negotiated.eno_transcript, init2.cipher, init1, self._init1_message
         )
-        self._finish(agreement.complete(exchanged, init2, message), init2.cipher)
+        prk = agreement.complete(exchanged, init2, message)
+        self._finish(prk, init2.cipher, init1.nonce)
 
     def _queue(self, message: bytes) -> None:
         self.to_send = message
         self.sent_len = len(message)
 
-    def _finish(self, prk: Secret, aead: int) -> None:
-        self.outcome = Outcome(prk, aead, self._agreement.peer_identity)
+    def _finish(self, prk: Secret, aead: int, nonce_a: bytes) -> None:
+        self.outcome = Outcome(prk, aead, self._agreement.peer_identity, nonce_a)
         self._agreement.wipe()

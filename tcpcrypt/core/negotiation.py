@@ -110,16 +110,29 @@ class Negotiation:
         """True when no later segment of the connection needs to be shown.
 
         RFC 8547 section 4.6: ENO goes into every segment until the peer's first
-        one without SYN has come.
+        one without SYN has come; where the first ACK carries none, into no more.
         """
         if self.outcome is None:
             return False
-        return self._peer_sent_non_syn or isinstance(self.outcome, Fallback)
+        plain = isinstance(self.outcome, Fallback)
+        return self._peer_sent_non_syn or plain or self._bare_ack
 
     @property
     def own(self) -> OfferedOption | None:
         """The SYN-form option of this host, once it is fixed."""
         return self._own
+
+    @property
+    def awaits_init1(self) -> bool:
+        """Whether no segment without data may leave: the peer expects Init1 in the first."""
+        outcome = self.outcome
+        return (
+            self._config.profile.init1_in_first_ack
+            and self._opener is Opener.ACTIVE
+            and isinstance(outcome, Negotiated)
+            and not outcome.resuming
+            and not self._peer_sent_non_syn
+        )
 
     def abandon(self) -> None:
         """The connection is gone, and nothing may wait for it any more.  Idempotent."""
@@ -150,7 +163,7 @@ class Negotiation:
             option = self._ack_form(room) if action is not Action.NOTHING else b""
         self.state = following
         if action in {Action.ENABLE_SYN_FORM, Action.ENABLE_ACK_FORM}:
-            if not option:
+            if not option and not self._bare_ack:
                 # The first ACK cannot carry ENO: the peer will fall back.
                 self._fall_back(FallbackReason.NO_OPTION_SPACE)
                 return b""
@@ -185,6 +198,8 @@ class Negotiation:
     def _ack_form(self, room: int) -> bytes:
         """The non-SYN form, while the peer may still be waiting for it."""
         option = ack_option(self._config.profile)
+        if self._bare_ack:
+            return b""
         if self._peer_sent_non_syn or self._opener is Opener.PASSIVE or len(option) > room:
             return b""
         return option
@@ -231,6 +246,8 @@ class Negotiation:
             found = find_eno(options, self._config.profile)
         except PeerError:
             raise _UnusableError(FallbackReason.ILL_FORMED) from None
+        if not syn and self._bare_ack:
+            return ack_option(self._config.profile)  # it goes without saying
         if not syn:
             # RFC 8547 section 4.7: several in one non-SYN segment count as one,
             # and contents are ignored.
@@ -252,8 +269,8 @@ class Negotiation:
             option = SynOption.parse(memoryview(raw)[2 + len(profile.option_exid) :], profile)
         except PeerError:
             return FallbackReason.ILL_FORMED
-        own_b = self._opener is Opener.PASSIVE or self._config.active_b
-        if option.b == own_b:
+        own_b = self._own_b
+        if (option.b if profile.role_bit else ack) == own_b:
             return FallbackReason.SAME_ROLE
         if self._config.require_application_aware and not option.application_aware:
             return FallbackReason.NOT_APPLICATION_AWARE
@@ -269,6 +286,20 @@ class Negotiation:
             return choice
         self._peer = _PeerOption(raw, option, choice)
         return None
+
+    @property
+    def _own_b(self) -> bool:
+        """RFC 8547 section 4.3: this host plays role B."""
+        profile = self._config.profile
+        return self._opener is Opener.PASSIVE or (profile.role_bit and self._config.active_b)
+
+    @property
+    def _bare_ack(self) -> bool:
+        """Whether the first ACK carries no ENO, because the connection resumes."""
+        own, peer = self._own, self._peer
+        if own is None or peer is None or not self._config.profile.resumed_ack_bare:
+            return False
+        return own.recognised is not None or peer.choice.resumes_offer
 
     # --- how it ends ---------------------------------------------------------
 
@@ -295,7 +326,7 @@ class Negotiation:
         if own is None or peer is None:  # the table leads here with both only
             raise LocalError("encryption cannot be enabled before both options are known")
         choice = peer.choice
-        own_is_b = self._opener is Opener.PASSIVE or self._config.active_b
+        own_is_b = self._own_b
         role = Role.B if own_is_b else Role.A
         suffix = self._config.profile.transcript_suffix
         first, second = (peer.raw, own.raw) if own_is_b else (own.raw, peer.raw)

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from tcpcrypt.core.config import Config, RandomBytes
+from tcpcrypt.core.events import Role
 from tcpcrypt.core.resumption import Recognised, ResumptionCache, Ticket
 from tcpcrypt.core.tep import Offer, TepSpec, tep_spec
 from tcpcrypt.errors import FallbackReason
 from tcpcrypt.registry import GLOBAL_A, GLOBAL_B, RESUME_ID_LEN
 from tcpcrypt.wire.eno import Suboption, SynOption
+from tcpcrypt.wire.profile import ResumptionForm
 
 __all__ = ["Choice", "OfferedOption", "choose", "offer_options"]
 
@@ -73,8 +75,8 @@ def choose(
     """
     if own is None:
         return _choose_passive(config, theirs, resumption)
-    theirs_by_tep = _once(theirs)
-    own_by_tep = _once(own.option)
+    theirs_by_tep = _once(config, theirs)
+    own_by_tep = _once(config, own.option)
     ranked = own.option.suboptions if own_is_b else theirs.suboptions
     reason = FallbackReason.NO_COMMON_TEP
     for suboption in reversed(ranked):
@@ -86,7 +88,7 @@ def choose(
         if offer is None or not _same_variant(config, own_by_tep[tep], offer):
             continue
         resumes = _resumes(own.ticket, tep, offer)
-        if offer.identifier and not resumes and answer:
+        if (offer.identifier or offer.accepts) and not resumes and answer:
             # RFC 8548 section 3.5: MUST ignore the suboption.  (In a simultaneous
             # open it is an offer like any other, and offers a fresh exchange too.)
             reason = FallbackReason.RESUMPTION_MISMATCH
@@ -104,7 +106,7 @@ def _choose_passive(
     that does: otherwise what was never authenticated never would be.
     """
     best: Choice | None = None
-    valid = _once(theirs)
+    valid = _once(config, theirs)
     for tep in config.teps:
         if tep not in valid:
             continue
@@ -114,7 +116,7 @@ def _choose_passive(
         if offer is None:
             continue
         if offer.identifier and resumption is not None:
-            recognised = _recognise(spec, offer, resumption)
+            recognised = _recognise(config, spec, offer, resumption)
             if recognised is not None:
                 return Choice(tep, peer.first_byte, offer, recognised=recognised)
         if best is None:
@@ -124,12 +126,23 @@ def _choose_passive(
     return best if best is not None else FallbackReason.NO_COMMON_TEP
 
 
-def _recognise(spec: TepSpec, offer: Offer, resumption: ResumptionCache) -> Recognised | None:
+def _recognise(
+    config: Config, spec: TepSpec, offer: Offer, resumption: ResumptionCache
+) -> Recognised | None:
     recognised = resumption.recognise(spec.identifier, offer.identifier)
-    if recognised is None or spec.may_resume(recognised.peer_identity, offer):
+    if recognised is None:
+        return None
+    if _fits(config, recognised, Role.B) and spec.may_resume(recognised.peer_identity, offer):
         return recognised
     resumption.release(recognised)
     return None
+
+
+def _fits(config: Config, held: Recognised | Ticket, opened_as: Role) -> bool:
+    """Whether the session is one of the profile's, and this host may have its part again."""
+    profile = config.profile
+    mine = profile.either_resumes or held.original_role is opened_as
+    return mine and held.form is profile.resumption
 
 
 def _same_variant(config: Config, own: Suboption, offer: Offer) -> bool:
@@ -139,19 +152,28 @@ def _same_variant(config: Config, own: Suboption, offer: Offer) -> bool:
 
 
 def _resumes(ticket: Ticket | None, tep: int, offer: Offer) -> bool:
-    if ticket is None or ticket.tep != tep or not offer.identifier:
+    if ticket is None or ticket.tep != tep:
         return False
+    if not offer.identifier:
+        return offer.accepts
     return hmac.compare_digest(offer.identifier, ticket.peer_identifier)
 
 
-def _once(option: SynOption) -> dict[int, Suboption]:
+def _once(config: Config, option: SynOption) -> dict[int, Suboption]:
     """Suboptions by TEP, without those that occur twice.
 
     RFC 8547 section 4.5 leaves repetition to the TEP, and tcpcrypt gives it no
-    meaning, so that a repeated TEP is not valid (open point E8).
+    meaning, so that a repeated TEP is not valid (open point E8).  But a profile
+    may offer the fresh exchange, which in RFC 8548 goes without saying, by the
+    bare TEP in front of the session to resume.
     """
-    teps = [suboption.tep for suboption in option.suboptions]
-    return {s.tep: s for s in option.suboptions if teps.count(s.tep) == 1}
+    suboptions = option.suboptions
+    if config.profile.resumption is ResumptionForm.SESSION_ID and suboptions:
+        asking = suboptions[-1]
+        before = (s for s in suboptions[:-1] if asking.data is None or s != Suboption(asking.tep))
+        suboptions = (*before, asking)
+    teps = [suboption.tep for suboption in suboptions]
+    return {s.tep: s for s in suboptions if teps.count(s.tep) == 1}
 
 
 def offer_options(
@@ -188,6 +210,7 @@ def _resumable(config: Config, room: int) -> tuple[int, ...]:
         nonce = bytes(spec.resumption_nonce_len(config, passive=False))
         data = spec.resumption_data(Offer(bytes(RESUME_ID_LEN), nonce))
         named = 1 if _global_bits(config, passive=False) else 0
+        named += _names_fresh_too(config)
         if _HEAD_LEN + len(config.profile.option_exid) + named + 1 + len(data) <= room:
             found.append(tep)
         if spec.first_frame_proves:
@@ -217,19 +240,20 @@ def _offers(
     random: RandomBytes,
     room: int,
 ) -> Iterator[OfferedOption]:
-    """All TEPs, then fewer; a resumption last, where it needs no length byte.
-
-    Least preferred first: RFC 8547 section 4.5 ranks B's option so, which this
-    is in a simultaneous open with `active_b`.
-    """
-    fresh = [Suboption(tep, tep_spec(config, tep).fresh_data()) for tep in reversed(config.teps)]
+    """All TEPs, then fewer; a resumption last, where it needs no length byte."""
+    # Least preferred first: RFC 8547 section 4.5 ranks B's option so, which this
+    # is in a simultaneous open with `active_b`.  Without that bit A's first counts.
+    ranked = reversed(config.teps) if config.profile.role_bit else config.teps
+    fresh = [Suboption(tep, tep_spec(config, tep).fresh_data()) for tep in ranked]
     ticket = None
     if resumption is not None:
         ticket = resumption.offer(
             peer,
             _resumable(config, room),
             may_resume=lambda t: (
-                t.aead in config.aeads and tep_spec(config, t.tep).may_resume(t.peer_identity)
+                t.aead in config.aeads
+                and _fits(config, t, Role.A)
+                and tep_spec(config, t.tep).may_resume(t.peer_identity)
             ),
             keep=config.cache,
         )
@@ -238,23 +262,40 @@ def _offers(
         spec = tep_spec(config, ticket.tep)
         nonce = random(spec.resumption_nonce_len(config, passive=False))
         resuming = Suboption(ticket.tep, spec.resumption_data(Offer(ticket.own_identifier, nonce)))
-        # RFC 8548 section 3.5: never two suboptions of one TEP.
-        others = [suboption for suboption in fresh if suboption.tep != ticket.tep]
         # The last of these has room, or there would be no ticket (`_resumable`).
-        lists = [[*others[left:], resuming] for left in range(len(others) + 1)]
+        if _names_fresh_too(config):
+            lists = [[*kept, resuming] for kept in _fewer(config, fresh, ticket.tep)]
+        else:
+            # RFC 8548 section 3.5: never two suboptions of one TEP.
+            others = [suboption for suboption in fresh if suboption.tep != ticket.tep]
+            lists = [[*others[left:], resuming] for left in range(len(others) + 1)]
     else:
-        lists = [fresh[left:] for left in range(len(fresh))]
+        lists = _fewer(config, fresh, config.teps[0])
     for suboptions in lists:
         option = _option(config, suboptions, passive=False)
         yield OfferedOption(option, option.build(config.profile), nonce, ticket)
 
 
+def _names_fresh_too(config: Config) -> bool:
+    """Whether the bare TEP stands before the one that resumes."""
+    return config.profile.resumption is ResumptionForm.SESSION_ID
+
+
+def _fewer(config: Config, fresh: list[Suboption], last: int) -> list[list[Suboption]]:
+    """`fresh`, then ever fewer of them, `last` the last to go."""
+    order = [s.tep for s in fresh if s.tep != last]
+    if not config.profile.role_bit:
+        order.reverse()
+    return [[s for s in fresh if s.tep not in order[:left]] for left in range(len(order) + 1)]
+
+
 def _option(config: Config, suboptions: list[Suboption], *, passive: bool) -> SynOption:
     """RFC 8547 section 4.2: `b` is explicit in every SYN-ACK."""
     bits = _global_bits(config, passive=passive)
-    return SynOption(tuple(suboptions), global_bits=bits, explicit_global=passive)
+    explicit = passive and config.profile.role_bit
+    return SynOption(tuple(suboptions), global_bits=bits, explicit_global=explicit)
 
 
 def _global_bits(config: Config, *, passive: bool) -> int:
-    bits = GLOBAL_B if passive or config.active_b else 0
+    bits = GLOBAL_B if config.profile.role_bit and (passive or config.active_b) else 0
     return bits | GLOBAL_A if config.application_aware else bits

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tcpcrypt.core.config import Config
+from tcpcrypt.wire.profile import PROFILES, RFC8548, WireProfile
 
-__all__ = ["Flow", "FlowDirection", "Match", "Mode", "Policy", "select"]
+__all__ = ["BOTH", "Flow", "FlowDirection", "Match", "Mode", "Policy", "select"]
+
+BOTH = "both"
+"""Any dialect: what a peer speaks decides."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -106,11 +110,21 @@ class Policy:
     """Post-quantum key agreement: off, prefer or require."""
     psk: str = ""
     """Name of the pre-shared key that both hosts have to have, with `auth` psk."""
+    profile: str = RFC8548.name
+    """The dialect: one of `PROFILES`, or BOTH of them, one a connection."""
 
-    def configure(self, base: Config) -> Config:
-        """`base` with this policy's demands."""
+    @property
+    def profiles(self) -> tuple[WireProfile, ...]:
+        """The dialects, the one to try first in front."""
+        return tuple(PROFILES.values()) if self.profile == BOTH else (PROFILES[self.profile],)
+
+    def configure(self, base: Config, profile: WireProfile | None = None) -> Config:
+        """`base` with this policy's demands, in its (first) dialect or the one given.
+
+        Raises `LocalError` if `base` has nothing that the dialect knows.
+        """
         return replace(
-            base,
+            base.in_profile(profile or self.profiles[0]),
             enabled=self.mode is not Mode.NEVER,
             require_encryption=self.mode is Mode.REQUIRE,
         )

@@ -129,23 +129,31 @@ class RecordSender:
         """Queue frames that hold `data`; an empty one if there is none.
 
         `urgent` is the value of the urgent field of the first frame.  Raises
-        `LocalError` after `fin`: no frame may follow (section 3.7).
+        `LocalError` after `fin`: no frame may follow (section 3.7); `PeerError`
+        with STREAM_TOO_LONG where the profile's nonces would repeat.
         """
         if self.finished:
             raise LocalError("stream is finished: no frame may follow the one with FINp")
         if self._lent:
             raise LocalError("stream is lent: another seals it")
         view = memoryview(data).cast("B")
+        profile = self._config.profile
         while True:
-            if self._left <= 0:
+            if self._offset >= profile.stream_max:
+                raise PeerError(PeerReason.STREAM_TOO_LONG)
+            if self._left <= 0 and profile.rekeying:
                 self.advance_key()
             consumed = self._seal_some(view, fin, urgent)
             view, urgent = view[consumed:], -1
             if not view:
                 break
-        self.finished = fin
         if fin:
-            self._ring.close(Direction.SENDING)
+            self.end()
+
+    def end(self) -> None:
+        """No frame follows any more."""
+        self.finished = True
+        self._ring.close(Direction.SENDING)
 
     def _seal_some(self, view: memoryview, fin: bool, urgent: int) -> int:
         """Seal a piece of `view` with one frame size; returns how much."""
@@ -155,6 +163,8 @@ class RecordSender:
         if small > 0:
             frame_data = min(config.first_frame_data, frame_data)
             most = min(most, max(small, frame_data))
+        if config.profile.frame_per_segment:
+            most = frame_data  # what `take` hands out is one frame
         piece = view[:most]
         last = len(piece) == len(view)
         size = sealed_size(len(piece), frame_data, self._aead.tag_len, urgent >= 0)
@@ -174,6 +184,8 @@ class RecordSender:
         """Let another seal; None if there is nothing to seal or the key is near its limit."""
         if self.finished or self._out or self._rekey_next or self._left < LEASE_MIN:
             return None
+        if self._config.profile.frame_per_segment:
+            return None  # others do not mind where segments end
         self._lent = True
         config = self._config
         return Sealing(
@@ -304,7 +316,8 @@ class RecordReceiver:
         out = self._scratch
         opened = self._open(out, accept_rekey=False)
         rekeyed = False
-        if opened[0] == 0 and opened[3] == _fast.STOP_REKEY:
+        rekeying = self._config.profile.rekeying
+        if opened[0] == 0 and opened[3] == _fast.STOP_REKEY and rekeying:
             # The new key is not believed, only tried: a forged bit fails the tag,
             # and that ends the connection whatever the key was.
             rekeyed = True
@@ -330,6 +343,11 @@ class RecordReceiver:
             rekeyed,
             self.finished,
         )
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether no frame has begun to come."""
+        return not self._buffer and not self._lent
 
     def _given(self, written: int) -> memoryview:
         """What was opened, in memory of about its own size.
@@ -363,6 +381,8 @@ class RecordReceiver:
     def _fault(stop: int) -> PeerError:
         if stop == _fast.STOP_BAD_TAG:
             return IntegrityError(PeerReason.FRAME_TAG)
+        if stop == _fast.STOP_REKEY:
+            return PeerError(PeerReason.FRAME_CONTROL)
         if stop == _fast.STOP_TOO_SHORT:
             return PeerError(PeerReason.FRAME_TOO_SHORT)
         return PeerError(PeerReason.FRAME_URGENT_TRUNCATED)

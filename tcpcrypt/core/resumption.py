@@ -28,6 +28,7 @@ from tcpcrypt.core.events import Role
 from tcpcrypt.crypto.schedule import SessionSecret
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.registry import K_LEN, SUBOPTION_V
+from tcpcrypt.wire.profile import ResumptionForm
 
 __all__ = ["Recognised", "ResumptionCache", "Ticket"]
 
@@ -38,9 +39,9 @@ _HOLDS_MAX: Final = 1024
 _SWEEP_INTERVAL: Final = 600.0
 """Seconds between two searches for what is past its lifetime."""
 
-_META = struct.Struct("!BHBQQd")
-"""TEP, AEAD, role in the original session, index, chain, end of its lifetime by the
-clock; the peer's identity follows."""
+_META = struct.Struct("!BHBBQQd")
+"""TEP, AEAD, role in the original session, form of resumption, index, chain, end of
+its lifetime by the clock; the peer's identity follows."""
 
 
 @dataclass(slots=True)
@@ -71,6 +72,11 @@ class Ticket:
         """The half of resume[i] that this host sends."""
         return self.secret.resume_ids()[self.original_role]
 
+    @property
+    def form(self) -> ResumptionForm:
+        """How it is named on the wire."""
+        return self.secret.form
+
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
@@ -82,6 +88,8 @@ class Recognised:
     own_identifier: bytes
     tep: int
     peer_identity: bytes | None
+    form: ResumptionForm = ResumptionForm.RESUME_IDENTIFIER
+    original_role: Role = Role.B
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +155,8 @@ class ResumptionCache:
         identifiers = secret.identifiers(
             self._window, original_role.peer, bytes((tep | SUBOPTION_V,))
         )
-        meta = _META.pack(tep, aead, original_role, secret.index, chain, expires)
+        form = secret.form
+        meta = _META.pack(tep, aead, original_role, form, secret.index, chain, expires)
         with secret.take() as ss:
             handle = self._table.insert(peer, identifiers, ss.view(), meta + (peer_identity or b""))
         self._chains[chain] = handle
@@ -211,7 +220,15 @@ class ResumptionCache:
             return None
         until = self._clock() + _HOLD_LIFETIME
         self._hold(handle, _Hold(until, ticket.peer, position, ticket))
-        return Recognised(handle, position, ticket.own_identifier, tep, ticket.peer_identity)
+        return Recognised(
+            handle,
+            position,
+            ticket.own_identifier,
+            tep,
+            ticket.peer_identity,
+            ticket.form,
+            ticket.original_role,
+        )
 
     def commit(self, recognised: Recognised, *, keep: bool = True) -> Ticket | None:
         """Passive open: spend the secret, because encryption is now enabled.
@@ -328,8 +345,8 @@ class ResumptionCache:
         ss = Secret(buffer)
         buffer[:] = bytes(K_LEN)
         peer, identifiers, meta = record
-        tep, aead, role, index, chain, expires = _META.unpack_from(meta)
-        secret = SessionSecret(ss, index)
+        tep, aead, role, form, index, chain, expires = _META.unpack_from(meta)
+        secret = SessionSecret(ss, index, ResumptionForm(form))
         if expires <= self._clock() and not expired:
             secret.wipe()
             self._spend(handle)

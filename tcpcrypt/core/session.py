@@ -27,6 +27,7 @@ from tcpcrypt.core.events import (
     UrgentReceived,
 )
 from tcpcrypt.core.exchange import Exchange, Prepared
+from tcpcrypt.core.key_log import KeyLine, KeyLog
 from tcpcrypt.core.lease import Lease, Returned
 from tcpcrypt.core.lifecycle import TABLE, SessionInput, SessionState, Verdict
 from tcpcrypt.core.negotiation import Negotiated
@@ -71,6 +72,7 @@ class Session:
     may be resumed.  `sent_before` and `received_before` count the bytes of each
     stream that precede the Init messages; not zero only where negotiation took
     place in the streams, where `prepared` is an Init1 that has left already.
+    `key_log` is given the secret of the session.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Session:
         sent_before: int = 0,
         received_before: int = 0,
         prepared: Prepared | None = None,
+        key_log: KeyLog | None = None,
         random: RandomBytes = os.urandom,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -93,6 +96,7 @@ class Session:
         self._peer_name = peer
         self._sent_before = sent_before
         self._received_before = received_before
+        self._key_log = key_log
         self._events: deque[Event] = deque()
         self._unsent: deque[tuple[bytes, int]] = deque()
         self._finish_wanted = False
@@ -194,6 +198,17 @@ class Session:
 
     def receive_eof(self) -> None:
         """The peer's TCP FIN came (section 3.7)."""
+        receiver = self._receiver
+        if (
+            self.established
+            and receiver is not None
+            and not self.config.profile.authenticated_end
+            and not receiver.finished
+            and receiver.between_frames
+        ):
+            receiver.finished = True
+            self._input(SessionInput.PEER_FINISH, None)
+            return
         reason = PeerReason.TRUNCATED if self.established else PeerReason.FIN_DURING_EXCHANGE
         self._input(SessionInput.TCP_EOF, TruncationError(reason))
 
@@ -233,6 +248,7 @@ class Session:
     def finish(self) -> None:
         """End the own stream; FINp follows what was sent before (section 3.7).
 
+        In a profile without FINp nothing does, and TCP FIN is all there is.
         Raises `LocalError` if it was finished already.
         """
         self._may_send()
@@ -243,9 +259,12 @@ class Session:
     def rekey(self) -> None:
         """Go to a new key and tell the peer at once (section 3.8).
 
-        Raises `LocalError` before the keys are there or after `finish`.
+        Raises `LocalError` before the keys are there, after `finish`, or in a
+        profile without key generations.
         """
         self._may_send()
+        if not self.config.profile.rekeying:
+            raise LocalError(f"profile {self.config.profile.name} has no rekeying")
         if self._sender is None or self._receiver is None:
             raise LocalError("no keys yet")
         if self._sender.announcing:
@@ -365,7 +384,11 @@ class Session:
         urgent: int = -1,
     ) -> None:
         before = sender.generation
-        sender.seal(data, fin=fin, urgent=urgent)
+        try:
+            sender.seal(data, fin=fin, urgent=urgent)
+        except PeerError as error:
+            self._abort(SessionInput.FAULT, error)
+            return
         self._report_keys(sender, before)
 
     def _advance(self, sender: RecordSender) -> None:
@@ -378,7 +401,10 @@ class Session:
             self._events.append(Rekeyed(Direction.SENDING, generation))
 
     def _seal_fin(self, sender: RecordSender) -> None:
-        self._seal(sender, fin=True)
+        if self.config.profile.authenticated_end:
+            self._seal(sender, fin=True)
+        else:
+            sender.end()
         self._input(SessionInput.FINISH, None)
 
     def _receive_init(self, data: ReadableBuffer) -> ReadableBuffer:
@@ -392,11 +418,12 @@ class Session:
                 self._init_out = exchange.to_send
             outcome = exchange.outcome
             self._start(
-                SessionSecret(outcome.prk),
+                SessionSecret(outcome.prk, form=self.config.profile.resumption),
                 b"",
                 outcome.aead,
                 outcome.peer_identity,
                 original_role=self.role,
+                nonce_a=outcome.nonce_a,
             )
         return rest
 
@@ -434,11 +461,19 @@ class Session:
         peer_identity: bytes | None,
         *,
         original_role: Role,
+        nonce_a: bytes = b"",
     ) -> None:
         """Derive everything from ss[i] (section 3.3) and open both streams."""
         negotiated, exchange = self.negotiated, self._exchange
         aead = aead_parameters(aead_id)
-        session_id, master, following = secret.use(negotiated.tep_byte, sn)
+        if self._key_log is None:
+            session_id, master, following = secret.use(negotiated.tep_byte, sn)
+        else:
+            opener = original_role if self.role is Role.A else original_role.peer
+            match = nonce_a or secret.resume_ids()[opener]
+            with secret.copy() as ss:
+                session_id, master, following = secret.use(negotiated.tep_byte, sn)
+                self._key_log(KeyLine(match, session_id, ss, sn, aead_id, opener))
         ring = self._ring = KeyRing(master, aead, original_role)
         own_init = exchange.sent_len if exchange is not None else 0
         peer_init = exchange.received_len if exchange is not None else 0
@@ -570,7 +605,7 @@ class Session:
         )
         self.state = following
         if verdict is Verdict.END:
-            self._events.append(StreamEnded())
+            self._events.append(StreamEnded(self.config.profile.authenticated_end))
         elif verdict is Verdict.ABORT:
             if error is None:
                 raise LocalError(f"{happened.value} is impossible in this state")

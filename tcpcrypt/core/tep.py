@@ -17,7 +17,7 @@ from tcpcrypt.crypto.kdf import extract
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.registry import RESUME_ID_LEN, RESUME_NONCE_MAX
 from tcpcrypt.wire.messages import Init1, Init2
-from tcpcrypt.wire.profile import WireProfile
+from tcpcrypt.wire.profile import ResumptionForm, WireProfile
 
 if TYPE_CHECKING:
     from tcpcrypt.core.config import Config
@@ -29,6 +29,7 @@ __all__ = [
     "Offer",
     "PlainAgreement",
     "PlainTep",
+    "SessionIdTep",
     "TepSpec",
     "tep_spec",
 ]
@@ -44,6 +45,8 @@ class Offer:
     variant: bytes = b""
     """Which of its exchanges the TEP means, in a form of its own; an answer is valid
     for the same one only."""
+    accepts: bool = False
+    """An answer that takes the session which was offered, without naming it."""
 
 
 FRESH = Offer()
@@ -272,9 +275,35 @@ class PlainTep:
         return PlainAgreement(self.identifier, config.profile)
 
 
+@dataclass(frozen=True, slots=True)
+class SessionIdTep(PlainTep):
+    """A TEP that resumes by session ID (`ResumptionForm.SESSION_ID`)."""
+
+    def resumption_data(self, own: Offer, answering: Offer | None = None) -> bytes:
+        """Nine bytes of the session ID; nothing in the answer."""
+        return own.identifier if answering is None else b""
+
+    def resumption_nonce_len(self, config: Config, *, passive: bool) -> int:
+        """There is none."""
+        return 0
+
+    def read_offer(self, data: bytes | None) -> Offer | None:
+        """Nine bytes ask for a session; anything else for a fresh exchange."""
+        return FRESH if data is None or len(data) != RESUME_ID_LEN else Offer(bytes(data))
+
+    def read_answer(self, data: bytes | None) -> Offer | None:
+        """Bit `v` alone takes what was offered; with data it means nothing."""
+        if data is None:
+            return FRESH
+        return None if data else Offer(accepts=True)
+
+
 def tep_spec(config: Config, tep: int) -> TepSpec:
     """The spec of a TEP that `config` lists."""
-    return config.extensions.get(tep) or _PLAIN[tep]
+    return config.extensions.get(tep) or _SPECS[config.profile.resumption][tep]
 
 
-_PLAIN: Final = {tep: PlainTep(tep) for tep in GROUPS}
+_SPECS: Final[dict[ResumptionForm, dict[int, TepSpec]]] = {
+    ResumptionForm.RESUME_IDENTIFIER: {tep: PlainTep(tep) for tep in GROUPS},
+    ResumptionForm.SESSION_ID: {tep: SessionIdTep(tep) for tep in GROUPS},
+}

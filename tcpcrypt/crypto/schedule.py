@@ -6,6 +6,7 @@ PRK = ss[0]        ss[i] = CPRF(ss[i-1], 01, 32)         sn[0] = "", sn[i] = non
 ss[i] -> session_id = TEP byte | CPRF(ss[i], 02 | sn[i], 32)      33 bytes
       -> mk[0]      = CPRF(ss[i], 03 | sn[i], 32)        mk[j] = CPRF(mk[j-1], 03, 32)
       -> resume[i]  = CPRF(ss[i], 06, 18)                original A's half | original B's half
+                      (`ResumptionForm.SESSION_ID`: CPRF(ss[i], 02, 9), which both send)
 
 mk[j] -> k_ab[j]    = CPRF(mk[j], 04, ae_key_len + ae_nonce_len)
       -> k_ba[j]    = CPRF(mk[j], 05, ae_key_len + ae_nonce_len)
@@ -40,6 +41,7 @@ from tcpcrypt.registry import (
     RESUME_NONCE_MAX,
     SESSION_ID_LEN,
 )
+from tcpcrypt.wire.profile import ResumptionForm
 
 __all__ = ["MasterKey", "SessionSecret", "TrafficKeys"]
 
@@ -95,15 +97,22 @@ class MasterKey:
 class SessionSecret:
     """RFC 8548 sections 3.3 and 3.5: ss[i], awaiting its one use.
 
-    Takes over the `Secret` that it is given.
+    Takes over the `Secret` that it is given.  `form` is how it is named on the
+    wire, which all that come of it share.
     """
 
-    __slots__ = ("_ss", "index")
+    __slots__ = ("_ss", "form", "index")
 
-    def __init__(self, ss: Secret, index: int = 0) -> None:
+    def __init__(
+        self,
+        ss: Secret,
+        index: int = 0,
+        form: ResumptionForm = ResumptionForm.RESUME_IDENTIFIER,
+    ) -> None:
         if len(ss) != K_LEN:
             raise LocalError(f"ss[i] has {K_LEN} bytes, not {len(ss)}")
         self._ss = ss
+        self.form = form
         self.index = index
         """i"""
 
@@ -117,6 +126,9 @@ class SessionSecret:
 
         Nine bytes each.  These go over the wire in clear, so they are no secret.
         """
+        if self.form is ResumptionForm.SESSION_ID:
+            with cprf(self._ss, CONST_SESSID, RESUME_ID_LEN) as start:
+                return (bytes(start.view()),) * 2
         with cprf(self._ss, CONST_RESUME, RESUME_LEN) as resume:
             octets = bytes(resume.view())
         return octets[:RESUME_ID_LEN], octets[RESUME_ID_LEN:]
@@ -126,11 +138,21 @@ class SessionSecret:
 
         `half` is the role in the original session of the host that sends them.
         """
+        if self.form is ResumptionForm.SESSION_ID:
+            return self._session_names(steps, prefix)
         return _fast.resume_identifiers(self._ss.view(), steps, half, prefix)
 
     def peek_next(self) -> SessionSecret:
         """ss[i+1], this one staying as it is: for the look-ahead of a cache."""
-        return SessionSecret(cprf(self._ss, CONST_NEXTK, K_LEN), self.index + 1)
+        return SessionSecret(cprf(self._ss, CONST_NEXTK, K_LEN), self.index + 1, self.form)
+
+    def _session_names(self, steps: int, prefix: bytes) -> tuple[bytes, ...]:
+        names = [prefix + self.resume_ids()[0]]
+        if steps > 1:
+            following = self.peek_next()
+            names += following._session_names(steps - 1, prefix)
+            following.wipe()
+        return tuple(names)
 
     def use(self, tep_byte: int, sn: bytes) -> tuple[bytes, MasterKey, SessionSecret]:
         """Secure one connection: its session ID, mk[0], and ss[i+1].  Wipes ss[i].
@@ -148,6 +170,10 @@ class SessionSecret:
         following = self.peek_next()
         self._ss.wipe()
         return session_id, master, following
+
+    def copy(self) -> Secret:
+        """ss[i], this one staying as it is: for a key log."""
+        return Secret(self._ss.view())
 
     def take(self) -> Secret:
         """Hand ss[i] over to who keeps it; consumes this object, not the secret."""

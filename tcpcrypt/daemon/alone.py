@@ -30,7 +30,7 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
     """
     ended_by: list[str] = []
     with contextlib.ExitStack() as stack:
-        installation = open_installation(settings_of(task.configuration))
+        installation = open_installation(settings_of(task.configuration, task.key_log))
         stack.callback(installation.close)
         guard = task.configuration.daemon.guard == "keep"
         stack.callback(lambda: installation.remove(guard=guard))

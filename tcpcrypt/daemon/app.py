@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.auth.learned import Learned
+from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.daemon import configuration
 from tcpcrypt.daemon.configuration import Configuration
 from tcpcrypt.daemon.confinement import (
@@ -60,7 +61,7 @@ _LOOKED: Final = 100
 """Exit status that says that no rule is missing; those of errors are below."""
 _MISSING_MAX: Final = 100
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_AT_START: Final = ("backend", "steering", "control", "user", "families", "log", "state")
+_AT_START: Final = ("backend", "steering", "control", "user", "families", "log", "keylog", "state")
 """Keys of [daemon] that a reload does not change."""
 
 
@@ -77,6 +78,8 @@ class Task:
     """What the command line says of the backend, whatever the file does."""
     confirm: float = 0.0
     """Seconds within which somebody has to confirm; 0: nobody has to."""
+    key_log: KeyLog | None = None
+    """Takes the secret of each session."""
 
     def overridden(self, found: Configuration) -> Configuration:
         """A configuration as the command line has it."""
@@ -97,7 +100,7 @@ def serve(task: Task, report: Report) -> int:
     with contextlib.ExitStack() as stack:
         loop = Loop()
         stack.callback(loop.close)
-        installation = open_installation(settings_of(task.configuration))
+        installation = open_installation(settings_of(task.configuration, task.key_log))
         stack.callback(installation.close)
         control = None
         if task.control is not None:
@@ -108,7 +111,7 @@ def serve(task: Task, report: Report) -> int:
         return daemon.run(control, log)
 
 
-def settings_of(found: Configuration) -> Settings:
+def settings_of(found: Configuration, key_log: KeyLog | None = None) -> Settings:
     """What the runtime is to do."""
     here = (4, 6) if Path("/proc/net/if_inet6").exists() else (4,)
     return Settings(
@@ -117,6 +120,7 @@ def settings_of(found: Configuration) -> Settings:
         families=found.daemon.families or here,
         backend=found.daemon.backend,
         path_memory=found.daemon.path_memory,
+        key_log=key_log,
     )
 
 

@@ -99,6 +99,10 @@ class SessionInfo:
     transcript: bytes | None = None
     """The ENO options of both SYNs (RFC 8547 section 4.8)."""
     rekeys: int | None = None
+    profile: str | None = None
+    """The dialect: `rfc8548` or `stanford`."""
+    lacks: tuple[str, ...] = ()
+    """What sessions of that dialect do not have, in sentences."""
     sent: int | None = None
     """Bytes of the application of this host."""
     received: int | None = None
@@ -139,6 +143,8 @@ class SessionInfo:
                 resumed=None if entry.get("start") is None else entry["start"] == "resumed",
                 transcript=_octets(entry.get("transcript")),
                 rekeys=entry.get("rekeys"),
+                profile=entry.get("profile"),
+                lacks=tuple(entry.get("lacks") or ()),
                 sent=entry.get("sent"),
                 received=entry.get("received"),
             )

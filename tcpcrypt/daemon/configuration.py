@@ -70,6 +70,7 @@ class DaemonSettings:
     """4, 6 or both; empty: those that this host has."""
     log: str = "auto"
     """"auto", "stderr", "journald" or the absolute path of a file."""
+    keylog: Path | None = None
     path_memory: float = 600.0
     """Seconds."""
     guard: str = "keep"
@@ -216,6 +217,10 @@ class _Reader:
                 configuration = Configuration(DaemonSettings(**daemon), _config(crypto), policies)
             except LocalError as error:
                 self._problem(("crypto",), "crypto", str(error))
+            else:
+                self._check_profiles(configuration)
+        if self.problems:
+            configuration = None
         return Document(
             self.source,
             tuple(sorted(self.settings, key=lambda setting: setting.line)),
@@ -288,6 +293,16 @@ class _Reader:
             policy = self._policy(index, value)
             if policy is not None:
                 yield policy
+
+    def _check_profiles(self, configuration: Configuration) -> None:
+        """What [crypto] lists has to be of use in every dialect that a policy allows."""
+        for index, policy in enumerate(configuration.policies):
+            try:
+                for profile in policy.profiles:
+                    policy.configure(configuration.config, profile)
+            except LocalError as error:
+                path: KeyPath = ("policy", index, "profile")
+                self._problem(path, _label("policy", index) + "profile", str(error))
 
     def _count(self, index: int, match: Mapping[str, Any]) -> None:
         """The firewall says "or" by one rule for each combination of conditions."""

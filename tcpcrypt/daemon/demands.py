@@ -1,11 +1,12 @@
-"""What a policy of the file asks of the peer's identity: its keys `auth`, `pq` and `psk`."""
+"""What a policy of the file asks of the peer: its keys `auth`, `pq`, `psk` and `profile`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tcpcrypt.core.policy import FlowDirection, Mode, Policy
+from tcpcrypt.core.policy import BOTH, FlowDirection, Mode, Policy
+from tcpcrypt.wire.profile import RFC8548, STANFORD
 
 __all__ = ["contradictions", "demands", "effective_mode", "sentences", "warnings"]
 
@@ -17,6 +18,7 @@ def demands(found: Mapping[str, Any]) -> dict[str, str]:
         "auth": auth,
         "pq": found.get("pq", "off" if auth == "none" else "prefer"),
         "psk": found.get("psk", ""),
+        "profile": found.get("profile", RFC8548.name),
     }
 
 
@@ -43,6 +45,8 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name in ("auth", "pq"):
             if found.get(name, "none") not in ("none", "off"):
                 yield name, 'with `mode` = "never" connections are left alone and prove nothing'
+    if asked["profile"] != RFC8548.name and (auth != "none" or pq != "off"):
+        yield "profile", f'"{asked["profile"]}" proves nothing: `auth` and `pq` need "rfc8548"'
     if mode == Mode.OPPORTUNISTIC.value and pq == "require" and auth in ("none", "tofu"):
         yield (
             "pq",
@@ -64,7 +68,14 @@ def sentences(policy: Policy) -> str:
         text = " Each host that proves a key is remembered by it; revoked keys are refused."
     if policy.pq == "require":
         text += " Keys are agreed on with a post-quantum hybrid or not at all."
-    return text
+    return (
+        text
+        + {
+            RFC8548.name: "",
+            STANFORD.name: " It is spoken as the Stanford tcpcryptd does, not RFC 8548.",
+            BOTH: " RFC 8548 is spoken, or the dialect of the Stanford tcpcryptd.",
+        }[policy.profile]
+    )
 
 
 def warnings(policy: Policy, mode: str) -> Iterator[str]:
@@ -73,6 +84,11 @@ def warnings(policy: Policy, mode: str) -> Iterator[str]:
         yield (
             "the first contact with a host may go in the clear, and is whoever answers; from the"
             " second on only its key does, as long as the daemon runs"
+        )
+    if STANFORD in policy.profiles and policy.mode is not Mode.NEVER:
+        yield (
+            f'`profile` = "{policy.profile}" allows a dialect in which nothing protects the end'
+            " of a stream, and a resumed session has no randomness of its own"
         )
     if mode != policy.mode.value:
         yield f'`auth` = "{policy.auth}" makes its mode "{policy.mode.value}"'

@@ -86,7 +86,7 @@ SECTIONS: Final = {
     " names every TCP connection of this host.",
 }
 
-PLANNED: Final = {("daemon", "keylog"), ("daemon", "metrics")}
+PLANNED: Final = {("daemon", "metrics")}
 """Keys with a meaning that this version does not have."""
 
 KEYS: Final[tuple[Key, ...]] = (
@@ -152,6 +152,18 @@ KEYS: Final[tuple[Key, ...]] = (
         "The log goes to {}.",
         'Where the log goes: a file, standard error, or the journal; "auto" means the journal'
         " where systemd started the daemon, and standard error elsewhere.",
+    ),
+    Key(
+        "daemon",
+        "keylog",
+        values.KEYLOG,
+        '"none"',
+        '"/var/lib/tcpcrypt/keys.log"',
+        "The secrets of connections, by which captures are decrypted, are appended to {}.",
+        "For finding faults only: a file to which the secret of each connection is appended, from"
+        " which `tcpcrypt decode` reads captures.  Whoever has it can decrypt every connection"
+        " that was made meanwhile, and those that resume them.  It is made with mode 0600; one"
+        " that others may read is refused.  The log warns of it at each start.",
     ),
     Key(
         "daemon",
@@ -318,9 +330,21 @@ KEYS: Final[tuple[Key, ...]] = (
         "policy",
         "profile",
         "rfc8548",
-        {"rfc8548": "the protocol on the wire is that of RFC 8548"},
-        "The dialect spoken on the wire.",
-        planned=("stanford", "tcps"),
+        {
+            "rfc8548": "the protocol on the wire is that of RFC 8548",
+            "stanford": "the protocol on the wire is that of the Stanford tcpcryptd of 2016",
+            "both": "the protocol on the wire is that of RFC 8548 or that of the Stanford"
+            " tcpcryptd, as the other host has it",
+        },
+        "The dialect spoken on the wire.  The Stanford tcpcryptd (drafts tcpinc-tcpeno-03 and"
+        " tcpinc-tcpcrypt-02) knows no other than its own, which is weaker: nothing protects the"
+        " end of a stream, so that a forged FIN cuts data off unnoticed, and a resumed session"
+        ' has no randomness of its own.  With "both", a host that connects here is answered in its'
+        " dialect; where this host connects, it offers RFC 8548 first, and the other dialect on"
+        " the next connection if that did not lead to encryption.  Only policies without `auth`"
+        ' and `pq` may have "stanford" or "both", and only TEPs 0x21 and 0x22 and AES-GCM serve'
+        " there.",
+        planned=("tcps",),
     ),
     _choice(
         "policy",

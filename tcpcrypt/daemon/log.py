@@ -60,6 +60,8 @@ _PRIORITIES: Final[Mapping[str, Priority]] = {
     "distrusted": Priority.WARNING,
     "exhausted": Priority.WARNING,
     "identity_changed": Priority.WARNING,
+    "keylog": Priority.WARNING,
+    "keylog_failed": Priority.WARNING,
     "janitor": Priority.WARNING,
     "not_remembered": Priority.WARNING,
     "refused": Priority.WARNING,

@@ -165,6 +165,8 @@ def _of_the_whole(configuration: Configuration) -> Iterator[Warn]:
         yield Warn(
             0, None, "tofu_enforce = false: whoever takes a known host's place is logged and served"
         )
+    if configuration.daemon.keylog is not None:
+        yield Warn(0, None, "keylog: whoever reads that file can decrypt every connection")
     try:
         pwd.getpwnam(configuration.daemon.user)
     except KeyError:

@@ -28,6 +28,7 @@ __all__ = [
     "CGROUPS",
     "DIRECTORY",
     "FAMILIES",
+    "KEYLOG",
     "LOG",
     "NETWORKS",
     "NETWORKS_MAX",
@@ -354,6 +355,11 @@ PSK: Final = Kind(
     "a name of 1 to 64 letters, digits, dots, dashes and underscores, no dot or dash first",
     _read_psk,
     lambda name: f'"{name}"',
+)
+KEYLOG: Final = Kind(
+    '"none" or an absolute path',
+    lambda value: None if value == "none" else _read_path(value),
+    lambda path: str(path or "no file"),
 )
 LOG: Final = Kind('"auto", "stderr", "journald" or an absolute path', _read_log, str)
 USER: Final = Kind("a user name", _read_user, str)

@@ -51,6 +51,8 @@ class Channel:
         self._readable: Callable[[], None] = readable
         self._drained: Callable[[], None] = drained
         self._failed: Callable[[OSError], None] = failed
+        self.send_flags = 0
+        """For every send(), as MSG_EOR where each write is to be a segment of its own."""
         self._out: deque[tuple[memoryview, bool]] = deque()
         self._reading = False
         self._ending = False
@@ -168,7 +170,7 @@ class Channel:
             if last:
                 # MSG_MORE would not do: the next ACK that arrives pushes the segment out.
                 self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-            return view[self.sock.send(view) :]
+            return view[self.sock.send(view, self.send_flags) :]
         except BlockingIOError:
             return view
         except OSError as error:

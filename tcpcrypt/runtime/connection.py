@@ -12,6 +12,7 @@ import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from tcpcrypt.auth.fingerprint import fingerprint
@@ -24,12 +25,15 @@ from tcpcrypt.core.events import Established, PeerProved, Rekeyed
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation
 from tcpcrypt.core.policy import FlowDirection, Policy
 from tcpcrypt.core.session import Session
+from tcpcrypt.crypto.aead import aead
 from tcpcrypt.errors import AuthenticationError, LocalError
 from tcpcrypt.registry import Tep
 from tcpcrypt.runtime.authentication import Change, key_exchange
 from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import SocketAddress
 from tcpcrypt.runtime.relay import Ending, Relay
+from tcpcrypt.wire.frame import sealed_size
+from tcpcrypt.wire.profile import RFC8548
 
 __all__ = ["Connection", "address_text", "close_with_reset", "peer_name"]
 
@@ -91,6 +95,8 @@ class Connection(ABC):
             "service": address_text(self._service),
         }
         if self.established is not None:
+            if self._config is not None and self._config.profile is not RFC8548:
+                facts["profile"] = self._config.profile.name
             facts |= {
                 "session": self.established.session_id.hex(),
                 "tep": f"{self.established.tep:#04x}",
@@ -130,6 +136,8 @@ class Connection(ABC):
             # What there is not is null here, where programs look for it.
             facts = dict.fromkeys(("fingerprint", "trust", "psk")) | facts
             facts["proved"] = self.proved
+            profile = self._config.profile if self._config is not None else RFC8548
+            facts |= {"profile": profile.name, "lacks": list(profile.lacks)}
         return facts
 
     @property
@@ -220,7 +228,16 @@ class Connection(ABC):
         self._transcript = negotiated.eno_transcript
         if not negotiated.resuming:
             self._context.keep_keys_ready()
-        return Session(config, negotiated, resumption=self._context.resumption, peer=peer)
+        if config.profile.frame_per_segment and self._outer is not None:
+            config = _for_segments(config, self._outer)
+        context = self._context
+        return Session(
+            config,
+            negotiated,
+            resumption=context.resumption,
+            peer=peer,
+            key_log=context.key_log,
+        )
 
     def _on_ready(self, established: Established | None) -> None:
         if established is not None:
@@ -299,6 +316,13 @@ class Connection(ABC):
                 close_with_reset(sock)
         self._inner = self._outer = None
         self._gone(self)
+
+
+def _for_segments(config: Config, sock: socket.socket) -> Config:
+    """`config` with frames that fill the segments of a connection and do not pass them."""
+    tag_len = max(aead(number).tag_len for number in config.aeads)
+    room = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) - sealed_size(0, 1, tag_len)
+    return replace(config, frame_data=max(1, min(config.frame_data, room)))
 
 
 def close_with_reset(sock: socket.socket) -> None:

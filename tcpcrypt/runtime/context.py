@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tcpcrypt.core.config import Config
+from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.crypto.groups import GROUPS, KEYS_READY
@@ -20,6 +21,7 @@ from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.steering import Steering
+from tcpcrypt.wire.profile import PROFILES, WireProfile
 
 __all__ = ["Context", "Counters", "Report", "Settings"]
 
@@ -39,6 +41,8 @@ class Settings:
     """What carries the option: `auto`, `nfqueue` or `sockops`."""
     path_memory: float = 600.0
     """Seconds for which a peer or path without TCP-ENO is left alone; 0: never."""
+    key_log: KeyLog | None = None
+    """Takes the secret of each session; None, as a rule."""
 
     def __post_init__(self) -> None:
         """Raises `LocalError` for policies that the backend cannot serve."""
@@ -49,6 +53,15 @@ class Settings:
             raise LocalError(
                 'backend "sockops" serves no policy with `auth` or `pq`; "nfqueue" serves all'
             )
+        if self.backend == "sockops" and any(
+            policy.profiles != (self.config.profile,) for policy in self.policies
+        ):
+            raise LocalError(
+                'backend "sockops" serves profile "rfc8548" alone; "nfqueue" serves all'
+            )
+        for policy in self.policies:
+            for profile in policy.profiles:
+                policy.configure(self.config, profile)  # says what it does not have
 
 
 @dataclass(slots=True)
@@ -90,8 +103,9 @@ class Context:
     report: Report
     authentication: Authentication
     pump: Pumping | None = None
+    key_log: KeyLog | None = None
     numbers: int = 0
-    _configured: dict[int, tuple[Policy, Config, Config]] = field(default_factory=dict)
+    _configured: dict[tuple[int, str], tuple[Policy, Config, Config]] = field(default_factory=dict)
 
     def policy_of_service(self, connection: Tuple4) -> Policy:
         """The policy for a connection that a peer opens to a service here."""
@@ -100,14 +114,16 @@ class Context:
         flow = Flow(FlowDirection.INCOMING, local, ports[0], remote, ports[1])
         return select(self.policies, flow)
 
-    def configured(self, policy: Policy) -> Config:
-        """The configuration with the demands of `policy`, made once."""
-        known = self._configured.get(id(policy))
+    def configured(self, policy: Policy, profile: WireProfile | None = None) -> Config:
+        """The configuration with the demands of `policy`, made once for each dialect."""
+        profile = profile or policy.profiles[0]
+        key = id(policy), profile.name
+        known = self._configured.get(key)
         if known is None or known[0] is not policy or known[1] is not self.config:
-            if len(self._configured) > len(self.policies):
+            if len(self._configured) > len(PROFILES) * len(self.policies):
                 self._configured.clear()  # those of an earlier configuration
-            known = (policy, self.config, policy.configure(self.config))
-            self._configured[id(policy)] = known
+            known = (policy, self.config, policy.configure(self.config, profile))
+            self._configured[key] = known
         return known[2]
 
     def keep_keys_ready(self) -> None:

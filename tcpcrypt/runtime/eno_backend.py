@@ -12,12 +12,15 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tcpcrypt.auth.trust import TrustTerms
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.negotiation import Negotiation
 from tcpcrypt.core.policy import Policy
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["EnoBackend", "NewRequest", "Requested", "SocketAddress", "Tuple4"]
 
@@ -73,9 +76,17 @@ class NewRequest(Protocol):
     """Decides about a SYN that has come."""
 
     def __call__(
-        self, connection: Tuple4, *, resume: bool = True, random: RandomBytes = os.urandom
+        self,
+        connection: Tuple4,
+        *,
+        options: ReadableBuffer = b"",
+        resume: bool = True,
+        random: RandomBytes = os.urandom,
     ) -> Requested:
-        """`resume` False: a fresh exchange alone; `random` is for its nonce."""
+        """`options` are those of the SYN, where its dialect is not known otherwise.
+
+        `resume` False: a fresh exchange alone; `random` is for its nonce.
+        """
 
 
 class EnoBackend(Protocol):

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.auth.scope import INCOMING
 from tcpcrypt.auth.trust import Trust
@@ -25,7 +25,7 @@ from tcpcrypt.core.config import RandomBytes
 from tcpcrypt.core.negotiation import Negotiation, Opener
 from tcpcrypt.core.policy import FlowDirection, Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
-from tcpcrypt.errors import LocalError
+from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.runtime.authentication import Authentication, Remember
 from tcpcrypt.runtime.connection import (
     Connection,
@@ -49,6 +49,11 @@ from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
 from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
+from tcpcrypt.wire.eno import find_eno
+from tcpcrypt.wire.profile import WireProfile
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["Host", "raise_descriptor_limit"]
 
@@ -122,6 +127,7 @@ class Host:
             report=report,
             authentication=Authentication(trust, remember),
             pump=Pumping.open(self.loop),
+            key_log=settings.key_log,
         )
         self.overview = Overview(
             self._context,
@@ -369,14 +375,22 @@ class Host:
         connection.start()
 
     def _request(
-        self, connection: Tuple4, *, resume: bool = True, random: RandomBytes = os.urandom
+        self,
+        connection: Tuple4,
+        *,
+        options: ReadableBuffer = b"",
+        resume: bool = True,
+        random: RandomBytes = os.urandom,
     ) -> Requested:
         """A peer's SYN has come: what it is answered with, its policy says."""
         context = self._context
         policy = context.policy_of_service(connection)
         try:
             config, terms = context.authentication.configure(
-                context.configured(policy), policy, FlowDirection.INCOMING, INCOMING
+                context.configured(policy, _spoken(policy, options)),
+                policy,
+                FlowDirection.INCOMING,
+                INCOMING,
             )
         except LocalError as error:
             self._report("failed", {"reason": str(error)})
@@ -389,6 +403,14 @@ class Host:
             random=random,
         )
         return Requested(negotiation, policy, config, terms)
+
+
+def _spoken(policy: Policy, options: ReadableBuffer) -> WireProfile:
+    """Of the dialects that a policy allows, the one in which a SYN speaks."""
+    profiles = policy.profiles
+    with contextlib.suppress(PeerError):
+        return next((p for p in profiles if find_eno(options, p).options), profiles[0])
+    return profiles[0]
 
 
 def _keep_freed_memory() -> None:

@@ -223,6 +223,8 @@ class NfqueueBackend:
             if not segment.flags.rst:
                 changed, settled = self._pass(packet.hook, segment)
                 mark = MARK_DONE if settled else MARK_PASSED
+        except _WithheldError:
+            self._queue.verdict(packet, Verdict.DROP)
         except PeerError:
             # Not a segment that TCP takes: TCP may say so itself.
             self._let_go(packet)
@@ -260,7 +262,11 @@ class NfqueueBackend:
             show = self._open_out if outgoing else self._open_in
             changed = show(opening, segment)
             settled = _settled(opening.negotiation, outgoing, segment)
+            # Before what follows sends Init1, which goes by itself.
+            withheld = outgoing and _is_early_ack(opening.negotiation, segment)
             self._follow(opening, settled)
+            if withheld:
+                raise _WithheldError
             return changed, settled
         if outgoing:
             return self._accept_out(key, segment), False
@@ -323,7 +329,7 @@ class NfqueueBackend:
     def _accept_in(self, key: Tuple4, segment: Segment) -> tuple[bytes | None, bool]:
         flags = segment.flags
         if flags.syn and not flags.ack:
-            negotiation = self._request(key, segment.seq).requested.negotiation
+            negotiation = self._request(key, segment).requested.negotiation
             negotiation.segment_received(True, False, segment.options)
             return _without_syn_data(segment), False
         entry = self._answered.get(key)
@@ -346,13 +352,14 @@ class NfqueueBackend:
         self._answered[key] = entry
         return _with_option(entry.requested.negotiation, segment)
 
-    def _request(self, key: Tuple4, isn: int) -> _Accepting:
+    def _request(self, key: Tuple4, syn: Segment) -> _Accepting:
         """The handshake that a SYN belongs to; a SYN with another number is another."""
+        isn = syn.seq
         entry, new = self._accepting.get((key, isn)), self._new
         if entry is None:
             if new is None:
                 raise _UnknownError
-            entry = _Accepting(new(key), key, isn)
+            entry = _Accepting(new(key, options=syn.options), key, isn)
             self._accepting[key, isn] = entry
             now = time.monotonic()
             while self._accepting:
@@ -372,6 +379,15 @@ class NfqueueBackend:
 
 class _UnknownError(Exception):
     """Internal: no handshake is known that the segment could belong to."""
+
+
+class _WithheldError(Exception):
+    """Internal: the segment says what another will say as well."""
+
+
+def _is_early_ack(negotiation: Negotiation, segment: Segment) -> bool:
+    flags = segment.flags
+    return negotiation.awaits_init1 and not (flags.syn or flags.fin or len(segment.payload))
 
 
 def _settled(negotiation: Negotiation, outgoing: bool, segment: Segment) -> bool:

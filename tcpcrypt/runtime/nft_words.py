@@ -46,7 +46,10 @@ _REJECT: Final = {
     "icmp6-addr-unreachable": "icmpv6 addr-unreachable",
 }
 _MODULES: Final = frozenset(
-    {"addrtype", "cgroup", "connmark", "conntrack", "mark", "multiport", "owner", "socket"}
+    {
+        *("addrtype", "cgroup", "connmark", "conntrack", "mark", "multiport", "owner"),
+        *("socket", "u32"),
+    }
 )
 _VERDICTS: Final = frozenset({"ACCEPT", "DROP", "RETURN"})
 _OF_TARGETS: Final = {
@@ -67,7 +70,11 @@ def script(rules: Iterable[Rule], *, cgroups: str = CGROUP_ROOT) -> str:
     chains: dict[tuple[str, str], list[str]] = {}
     for rule in rules:
         lines = chains.setdefault((rule.table, rule.hook), [])
-        lines += translated(rule, cgroups=cgroups)
+        new = translated(rule, cgroups=cgroups)
+        if "u32" in rule.words:
+            # One rule a place there, which here say all the same.
+            new = [line for line in new if line not in lines]
+        lines += new
     # Only what is there can be deleted, and to add what is there is no error.
     text = [f"add table inet {TABLE}", f"delete table inet {TABLE}"]
     if chains:
@@ -163,6 +170,8 @@ class _Reading:
             # Ends the rule for sockets that are but a request or waiting for their
             # end, which have no mark; iptables would compare that of the packet.
             self.conditions.append("meta mark set socket mark")
+        elif word == "--u32":
+            self.conditions.append(self._identifier(rest.pop(0)))
         elif word == "--syn":
             self.conditions.append(f"tcp flags & {_SYN_OF} {no or '== '}syn")
         else:
@@ -198,6 +207,13 @@ class _Reading:
             case "--mark":
                 return self._mark(value, no)
         raise KeyError(word)
+
+    @staticmethod
+    def _identifier(test: str) -> str:
+        # `ruleset` looks for an option with an experiment identifier, at one place at
+        # a time; nft finds it wherever it stands.
+        head = int(test.strip('"').rpartition("=")[2], 16)
+        return f"tcp option @{head >> 24},16,16 {head & 0xFFFF:#x}"
 
     @staticmethod
     def _flags(mask: str, set_: str, no: str) -> str:

@@ -25,6 +25,7 @@ from tcpcrypt.runtime.eno_backend import Tuple4
 from tcpcrypt.runtime.loop import ERRORS, WRITE, Timer
 from tcpcrypt.runtime.relay import Ending
 from tcpcrypt.runtime.synhold import HeldSyn
+from tcpcrypt.wire.profile import WireProfile
 
 __all__ = ["OpenedByApplication"]
 
@@ -82,9 +83,18 @@ class OpenedByApplication(Connection):
         trust = context.authentication
         self._scope = trust.scope(policy, FlowDirection.OUTGOING, to.remote, to.remote_port)
         self._config, self.terms = trust.configure(
-            context.configured(policy), policy, FlowDirection.OUTGOING, self._scope
+            context.configured(policy, self._dialect(policy)),
+            policy,
+            FlowDirection.OUTGOING,
+            self._scope,
         )
         return self._config
+
+    def _dialect(self, policy: Policy) -> WireProfile:
+        """What was heard to work with this peer, or the first that policy allows."""
+        to, profiles = self._held.connection, policy.profiles
+        known = self._context.paths.profile(to.remote, to.remote_port)
+        return next((profile for profile in profiles if profile.name == known), profiles[0])
 
     def _connect(self, config: Config) -> None:
         context, held = self._context, self._held
@@ -205,7 +215,16 @@ class OpenedByApplication(Connection):
                 last = "refused"
         else:
             last, reason = "encrypted", ""
-        if self._context.paths.note(remote.remote, remote.remote_port, last, reason):
+        spoken = self._config.profile.name if self._config is not None else ""
+        allowed = self.policy.profiles if self.policy is not None else ()
+        if self._context.paths.note(
+            remote.remote,
+            remote.remote_port,
+            last,
+            reason,
+            profile=spoken,
+            others=tuple(profile.name for profile in allowed if profile.name != spoken),
+        ):
             facts: dict[str, object] = {"service": address_text(self._service), "reason": reason}
             self._context.report("remembered", facts)
 

@@ -33,6 +33,10 @@ class Remembered:
     plain_until: float | None
     """Until then (by the clock) connections are left alone; None: they are not."""
     connections: int
+    profile: str = ""
+    """The dialect to speak next; empty: the first that policy allows."""
+    failures: int = 0
+    """Dialects tried in a row without success."""
 
 
 class PathMemory:
@@ -52,15 +56,37 @@ class PathMemory:
         known.connections += 1
         return True
 
-    def note(self, address: bytes, port: int, last: str, reason: str = "") -> bool:
-        """A connection to this service ended up as `last`; whether it is now left alone."""
-        plain = last == "plain" and self.seconds > 0
+    def profile(self, address: bytes, port: int) -> str:
+        """The dialect to speak to this service; empty: nothing is known of it."""
+        known = self._peers.get((address, port))
+        return known.profile if known is not None else ""
+
+    def note(
+        self,
+        address: bytes,
+        port: int,
+        last: str,
+        reason: str = "",
+        *,
+        profile: str = "",
+        others: tuple[str, ...] = (),
+    ) -> bool:
+        """A connection to this service ended up as `last`; whether it is now left alone.
+
+        It spoke `profile`.  Where it was not encrypted the next one speaks one of
+        `others`, and no service is left alone before it was offered all of them.
+        """
         before = self._peers.pop((address, port), None)
+        failures = 0 if last == "encrypted" else 1 + (before.failures if before is not None else 0)
+        exhausted = failures > len(others)
+        plain = last == "plain" and self.seconds > 0 and exhausted
         self._peers[address, port] = Remembered(
             last,
             reason,
             self._clock() + self.seconds if plain else None,
             1 + (before.connections if before is not None else 0),
+            others[0] if failures and others else profile,
+            0 if exhausted else failures,
         )
         if len(self._peers) > _CAPACITY:
             self._peers.popitem(last=False)

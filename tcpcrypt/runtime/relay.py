@@ -8,7 +8,7 @@ How a connection ends is carried over, and nothing else looks like an end:
 
     application: FIN         peer: FINp, then FIN
     peer: FINp               application: FIN
-    peer: FIN, no FINp       application: RST
+    peer: FIN, no FINp       application: RST (or FIN, in a profile that has no FINp)
     RST on either side       the other side: RST
     a bad frame, a timeout   both: RST
     a peer that is not whom  both: RST
@@ -50,6 +50,11 @@ READ_SIZE: Final = 256 * 1024
 _LEND_AFTER: Final = 4
 """Reads until a connection goes to the pump: what is over sooner does without."""
 _LEND_AFTER_BYTES: Final = 32 * 1024
+
+_SEGMENTS_SNDBUF: Final = 64 << 10
+"""For a peer that takes each segment for a frame: some fifty are under way at most.
+The Stanford tcpcryptd keeps track of a hundred, and its queue holds hardly more;
+what it loses it does not find again."""
 
 _BUFFER: Final = memoryview(bytearray(READ_SIZE))
 """One for all relays: there is one thread, and nothing keeps a view of it."""
@@ -123,6 +128,10 @@ class Relay:
             drained=self._regulate,
             failed=lambda _error: self._outer_lost(),
         )
+        if session is not None and session.config.profile.frame_per_segment:
+            # Linux joins nothing to such a segment, not even when it is sent again.
+            self._outer.send_flags = socket.MSG_EOR
+            outer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEGMENTS_SNDBUF)
 
     @property
     def sent(self) -> int:

@@ -16,7 +16,8 @@ a connection is left alone.
 
 *What a peer opens* (mangle PREROUTING).  A SYN with option 69, to a port on
 which somebody listens, goes to the daemon's listener.  All others go on
-untouched, and where nobody listens the kernel refuses as ever.  What comes from
+untouched, and where nobody listens the kernel refuses as ever.  (Where policy
+allows the Stanford profile its option, of kind 253, does the same.)  What comes from
 outside for a connection within this host is dropped (mangle INPUT).
 
 *The guard* (filter).  A SYN that a policy names and that nobody decided on
@@ -32,7 +33,6 @@ from typing import Final
 
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
-from tcpcrypt.registry import TCP_OPTION_ENO
 from tcpcrypt.runtime.older import OlderConnection
 from tcpcrypt.runtime.rules import (
     MARK_ACCEPTED,
@@ -51,6 +51,7 @@ from tcpcrypt.runtime.rules import (
     set_mark,
     tproxy,
 )
+from tcpcrypt.wire.profile import WireProfile
 
 __all__ = [
     "HOLD_SLOTS",
@@ -74,6 +75,9 @@ _DIRECT: Final = "DIRECT"
 _MASK: Final = f"{MARK_MASK:#x}"
 _FAMILIES: Final = (4, 6)
 _TCP: Final = ("-p", "tcp")
+_TCP_HEADER_MIN: Final = 20
+_TCP_HEADER_MAX: Final = 60
+_IPV6_HEADER: Final = 40
 
 Words = tuple[str, ...]
 
@@ -241,7 +245,6 @@ def accepting_rules(
                 leave = (*from_outside, "--syn", "-j", "RETURN")
                 rules.append(Rule("mangle", "PREROUTING", leave, (family,)))
                 continue
-            eno = ("--tcp-option", str(TCP_OPTION_ENO))
             listened = ("-m", "addrtype", "--dst-type", "LOCAL", "-m", "socket", "--nowildcard")
             target = tproxy(family, listeners[family], MARK_HANDSHAKE)
             # What follows the SYN finds its socket by itself, later, in the order in
@@ -251,13 +254,38 @@ def accepting_rules(
             # SYN-ACKs answer what this host has opened.
             no_answer = ("!", "--tcp-flags", "SYN,ACK", "SYN,ACK")
             first = no_answer if syn_cookies else ("--syn",)
-            words = (*from_outside, *first, *eno, *listened, *target)
-            rules.append(Rule("mangle", "PREROUTING", words, (family,)))
             # Not when the negotiation has seen what it needs.
             later = ("--tcp-flags", "SYN", "NONE", *_not_of_connection(MARK_DONE))
-            follows = (*from_outside, *later, *eno, *set_mark(MARK_HANDSHAKE))
-            rules.append(Rule("mangle", "PREROUTING", follows, (family,)))
+            for eno in (eno for p in policy.profiles for eno in _options(p, family)):
+                words = (*from_outside, *first, *eno, *listened, *target)
+                rules.append(Rule("mangle", "PREROUTING", words, (family,)))
+                follows = (*from_outside, *later, *eno, *set_mark(MARK_HANDSHAKE))
+                rules.append(Rule("mangle", "PREROUTING", follows, (family,)))
     return rules
+
+
+def _options(profile: WireProfile, family: int) -> Iterator[Words]:
+    """The match for the option of a dialect.
+
+    What tells an option of kind 253 from others is the identifier in it, and where
+    in the header it stands only u32 can be told: at which multiples of four.
+    """
+    kind = ("--tcp-option", str(profile.option_kind))
+    if not profile.option_exid:
+        yield kind
+        return
+    head = profile.option_kind << 24 | int.from_bytes(profile.option_exid, "big")
+    for at in range(_TCP_HEADER_MIN, _TCP_HEADER_MAX, 4):
+        length, start = _of_tcp_header(family, 12), _of_tcp_header(family, at)
+        yield (
+            *(*kind, "-m", "u32", "--u32"),
+            f'"{length}>>26&0x3c={at + 4}:{_TCP_HEADER_MAX}&&{start}&0xff00ffff={head:#x}"',
+        )
+
+
+def _of_tcp_header(family: int, at: int) -> str:
+    """Where u32 finds four bytes of the TCP header; IPv6 without extension headers."""
+    return f"0>>22&0x3c@{at}" if family == 4 else f"{_IPV6_HEADER + at}"
 
 
 def guard_rules(policies: Sequence[Policy], *, serving: bool) -> list[Rule]:

@@ -100,19 +100,23 @@ class SynOption:
     def build(self, profile: WireProfile = RFC8548) -> bytes:
         """The whole option: kind, length, ExID, global suboption, TEPs in order.
 
-        The global suboption comes first, where no data can swallow it.  A
-        length byte is written only where section 4.4 requires one.  Raises
-        `LocalError` for reserved global bits, for data before the last
-        suboption that no length byte can announce (0 or more than 32 bytes)
-        and for more than 40 bytes in all.
+        The global suboption comes where no data can swallow it: first, or where
+        the profile has it.  A length byte is written only where section 4.4
+        requires one.  Raises `LocalError` for reserved global bits, for data
+        before the last suboption that no length byte can announce (0 or more
+        than 32 bytes) and for more than 40 bytes in all.
         """
         if self.global_bits & ~(GLOBAL_A | GLOBAL_B):
             raise LocalError("reserved bits of the global suboption must be sent as 0")
         contents = bytearray()
-        if self.explicit_global or self.global_bits:
-            contents.append(self.global_bits)
         last = len(self.suboptions) - 1
-        for index, suboption in enumerate(self.suboptions):
+        global_at = 0 if profile.global_first else self._first_with_data()
+        for index in range(len(self.suboptions) + 1):
+            if index == global_at and (self.explicit_global or self.global_bits):
+                contents.append(self.global_bits)
+            if index > last:
+                break
+            suboption = self.suboptions[index]
             data = suboption.data
             if data is not None and index < last:
                 if not 1 <= len(data) <= SUBOPTION_DATA_MAX:
@@ -123,6 +127,12 @@ class SynOption:
         if len(contents) > _contents_max(profile):
             raise LocalError(f"ENO option with {len(contents)} bytes of contents fits no header")
         return _head(profile, len(contents)) + contents
+
+    def _first_with_data(self) -> int:
+        return next(
+            (index for index, s in enumerate(self.suboptions) if s.data is not None),
+            len(self.suboptions),
+        )
 
 
 @dataclass(frozen=True, slots=True)

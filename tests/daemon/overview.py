@@ -47,6 +47,8 @@ def entry(number: int, client: str, service: str, **changes: Any) -> dict[str, A
         "start": "fresh",
         "transcript": TRANSCRIPT,
         "rekeys": 0,
+        "profile": "rfc8548",
+        "lacks": [],
         "fingerprint": None,
         "proved": False,
         "trust": None,

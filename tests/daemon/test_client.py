@@ -75,6 +75,7 @@ def test_every_call(service: Service, client: Client) -> None:
         resumed=False,
         transcript=bytes.fromhex(TRANSCRIPT),
         rekeys=0,
+        profile="rfc8548",
         sent=78,
         received=1256,
     )

@@ -64,6 +64,8 @@ def outcome(configuration: Configuration, key: Key) -> Any:
 POLICY = '[[policy]]\nmode = "never"\n'
 REQUIRE = '[[policy]]\nmode = "require"\n'
 OPEN = '[[policy]]\nmode = "opportunistic"\n'
+X25519_ALONE = "[crypto]\nteps = [0x23]\n"
+CHACHA_ALONE = "[crypto]\naeads = ['chacha20-poly1305']\n"
 
 # --- every key -----------------------------------------------------------------
 
@@ -83,6 +85,7 @@ GOOD = [
     ("daemon.log", '"stderr"', "stderr"),
     ("daemon.log", '"journald"', "journald"),
     ("daemon.log", '"/var/log/t.log"', "/var/log/t.log"),
+    ("daemon.keylog", '"/root/keys"', Path("/root/keys")),
     ("daemon.path_memory", "0", 0.0),
     ("daemon.path_memory", "1.5", 1.5),
     ("daemon.path_memory", "86400", 86400.0),
@@ -242,7 +245,8 @@ BAD = [
     ("[daemon]\nmode = 1", 2, "daemon.mode", "it belongs in [[policy]]"),
     (POLICY + "ports = 80", 3, "policy 1, ports", "it belongs in `match` of a [[policy]]"),
     (POLICY * 2 + "match.prots = 80", 5, "policy 2, match.prots", 'did you mean "ports"?'),
-    ("[daemon]\nkeylog = 'x'", 2, "daemon.keylog", "this version does not have it"),
+    ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", "this version does not have it"),
+    ("[daemon]\nkeylog = 'x'", 2, "daemon.keylog", '"x" is not an absolute path'),
     ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", "this version does not have it"),
     ("[daemon]\nsteering = 'redirect'", 2, "daemon.steering", "this version does not have"),
     (POLICY + "auth = 'tofu'", 3, "policy 1, auth", "connections are left alone"),
@@ -255,7 +259,10 @@ BAD = [
     (OPEN + "auth = 'tofu'\npq = 'require'", 4, "policy 1, pq", "may go in the clear"),
     ("[daemon]\nstate = 'x'", 2, "daemon.state", "not an absolute path"),
     ("[daemon]\ntofu_enforce = 'no'", 2, "daemon.tofu_enforce", "neither true nor false"),
-    (POLICY + "profile = 'stanford'", 3, "policy 1, profile", "this version does not have"),
+    (OPEN + "profile = 'stanford'\nauth = 'tofu'", 3, "policy 1, profile", "proves nothing"),
+    (OPEN + "profile = 'both'\npq = 'prefer'", 3, "policy 1, profile", 'need "rfc8548"'),
+    (X25519_ALONE + OPEN + "profile = 'both'", 5, "policy 1, profile", "none of the"),
+    (CHACHA_ALONE + OPEN + "profile = 'stanford'", 5, "policy 1, profile", "none of the"),
     (POLICY + "profile = 'tcps'", 3, "policy 1, profile", "this version does not have"),
     (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
     # what is not what it should be

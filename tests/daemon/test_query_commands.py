@@ -68,12 +68,12 @@ def test_sessions(service: Service, run: Run) -> None:
     status, out, err = run("sessions")
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        "ID  DIRECTION  CLIENT           SERVICE        STATE      START    AGE        SENT"
-        "  RECEIVED  KEYS    PEER  TRUST  SESSION",
-        " 7  outgoing   10.0.0.1:4000    10.0.0.2:80    plain      -        59 s          0"
-        "         0  -          -      -  -",
-        "12  outgoing   [fe80::1]:40000  [fe80::2]:443  encrypted  resumed  1 h 2 min    78"
-        f"      1256  X25519     -      -  {SESSION}",
+        "ID  DIRECTION  CLIENT           SERVICE        STATE      PROFILE  START    AGE"
+        "        SENT  RECEIVED  KEYS    PEER  TRUST  SESSION",
+        " 7  outgoing   10.0.0.1:4000    10.0.0.2:80    plain      -        -        59 s"
+        "          0         0  -          -      -  -",
+        "12  outgoing   [fe80::1]:40000  [fe80::2]:443  encrypted  rfc8548  resumed  1 h 2 min"
+        f"    78      1256  X25519     -      -  {SESSION}",
     ]
     only = run("sessions", "--state", "plain", "--json")[1]
     (session,) = json.loads(only)["sessions"]
@@ -81,6 +81,19 @@ def test_sessions(service: Service, run: Run) -> None:
     assert session["session"] is None
     everything = json.loads(run("sessions", "--json")[1])["sessions"]
     assert everything[1] == service.memory.connections[0]
+
+
+def test_what_a_dialect_lacks_is_said_once(service: Service, run: Run) -> None:
+    weak = {"profile": "stanford", "lacks": ["the end is not authenticated", "no randomness"]}
+    service.memory.connections = [
+        entry(number, "10.0.0.1:4000", "10.0.0.2:80", since=ago(2), start="fresh") | weak
+        for number in (1, 2)
+    ]
+    _status, out, _err = run("sessions")
+    assert out.splitlines()[3:] == [
+        "stanford: the end is not authenticated",
+        "stanford: no randomness",
+    ]
 
 
 def test_no_sessions(run: Run) -> None:

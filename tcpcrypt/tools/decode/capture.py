@@ -1,0 +1,104 @@
+"""Capture files, pcap and pcapng, as IP packets.
+
+scapy reads the files (the extra `decode`); what is in the packets is read by
+this package's own parsers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tcpcrypt.errors import LocalError
+from tcpcrypt.tools.decode.link import ip_packet
+
+__all__ = ["CaptureError", "Packet", "read_capture", "scapy_utils"]
+
+_PACKET_MAX: Final = 1 << 18
+"""Bytes of one packet that are read; offloads make packets of 64 KiB, and headers."""
+
+
+class CaptureError(LocalError):
+    """A file that cannot be read, or is no capture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One IP packet as it was captured."""
+
+    number: int
+    """Number of the frame in the capture, from 1 as Wireshark counts."""
+    time: float
+    """Seconds since the epoch."""
+    data: memoryview
+    """From the IP header on."""
+    cut: bool = False
+    """The capture does not hold all of it (`tcpdump -s`)."""
+
+
+def read_capture(path: Path) -> Iterator[Packet]:
+    """The IP packets of a capture file, in the order in which they stand there.
+
+    Raises `CaptureError` for a file that is none, that cannot be read, or whose
+    link type is not known.
+    """
+    utils = scapy_utils()
+    try:
+        reader = utils.RawPcapReader(str(path))
+    except (OSError, EOFError, utils.Scapy_Exception) as error:
+        # What gzip cannot unpack is an OSError, too, but not the system's.
+        number = getattr(error, "errno", None)
+        if number:
+            raise CaptureError(f"{path}: {os.strerror(number)}") from error
+        raise CaptureError(f"{path}: neither a pcap nor a pcapng file: {error}") from error
+    with reader:
+        yield from _packets(path, reader)
+
+
+def _packets(path: Path, reader: Any) -> Iterator[Packet]:
+    number = 0
+    while True:
+        try:
+            frame, about = reader._read_packet(size=_PACKET_MAX)
+        except EOFError:
+            return
+        except Exception as error:  # scapy lets errors of struct and zlib pass
+            raise CaptureError(f"{path}: damaged behind frame {number}: {error}") from error
+        number += 1
+        link_type = getattr(about, "linktype", None)
+        if link_type is None:
+            link_type = reader.linktype
+        try:
+            packet = ip_packet(link_type, memoryview(frame))
+        except KeyError:
+            raise CaptureError(
+                f"{path}: frame {number} is of link type {link_type}, which is not known"
+            ) from None
+        if packet:
+            cut = len(frame) < (about.wirelen or 0)
+            yield Packet(number, _time(reader, about), packet, cut)
+
+
+def _time(reader: Any, about: Any) -> float:
+    if hasattr(about, "sec"):
+        seconds: float = about.sec + about.usec / (1e9 if reader.nano else 1e6)
+        return seconds
+    if about.tshigh is None:
+        return 0.0  # a simple packet block has no time
+    time: float = ((about.tshigh << 32) + about.tslow) / about.tsresol
+    return time
+
+
+def scapy_utils() -> Any:
+    """`scapy.utils`.  Raises `CaptureError` where scapy is not installed."""
+    # scapy warns of broken files by its logger; errors say it here.
+    logging.getLogger("scapy").setLevel(logging.ERROR)
+    try:
+        from scapy import utils  # noqa: PLC0415 (takes long, and is not always there)
+    except ImportError as error:
+        raise CaptureError("captures are read by scapy: pip install 'tcpcrypt[decode]'") from error
+    return utils

@@ -1,0 +1,353 @@
+"""One captured TCP connection: its handshake, its key exchange, its two streams."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tcpcrypt.errors import FallbackReason, LocalError, PeerError
+from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC
+from tcpcrypt.tools.decode.frames import FrameReader
+from tcpcrypt.tools.decode.handshake import (
+    Agreed,
+    Plain,
+    Undecodable,
+    agree,
+    has_eno,
+    is_tcps,
+    offered_profile,
+)
+from tcpcrypt.tools.decode.keys import Exchange, KeyStore, SessionKeys
+from tcpcrypt.tools.decode.reassembly import ByteStream
+from tcpcrypt.tools.decode.report import ConnectionReport, DirectionReport
+from tcpcrypt.tools.decode.sink import Sink
+from tcpcrypt.wire.messages import Init1, Init2, message_length
+from tcpcrypt.wire.profile import ResumptionForm
+from tcpcrypt.wire.segment import Segment
+
+__all__ = ["Connection"]
+
+_INIT_MAX: Final = 1 << 20
+"""Bytes of an Init message, here; a host takes fewer."""
+_SEQ_MOD: Final = 1 << 32
+_MAGIC_LEN: Final = 4
+_TCPS: Final = "tcps"
+_PLAIN: Final = "plain"
+
+
+class _Direction:
+    """One direction: what was captured of it, and who reads it."""
+
+    def __init__(self, name: str, report: DirectionReport) -> None:
+        self.name = name
+        self.report = report
+        self.isn: int | None = None
+        self.region: bytes | None = None
+        """Options of its SYN or SYN-ACK."""
+        self.stream = ByteStream(0)
+        self.reader: FrameReader | None = None
+        self.fin_at: int | None = None
+        self.reset = False
+        self.cut = False
+
+    def start(self, isn: int) -> None:
+        if self.isn is None:
+            self.isn = isn
+            self.stream = ByteStream(isn)
+
+    def begins(self, magic: bytes) -> bool | None:
+        """Whether the stream begins so; None: not known yet."""
+        head = bytes(self.stream.buffer[:_MAGIC_LEN])
+        if len(head) < _MAGIC_LEN and magic.startswith(head):
+            return None
+        return head == magic
+
+
+class Connection:
+    """Takes the segments of one connection; what it carries goes to the sink."""
+
+    def __init__(self, report: ConnectionReport, store: KeyStore, sink: Sink) -> None:
+        self.report = report
+        self.client = _Direction("client to server", report.client_to_server)
+        self.server = _Direction("server to client", report.server_to_client)
+        self._store = store
+        self._sink = sink
+        self._agreed: Agreed | Plain | Undecodable | None = None
+        self._first_ack: bytes | None = None
+        """Options of the client's first segment without SYN."""
+        self._over = False
+        """Nothing more can be read, whatever comes."""
+        self._finished = False
+
+    @property
+    def opening(self) -> bool:
+        """Only SYNs of the client have been seen."""
+        return self.server.isn is None and self._first_ack is None
+
+    def segment(self, segment: Segment, from_client: bool, time: float, missing: int = 0) -> None:
+        """Take a segment of this connection; its last `missing` bytes were not captured."""
+        mine, other = (self.client, self.server) if from_client else (self.server, self.client)
+        flags, seq, payload = segment.flags, segment.seq, segment.payload
+        if flags.syn:
+            mine.start(seq)
+            if flags.ack:
+                other.start((segment.ack - 1) % _SEQ_MOD)
+            seq = (seq + 1) % _SEQ_MOD
+            if self._note_syn(mine, bytes(segment.options)):
+                payload = payload[:0]  # RFC 8547 section 4.7: such data are not the stream's
+        elif flags.rst:
+            mine.reset = other.reset = True
+            return
+        elif from_client and flags.ack and self._first_ack is None:
+            self._first_ack = bytes(segment.options)
+        if mine.isn is None:
+            return
+        if flags.fin and mine.fin_at is None:
+            mine.fin_at = mine.stream.offset(seq + len(payload))
+        mine.cut |= missing > 0
+        if not self._over:
+            mine.stream.add(seq, payload[: max(0, len(payload) - missing)])
+            self._advance(time)
+
+    @staticmethod
+    def _note_syn(mine: _Direction, region: bytes) -> bool:
+        """Keep the options of the last SYN with ENO; whether this one has it."""
+        eno = offered_profile(region) is not None
+        if mine.region is None or eno:
+            mine.region = region
+        return eno
+
+    def _advance(self, time: float) -> None:
+        if self._agreed is None:
+            self._decide()
+        if isinstance(self._agreed, Plain):
+            for mine in (self.client, self.server):
+                self._read_plain(mine, time)
+        elif isinstance(self._agreed, Agreed):
+            if self.client.reader is None:
+                self._exchange(self._agreed)
+            for mine in (self.client, self.server):
+                if mine.reader is not None:
+                    for data in mine.reader.read():
+                        self._give(mine, data, time)
+
+    # --- what was agreed on ------------------------------------------------------------
+
+    def _decide(self, *, last: bool = False) -> None:
+        """Judge the handshake once the client's first segment without SYN is there."""
+        one, other = self.client.region, self.server.region
+        if self._first_ack is None and not last:
+            return
+        if one is None or other is None:
+            self._agreed = self._half(one, other)
+        elif is_tcps(one) and is_tcps(other):
+            self.report.profile = _TCPS
+            self._agreed = Undecodable(None, None, "TCP/S is not decoded by this version")
+        else:
+            agreed = agree(one, other)
+            if isinstance(agreed, Agreed) and not self._acknowledged(agreed):
+                doubt = None if agreed.resuming else self._exchanging()
+                if doubt is None and not (agreed.resuming or last):
+                    return
+                if not doubt:
+                    agreed = Plain(FallbackReason.NO_ENO_IN_FIRST_ACK)
+            self._agreed = agreed
+        self._note_agreed(self._agreed)
+
+    @staticmethod
+    def _half(one: bytes | None, other: bytes | None) -> Plain | Undecodable:
+        """One of the two SYN segments is not in the capture."""
+        if one is None:
+            profile = offered_profile(other or b"")
+            if profile is None:
+                return Plain(FallbackReason.NO_ENO_IN_SYN_ACK)
+            return Undecodable(profile, None, "its SYN is not in the capture")
+        profile = offered_profile(one)
+        if profile is None:
+            return Plain(FallbackReason.NO_ENO_IN_SYN)
+        return Undecodable(profile, None, "its SYN-ACK is not in the capture")
+
+    def _acknowledged(self, agreed: Agreed) -> bool:
+        """RFC 8547 section 4.6: the client's first ACK has the option, too."""
+        by_id = agreed.profile.resumption is ResumptionForm.SESSION_ID
+        if agreed.resuming and by_id:
+            return True
+        return self._first_ack is not None and has_eno(agreed.profile, self._first_ack)
+
+    def _exchanging(self) -> bool | None:
+        """Whether Init messages follow; the ACK with the option may not be captured."""
+        found = {self.client.begins(INIT1_MAGIC), self.server.begins(INIT2_MAGIC)}
+        return True if True in found else False if False in found else None
+
+    def _note_agreed(self, agreed: Agreed | Plain | Undecodable) -> None:
+        report = self.report
+        if isinstance(agreed, Plain):
+            report.profile, report.fallback = _PLAIN, agreed.reason
+            for direction in (report.client_to_server, report.server_to_client):
+                direction.readable = True
+            return
+        if agreed.profile is not None:
+            report.profile = agreed.profile.name
+        report.tep = agreed.tep
+        for direction in (report.client_to_server, report.server_to_client):
+            direction.frames, direction.authenticated = 0, False
+        if isinstance(agreed, Undecodable):
+            self._give_up(agreed.why)
+            return
+        report.resumed, report.application_aware = agreed.resuming, agreed.application_aware
+
+    # --- keys --------------------------------------------------------------------------
+
+    def _exchange(self, agreed: Agreed) -> None:
+        if agreed.resuming:
+            self._find_keys(agreed, None)
+            return
+        host_a, host_b = self.client, self.server
+        if not agreed.client_is_a:
+            host_a, host_b = host_b, host_a
+        first = self._message("Init1", host_a, INIT1_MAGIC)
+        second = self._message("Init2", host_b, INIT2_MAGIC)
+        if first is None or second is None or self._over:
+            return
+        try:
+            # The public keys are looked at by those who need them.
+            init1 = Init1.parse(first, 0, agreed.profile)
+            init2 = Init2.parse(second, 0, agreed.profile)
+        except PeerError as error:
+            self._give_up(str(error))
+            return
+        self.report.aead = init2.cipher
+        host_a.stream.consume(len(first))
+        host_b.stream.consume(len(second))
+        self._find_keys(agreed, Exchange(first, second, init1.nonce, init2.cipher))
+
+    def _message(self, name: str, mine: _Direction, magic: bytes) -> bytes | None:
+        """Init1 or Init2 once it is whole."""
+        buffer = mine.stream.buffer
+        try:
+            length = message_length(buffer, magic, _INIT_MAX)
+        except PeerError as error:
+            self._give_up(f"{name}: {error}")
+            return None
+        return None if length is None or len(buffer) < length else bytes(buffer[:length])
+
+    def _find_keys(self, agreed: Agreed, exchange: Exchange | None) -> None:
+        refused = []
+        for material in self._store.find(agreed, exchange):
+            try:
+                keys, chain = material.keys(agreed, exchange)
+            except LocalError as error:
+                refused.append(str(error))
+                continue
+            if chain is not None:
+                self._store.add_chain(material.source, chain)
+            self._start(agreed, keys)
+            return
+        for why in refused:
+            self.report.note(why)
+        what = f"N_A {exchange.nonce_a.hex()}" if exchange else f"session {agreed.identifier.hex()}"
+        fits = "that fits" if refused else "of it"
+        self._give_up(f"no key: the {self._store.entries} secrets given hold none {fits} ({what})")
+
+    def _start(self, agreed: Agreed, keys: SessionKeys) -> None:
+        self.report.session_id, self.report.aead = keys.session_id, keys.aead.id
+        for mine, ab in (
+            (self.client, keys.client_sends_ab),
+            (self.server, not keys.client_sends_ab),
+        ):
+            mine.report.readable = True
+            master = keys.master()
+            mine.reader = FrameReader(mine.stream, agreed.profile, keys.aead, master, ab=ab)
+
+    def _give_up(self, why: str) -> None:
+        self.report.note(why)
+        self._over = True
+        self.client.stream = self.server.stream = ByteStream(0)
+
+    # --- data --------------------------------------------------------------------------
+
+    def _read_plain(self, mine: _Direction, time: float) -> None:
+        stream = mine.stream
+        if stream.buffer:
+            data = bytes(stream.buffer)
+            stream.consume(len(data))
+            self._give(mine, data, time)
+
+    def _give(self, mine: _Direction, data: bytes, time: float) -> None:
+        mine.report.bytes += len(data)
+        mine.report.sum.update(data)
+        self._sink.data(self.report, mine is self.client, data, time)
+
+    # --- the end -----------------------------------------------------------------------
+
+    def finish(self, time: float) -> None:
+        """Nothing more comes.  Idempotent."""
+        if self._finished:
+            return
+        self._finished = True
+        if self.client.isn is None or self.server.isn is None:
+            self._no_beginning()
+        elif self._agreed is None:
+            self._decide(last=True)
+            self._advance(time)
+        if isinstance(self._agreed, Agreed) and self.client.reader is None and not self._over:
+            self._give_up(self._why_no_exchange(self._agreed))
+        for mine in (self.client, self.server):
+            self._finish(mine, time)
+        self._over = True
+        self._sink.end(self.report, time)
+
+    def _no_beginning(self) -> None:
+        if self.client.isn is None:
+            self._give_up("its beginning is not in the capture")
+        elif self._agreed is None:
+            self.report.profile = _PLAIN  # nobody answered
+
+    def _why_no_exchange(self, agreed: Agreed) -> str:
+        host_a = self.client if agreed.client_is_a else self.server
+        whole = self._message("Init1", host_a, INIT1_MAGIC)
+        name = "Init2" if whole else "Init1"
+        return f"its {name} is not in the capture, or not as a whole"
+
+    def _finish(self, mine: _Direction, time: float) -> None:
+        report, reader = mine.report, mine.reader
+        if reader is not None:
+            for data in reader.finish():
+                self._give(mine, data, time)
+            for error in reader.errors:
+                self.report.note(f"{mine.name}: {error}")
+            report.frames = reader.frames
+            report.authenticated = reader.intact
+        elif isinstance(self._agreed, Plain):
+            self._finish_plain(mine, time)
+        self._missing_tail(mine)
+        if mine.cut and self.report.errors:
+            self.report.note(f"{mine.name}: packets were cut when captured (tcpdump -s 0 does not)")
+        report.ended = self._ended(mine)
+
+    def _finish_plain(self, mine: _Direction, time: float) -> None:
+        while (gap := mine.stream.gap) is not None:
+            self._note_gap(mine, *gap)
+            mine.stream.skip_to(gap[1])
+            self._read_plain(mine, time)
+
+    def _missing_tail(self, mine: _Direction) -> None:
+        """FIN tells where the stream ended."""
+        at, reader = mine.fin_at, mine.reader
+        if at is None or self._over or at <= mine.stream.end or (reader and reader.failed):
+            return
+        self._note_gap(mine, mine.stream.end, at)
+        if reader is not None:
+            mine.report.authenticated = False
+
+    def _note_gap(self, mine: _Direction, start: int, end: int) -> None:
+        self.report.note(
+            f"{mine.name}: bytes {start} to {end - 1} of the stream are not in the capture"
+        )
+
+    @staticmethod
+    def _ended(mine: _Direction) -> str:
+        if mine.reader is not None and mine.reader.fin:
+            return "finp"
+        if mine.fin_at is not None:
+            return "fin"
+        return "rst" if mine.reset else "open"

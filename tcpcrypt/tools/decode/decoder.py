@@ -1,0 +1,113 @@
+"""Packets of any number of connections, each to its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tcpcrypt.errors import PeerError, PeerReason
+from tcpcrypt.tools.decode.capture import Packet
+from tcpcrypt.tools.decode.connection import Connection
+from tcpcrypt.tools.decode.keys import KeyStore
+from tcpcrypt.tools.decode.report import ConnectionReport, endpoint
+from tcpcrypt.tools.decode.sink import NowhereSink, Sink
+from tcpcrypt.wire.segment import Segment
+
+__all__ = ["Decoder"]
+
+_IPV6_LEN: Final = 40
+Flow = tuple[bytes, int, bytes, int]
+
+
+class Decoder:
+    """Feed `packet`, then `finish`; plaintext goes to the sink meanwhile."""
+
+    def __init__(self, store: KeyStore, sink: Sink | None = None) -> None:
+        self._store = store
+        self._sink = sink or NowhereSink()
+        self._connections: list[Connection] = []
+        self._by_flow: dict[Flow, tuple[Connection, bool]] = {}
+        """By sender and receiver; whether the sender is the client."""
+        self._fragments: set[frozenset[bytes]] = set()
+        self._time = 0.0
+        self.damaged = 0
+        """Packets that contradict themselves."""
+
+    def packet(self, packet: Packet) -> None:
+        """Take an IP packet; what is not TCP is passed over."""
+        self._time = packet.time
+        missing = _missing(packet.data) if packet.cut else 0
+        data = bytes(packet.data) + bytes(missing) if missing else packet.data
+        try:
+            segment = Segment.parse(data)
+        except PeerError as error:
+            if error.reason is PeerReason.SEGMENT_FRAGMENT:
+                self._fragments.add(_hosts(packet.data))
+            elif error.reason is not PeerReason.SEGMENT_NOT_TCP:
+                self.damaged += 1
+            return
+        connection, from_client = self._find(segment)
+        connection.segment(segment, from_client, packet.time, missing)
+
+    def finish(self) -> list[ConnectionReport]:
+        """All connections, in the order of their first packets."""
+        for flow, (connection, from_client) in self._by_flow.items():
+            connection.finish(self._time)
+            if from_client and connection.report.errors and _pair(flow) in self._fragments:
+                connection.report.note(
+                    "IP fragments between these hosts were captured, which are not put together"
+                )
+        return [connection.report for connection in self._connections]
+
+    def _find(self, segment: Segment) -> tuple[Connection, bool]:
+        found = self._by_flow.get(segment.flow)
+        if found is None or self._begins_anew(segment, *found):
+            if found is not None:
+                found[0].finish(self._time)
+            return self._begin(segment)
+        return found
+
+    @staticmethod
+    def _begins_anew(segment: Segment, connection: Connection, from_client: bool) -> bool:
+        """Whether a SYN opens another connection on the same ports."""
+        flags = segment.flags
+        if not flags.syn:
+            return False
+        mine = connection.client if from_client else connection.server
+        if mine.isn is not None:
+            return segment.seq != mine.isn
+        # The server's first SYN: an answer, or a simultaneous open.
+        return not (flags.ack or connection.opening)
+
+    def _begin(self, segment: Segment) -> tuple[Connection, bool]:
+        flow = source, source_port, destination, destination_port = segment.flow
+        answer = segment.flags.syn and segment.flags.ack
+        sender = endpoint(segment.source, source_port)
+        receiver = endpoint(segment.destination, destination_port)
+        client, server = (receiver, sender) if answer else (sender, receiver)
+        report = ConnectionReport(len(self._connections), client, server)
+        connection = Connection(report, self._store, self._sink)
+        self._connections.append(connection)
+        back = (destination, destination_port, source, source_port)
+        self._by_flow[flow] = connection, not answer
+        self._by_flow[back] = connection, answer
+        return self._by_flow[flow]
+
+
+def _missing(packet: memoryview) -> int:
+    """Bytes that a packet should have and the capture has not."""
+    if packet[0] >> 4 == 6:
+        length = _IPV6_LEN + int.from_bytes(packet[4:6], "big")
+    else:
+        length = int.from_bytes(packet[2:4], "big")
+    return max(0, length - len(packet))
+
+
+def _pair(flow: Flow) -> frozenset[bytes]:
+    return frozenset((flow[0], flow[2]))
+
+
+def _hosts(packet: memoryview) -> frozenset[bytes]:
+    """Source and destination address of an IP packet."""
+    start, size = (8, 16) if packet[0] >> 4 == 6 else (12, 4)
+    at = range(start, start + 2 * size, size)
+    return frozenset(bytes(packet[index : index + size]) for index in at)

@@ -1,0 +1,166 @@
+"""RFC 9293 section 3.4: one direction of a captured TCP connection, in order.
+
+Of bytes that came twice the first copy counts, as it does for Linux.  Where a
+second copy differs it is kept as a variant, until the bytes are consumed: who
+can tell right from wrong, as the owner of a key can, may ask for it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Final
+
+__all__ = ["ByteStream"]
+
+_SEQ_MOD: Final = 1 << 32
+_WINDOW_MAX: Final = 1 << 30
+"""RFC 7323 section 2.3: no receiver has a larger window."""
+_WAITING_MAX: Final = 1 << 28
+"""Bytes that wait behind a gap at most."""
+_VARIANTS_MAX: Final = 64
+
+
+class ByteStream:
+    """Offsets count from the byte behind the SYN, and do not wrap."""
+
+    def __init__(self, isn: int) -> None:
+        self._first = isn + 1
+        self.base = 0
+        """Offset of the first byte that is not consumed."""
+        self.buffer = bytearray()
+        """What follows it without a gap."""
+        self._starts: list[int] = []
+        self._waiting: dict[int, bytes] = {}
+        self._waiting_bytes = 0
+        self._variants: list[tuple[int, bytes]] = []
+        self._marks: list[int] = []
+        """Offsets in `buffer` at which captured segments begin, in order."""
+        self.ignored = 0
+        """Segments that no receiver would have taken."""
+
+    @property
+    def end(self) -> int:
+        """Offset behind `buffer`."""
+        return self.base + len(self.buffer)
+
+    @property
+    def gap(self) -> tuple[int, int] | None:
+        """What is missing in front of the bytes that wait, from and to; None: nothing."""
+        return (self.end, self._starts[0]) if self._starts else None
+
+    @property
+    def overfull(self) -> bool:
+        """More waits behind a gap than a connection could have under way."""
+        return self._waiting_bytes > _WAITING_MAX
+
+    def offset(self, seq: int) -> int:
+        """The offset of a sequence number, negative before the first byte."""
+        distance = (seq - self._first - self.end) % _SEQ_MOD
+        if distance >= _SEQ_MOD // 2:
+            distance -= _SEQ_MOD
+        return self.end + distance
+
+    def add(self, seq: int, payload: memoryview) -> None:
+        """Take the payload of a segment."""
+        if not payload:
+            return
+        start = self.offset(seq)
+        if not -_WINDOW_MAX <= start - self.end <= _WINDOW_MAX:
+            self.ignored += 1
+            return
+        octets = bytes(payload)
+        if start < self.base:
+            octets = octets[self.base - start :]
+            start = self.base
+        if not octets:
+            return
+        if start > self.end:
+            self._wait(start, octets)
+            return
+        self._append(start, octets)
+        while self._starts and self._starts[0] <= self.end:
+            following = self._starts.pop(0)
+            waited = self._waiting.pop(following)
+            self._waiting_bytes -= len(waited)
+            self._append(following, waited)
+
+    def _append(self, start: int, octets: bytes) -> None:
+        known = self.end - start
+        at = bisect_left(self._marks, start)
+        if at == len(self._marks) or self._marks[at] != start:
+            self._marks.insert(at, start)
+        if known:
+            at = start - self.base
+            if self.buffer[at : at + len(octets)] != octets[:known]:
+                self._differs(start, octets)
+        if known < len(octets):
+            self.buffer += octets[known:]
+
+    def _wait(self, start: int, octets: bytes) -> None:
+        held = self._waiting.get(start)
+        if held is not None:
+            same = min(len(held), len(octets))
+            if held[:same] != octets[:same]:
+                self._differs(start, octets)
+                return
+            if len(held) >= len(octets):
+                return
+            self._waiting_bytes -= len(held)
+        else:
+            self._starts.insert(bisect_left(self._starts, start), start)
+        self._waiting[start] = octets
+        self._waiting_bytes += len(octets)
+
+    def _differs(self, start: int, octets: bytes) -> None:
+        if len(self._variants) < _VARIANTS_MAX:
+            self._variants.append((start, octets))
+
+    def consume(self, count: int) -> None:
+        """Let go of the first `count` bytes of `buffer`."""
+        del self.buffer[:count]
+        self.base += count
+        del self._marks[: bisect_left(self._marks, self.base)]
+        self._variants = [(at, octets) for at, octets in self._variants if at >= self.base]
+
+    def marks(self) -> list[int]:
+        """Offsets in `buffer`, behind its first byte, at which captured segments begin."""
+        return [mark for mark in self._marks if mark > self.base]
+
+    def variants(self) -> Iterator[bytes]:
+        """`buffer` as it would be if a later copy counted instead, the last one first."""
+        for start, octets in reversed(self._variants):
+            at = start - self.base
+            if at <= len(self.buffer):
+                yield bytes(self.buffer[:at]) + octets + self.buffer[at + len(octets) :]
+
+    def starts(self) -> list[int]:
+        """Offsets behind the gap at which captured segments begin."""
+        return list(self._starts)
+
+    def skip_to(self, start: int) -> None:
+        """Give up what is before `start`, one of `starts`, and go on there."""
+        for early in self._starts[: self._starts.index(start)]:
+            self._waiting_bytes -= len(self._waiting.pop(early))
+        del self._starts[: self._starts.index(start)]
+        self.buffer.clear()
+        self._marks.clear()
+        self.base = start
+        while self._starts and self._starts[0] <= self.end:
+            following = self._starts.pop(0)
+            waited = self._waiting.pop(following)
+            self._waiting_bytes -= len(waited)
+            self._append(following, waited)
+
+    def peek_from(self, start: int, count: int) -> bytes:
+        """Up to `count` bytes from `start`, one of `starts`, as far as there is no gap."""
+        octets = bytearray()
+        index = self._starts.index(start)
+        while index < len(self._starts) and len(octets) < count:
+            at = self._starts[index]
+            known = start + len(octets) - at
+            if known < 0:
+                break
+            octets += self._waiting[at][known:]
+            index += 1
+        return bytes(octets[:count])

@@ -1,0 +1,298 @@
+"""Two of our daemons in the Stanford profile, on paths where the real one fails.
+
+Every connection is encrypted, refused or reset, and every byte is the right one;
+captures are read again by the key log.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import random
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+from netns.mallory import Rewriter
+from netns.network import PORT, Network
+from netns.observed import segments
+
+from tcpcrypt.registry import ENO_EXID
+from tcpcrypt.runtime.netlink import Verdict
+from tcpcrypt.tools.decode.capture import Packet
+from tcpcrypt.tools.decode.decoder import Decoder
+from tcpcrypt.tools.decode.files import read_key_log
+from tcpcrypt.tools.decode.keys import KeyStore
+from tcpcrypt.tools.decode.report import ConnectionReport
+from tcpcrypt.tools.labdaemon import BACKEND, LabDaemon
+from tcpcrypt.tools.netns import Capture, Host
+from tcpcrypt.wire.segment import Segment
+
+FIRST = ("-m", "statistic", "--mode", "nth", "--every", "1000000", "--packet", "0")
+CLASSIC_ACK = ("-p", "tcp", "--tcp-flags", "SYN,ACK", "ACK", "--dport", "80")
+
+
+@pytest.fixture(autouse=True)
+def _nfqueue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profile needs it, whatever else is tested by another backend."""
+    monkeypatch.delenv(BACKEND, raising=False)
+
+
+class Two:
+    """Both daemons, by configuration files."""
+
+    def __init__(self, network: Network, directory: Path) -> None:
+        self.network, self.directory = network, directory
+
+    def begin(self) -> "Two":
+        self.server = self.start(self.network.server)
+        self.client = self.start(self.network.client)
+        return self
+
+    def start(self, host: Host, mode: str = "require") -> LabDaemon:
+        path = self.directory / f"{host.name}.toml"
+        path.write_text(
+            f'[daemon]\ncontrol = "{self.directory}/{host.name}.sock"\n'
+            f'keylog = "{self.keys(host)}"\n'
+            f'[[policy]]\nmode = "{mode}"\nprofile = "stanford"\nmatch = {{ ports = {PORT} }}\n'
+        )
+        daemon = LabDaemon(host, "--config", str(path))
+        self.network.daemons.append(daemon)
+        return daemon
+
+    def keys(self, host: Host) -> Path:
+        return self.directory / f"{host.name}.keys"
+
+    def decoded(self, capture: Capture) -> list[ConnectionReport]:
+        assert capture.dropped == 0
+        store = KeyStore()
+        assert read_key_log(self.keys(self.network.client), store) == []
+        decoder = Decoder(store)
+        for number, packet in enumerate(capture.packets, 1):
+            decoder.packet(Packet(number, 0.0, memoryview(packet)))
+        return [r for r in decoder.finish() if r.server.endswith(f":{PORT}")]
+
+
+def check(report: ConnectionReport, *, resumed: bool) -> None:
+    assert report.errors == []
+    assert (report.profile, report.tep, report.resumed) == ("stanford", 0x21, resumed)
+    assert report.client_to_server.authenticated is True
+    assert report.server_to_client.authenticated is True
+
+
+def test_fresh_then_resumed_ten_times(pair: Network, tmp_path: Path) -> None:
+    (tmp_path / "page").write_bytes(b"a page")
+    pair.web(tmp_path)
+    two = Two(pair, tmp_path).begin()
+    with Capture(pair.client_end) as capture:
+        for _ in range(11):
+            assert pair.curl("/page") == "a page"
+        two.client.wait_for("closed", count=11)
+    mine = two.client.wait_for("enabled", count=11)
+    assert [line["start"] for line in mine] == ["fresh"] + 10 * ["resumed"]
+    reports = two.decoded(capture)
+    for number, report in enumerate(reports):
+        check(report, resumed=number > 0)
+        assert report.session_id is not None
+        assert report.session_id.hex() == mine[number]["session"]
+    assert len(reports) == 11
+
+
+def test_ipv6(pair: Network, tmp_path: Path) -> None:
+    (tmp_path / "page").write_bytes(b"a page")
+    pair.web(tmp_path)
+    two = Two(pair, tmp_path).begin()
+    with Capture(pair.client_end) as capture:
+        assert pair.curl("/page", 6) == "a page"
+        two.client.wait_for("closed")
+    (report,) = two.decoded(capture)
+    check(report, resumed=False)
+    assert report.server.startswith("[fd99:")
+
+
+def test_ecn(pair: Network, tmp_path: Path) -> None:
+    (tmp_path / "page").write_bytes(b"a page")
+    pair.web(tmp_path)
+    for host in (pair.client, pair.server):
+        host.sysctl("net.ipv4.tcp_ecn", "1")
+    two = Two(pair, tmp_path).begin()
+    with Capture(pair.client_end) as capture:
+        assert pair.curl("/page") == "a page"
+        two.client.wait_for("closed")
+    (report,) = two.decoded(capture)
+    check(report, resumed=False)
+    syn = next(s for s in segments(capture.packets) if s.flags.syn and not s.flags.ack)
+    assert int(syn.flags) & 0xC0 == 0xC0, "ECN was asked for on the wire"
+
+
+@pytest.mark.parametrize("lost", ["SYN", "SYN,ACK", "INIT1"])
+def test_a_lost_packet_of_the_handshake(path: Network, tmp_path: Path, lost: str) -> None:
+    """Of the real daemon the third ends the process."""
+    (tmp_path / "page").write_bytes(b"a page")
+    path.web(tmp_path)
+    two = Two(path, tmp_path).begin()
+    if lost == "INIT1":
+        path.meddle(*CLASSIC_ACK, "-m", "length", "--length", "120:", *FIRST, "-j", "DROP")
+    else:
+        path.meddle("-p", "tcp", "--tcp-flags", "SYN,ACK", lost, *FIRST, "-j", "DROP")
+    with Capture(path.client_end) as near:
+        assert path.curl("/page") == "a page"
+        two.client.wait_for("closed")
+    (report,) = two.decoded(near)
+    check(report, resumed=False)
+
+
+def test_loss_keeps_every_byte(path: Network, tmp_path: Path) -> None:
+    content = random.Random(8).randbytes(1_000_000)
+    (tmp_path / "file").write_bytes(content)
+    for end in (path.client_end, path.server_end, *path.middle_ends):
+        end.host.run("ip", "link", "set", end.device, "gso_max_segs", "1")
+    path.web(tmp_path)
+    two = Two(path, tmp_path).begin()
+    path.meddle("-m", "statistic", "--mode", "random", "--probability", "0.03", "-j", "DROP")
+    with Capture(path.client_end) as near:
+        for number in range(2):
+            output = tmp_path / f"got{number}"
+            path.curl("/file", 4, "--output", str(output), "--retry", "0")
+            assert hashlib.sha256(output.read_bytes()).digest() == hashlib.sha256(content).digest()
+        two.client.wait_for("closed", count=2)
+    assert not two.client.events("aborted")
+    reports = two.decoded(near)
+    assert len(reports) == 2
+    for number, report in enumerate(reports):
+        check(report, resumed=number > 0)
+        assert report.server_to_client.bytes > len(content)
+
+
+def raw_syn(contents: bytes, source: str, destination: str, port: int) -> bytes:
+    """A SYN with this ENO option."""
+    option = bytes((0xFD, 4 + len(contents))) + ENO_EXID + contents
+    option += bytes(-len(option) % 4)
+    tcp = struct.pack("!HHIIBBHHH", port, PORT, 77, 0, 0x50, 0x02, 60000, 0, 0)
+    ends = socket.inet_aton(source), socket.inet_aton(destination)
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 7, 0, 64, 6, 0, *ends)
+    return Segment.parse(head + tcp).with_options(option)
+
+
+def test_syns_that_end_the_real_daemon(pair: Network, tmp_path: Path) -> None:
+    (tmp_path / "page").write_bytes(b"a page")
+    pair.web(tmp_path)
+    two = Two(pair, tmp_path)
+    server_daemon = two.start(pair.server, "opportunistic")
+    client, server = pair.client_end.v4, pair.server_end.v4
+    contents = ("0121", "2321", "0123", "a1" + "07" * 9, "21a1" + "07" * 9, "", "9f", "ff" * 36)
+    with (
+        Capture(pair.server_end) as capture,
+        pair.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
+    ):
+        for number, text in enumerate(contents):
+            raw.sendto(raw_syn(bytes.fromhex(text), client, server, 6000 + number), (server, 0))
+        capture.settled()
+        # A daemon here would not have let them pass.
+        client_daemon = two.start(pair.client)
+        assert pair.curl("/page") == "a page"
+    answers = {
+        s.destination_port: bytes(s.options)
+        for s in segments(capture.packets)
+        if s.flags.syn and s.flags.ack and s.destination_port < 6100
+    }
+    assert len(answers) == len(contents), "each is answered, encrypted or not"
+    for number, text in enumerate(contents):
+        agrees = ENO_EXID in answers[6000 + number]
+        assert agrees is (text in {"0121", "2321", "a1" + "07" * 9, "21a1" + "07" * 9}), text
+    assert server_daemon.process.poll() is None
+    assert client_daemon.wait_for("enabled")[0]["profile"] == "stanford"
+
+
+def test_a_tampered_segment_ends_in_a_reset(path: Network, tmp_path: Path) -> None:
+    """Of the real daemon what follows is delivered in its place, or the end looks clean."""
+    content = random.Random(9).randbytes(300_000)
+    for end in (path.client_end, path.server_end, *path.middle_ends):
+        end.host.run("ip", "link", "set", end.device, "gso_max_segs", "1")
+    two = Two(path, tmp_path).begin()
+    got = bytearray()
+    with path.listen() as listener, path.connect() as one:
+        one.sendall(b"?")
+        other, _address = listener.accept()
+        with other:
+            other.settimeout(15)
+            assert other.recv(1) == b"?"
+            assert path.middle is not None
+            with Tamperer(path.middle), concurrent.futures.ThreadPoolExecutor(1) as pool:
+                sent = pool.submit(_send, one, content)
+                with pytest.raises(ConnectionError):
+                    _receive(other, got)
+                sent.result(20)
+    assert content.startswith(bytes(got))
+    assert len(got) < len(content)
+    assert two.server.wait_for("aborted")[0]["reason"]
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(data)
+
+
+def _receive(sock: socket.socket, got: bytearray) -> None:
+    while data := sock.recv(1 << 16):
+        got += data
+
+
+class Tamperer(Rewriter):
+    """Changes one segment with data that passes a router, and every copy of it.
+
+    Its checksum is right again.
+    """
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, lambda _segment: None)
+        self._seen = 0
+        self._target: int | None = None
+
+    def _rule(self, what: str) -> None:
+        self._host.run(
+            *("iptables", "-t", "mangle", what, "FORWARD", "-p", "tcp", "--dport", str(PORT)),
+            *("-m", "length", "--length", "500:", "-j", "NFQUEUE", "--queue-num", "7"),
+        )
+
+    def _decide(self, packet: object) -> None:
+        octets = bytearray(packet.payload)  # type: ignore[attr-defined]
+        segment = Segment.parse(octets)
+        self._seen += 1
+        if self._target is None and self._seen > 20:
+            self._target = segment.seq
+        changed = None
+        if segment.seq == self._target:
+            options = bytes(segment.options)
+            octets[-20] ^= 1
+            changed = Segment.parse(octets).with_options(options)
+        self._queue.verdict(packet, Verdict.ACCEPT, changed)  # type: ignore[arg-type]
+
+
+def test_many_connections_in_a_short_time(pair: Network, tmp_path: Path) -> None:
+    """Of the real daemon 1024 within ten seconds end the process."""
+    two = Two(pair, tmp_path).begin()
+    count = 400
+
+    def one_connection(number: int) -> bool:
+        with pair.connect() as one:
+            one.sendall(number.to_bytes(4, "big"))
+            return one.recv(4) == number.to_bytes(4, "big")
+
+    with pair.listen() as listener, concurrent.futures.ThreadPoolExecutor(21) as pool:
+        listener.listen(256)
+
+        def serve() -> None:
+            for _ in range(count):
+                other, _address = listener.accept()
+                with other:
+                    other.settimeout(15)
+                    other.sendall(other.recv(4))
+
+        served = pool.submit(serve)
+        assert all(pool.map(one_connection, range(count)))
+        served.result(20)
+    assert len(two.client.wait_for("enabled", count=count)) == count
+    for daemon in (two.client, two.server):
+        assert daemon.process.poll() is None
+        assert not daemon.events("aborted", "failed")
