@@ -6,9 +6,11 @@ import errno
 import os
 import random
 import select
+import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -468,6 +470,56 @@ def test_empty_writes_are_none(pair: Pair) -> None:
     server.settimeout(0.02)
     with pytest.raises(TimeoutError):
         server.recv(1)
+
+
+# --- signals --------------------------------------------------------------------------------
+
+
+class InterruptedByHandlerError(Exception):
+    pass
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[bool], None]]:
+    """Sends a signal soon, whose handler raises or does not."""
+
+    def handler(_number: int, _frame: object) -> None:
+        if raising:
+            raise InterruptedByHandlerError
+
+    def soon(raises: bool) -> None:
+        nonlocal raising
+        raising = raises
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    raising = False
+    before = signal.signal(signal.SIGALRM, handler)
+    yield soon
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_interrupts_what_waits_and_nothing_is_lost(
+    pair: Pair, alarm: Callable[[bool], None], pool: ThreadPoolExecutor
+) -> None:
+    client, server = pair
+    alarm(True)
+    with pytest.raises(InterruptedByHandlerError):
+        server.recv(10)
+    alarm(False)
+    answer = pool.submit(lambda: (time.sleep(0.15), client.sendall(b"after")))
+    assert server.recv(10) == b"after"
+    answer.result(PATIENCE)
+    alarm(True)
+    with pytest.raises(InterruptedByHandlerError):
+        client.sendall(bytes(100_000_000))
+    reading = pool.submit(read_all, server)
+    client.sendall(b"the end")
+    client.close()
+    data = reading.result(PATIENCE)
+    assert data.endswith(b"the end")
+    assert not any(data[:-7])
+    assert server.error is None
 
 
 # --- threads -----------------------------------------------------------------------------------
