@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from tcpcrypt import __version__
 from tcpcrypt.errors import LocalError
-from tcpcrypt.sockets.peer import PeerSpec
+from tcpcrypt.sockets.peer import Demand, PeerSpec
 from tcpcrypt.transfer.keys import NoKeyError, check_client_id
 from tcpcrypt.transfer.status import Interrupted, Status
 
@@ -105,14 +105,13 @@ def peer(text: str) -> str:
     """For `type=`: `key`, `tofu` or `pin:FINGERPRINT`."""
     if text == "key":
         return text
-    try:
-        PeerSpec.parse(text)
-    except LocalError as error:
-        raise argparse.ArgumentTypeError(f"say `key`, or: {error}") from None
-    return text
+    with contextlib.suppress(LocalError):
+        if PeerSpec.parse(text).demand in (Demand.TOFU, Demand.PIN):
+            return text
+    raise argparse.ArgumentTypeError(f"{text!r}: say key, tofu or pin:FINGERPRINT")
 
 
-@contextmanager
+@contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Within, SIGTERM is what Ctrl-C is: `Interrupted`, once; a second one waits no more."""
 

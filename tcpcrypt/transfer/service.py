@@ -109,9 +109,8 @@ class Service:
         """
         name = self._name
         clients = "" if self._table is None else f", {len(self._table)} clients"
-        where = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         self._progress.say(
-            "listening", f"listening on {where}{clients}", address=name[0], port=name[1]
+            "listening", f"listening on {_place(name)}{clients}", address=name[0], port=name[1]
         )
         with self._on_hangup():
             self._listener.settimeout(_TURN)
@@ -193,7 +192,7 @@ class Service:
 
     def _admit(self, secured: SecureSocket, address: Any) -> None:
         """A connection whose handshake is over, well or not."""
-        where = f"{address[0]}:{address[1]}"
+        where = _place(address)
         if secured.error is not None:
             self._progress.say(
                 "refused",
@@ -382,6 +381,12 @@ class _Talk:
     def _fault(self, text: str, status: Status, **values: object) -> None:
         self.status = self.status or status
         self._progress.fault(text, client=self.client, status=int(status), **values)
+
+
+def _place(address: Any) -> str:
+    """An address as people write it, without what a socket for both families adds."""
+    host, port = str(address[0]).removeprefix("::ffff:"), address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _of_files(error: Exception) -> Exception:

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -225,6 +227,7 @@ def test_a_rate_is_kept(tmp_path: Path, send: Send, capsys: pytest.CaptureFixtur
         ["--timeout", "never", "host", "1", "file"],
         ["--id", "../laptop", "host", "1", "file"],
         ["--peer", "anybody", "host", "1", "file"],
+        ["--peer", "insecure-unauthenticated", "host", "1", "file"],
         ["--unknown", "host", "1", "file"],
     ],
 )
@@ -347,8 +350,7 @@ def test_exit_2_a_rogue_receiver_gets_no_byte_of_a_file(
     monkeypatch.setenv("STX_KEY", "00" * 32)
     listener, got, thread = rogue(answer)
     with listener:
-        words = ["--retries", "0", "127.0.0.1", str(listener.getsockname()[1]), str(file)]
-        assert stx_send.main(words) == 2
+        assert stx_send.main(["127.0.0.1", str(listener.getsockname()[1]), str(file)]) == 2
         thread.join(10)
     assert len(got) < 300, "public values of a handshake, and no more"
 
@@ -492,6 +494,39 @@ def test_exit_5_a_sender_that_does_not_follow_the_protocol(tmp_path: Path) -> No
         with KeyedClient(key).connect("127.0.0.1", receiver.port, 10) as secured:
             secured.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert receiver.join() == 5
+
+
+# --- the example ---------------------------------------------------------------------------
+
+EXAMPLE = """\
+stx-keygen --keys client_keys laptop
+mkdir -p incoming; stx-recv --out incoming --keys client_keys &
+cp client_keys/laptop laptop.key    # to the sender's host, unseen by others
+echo "Dear receiver" > letter.txt
+STX_KEY_FILE=laptop.key stx-send --id laptop localhost 12345 letter.txt
+"""
+
+
+def test_the_five_lines_of_the_example_work_as_printed(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("stx-keygen", "stx-recv", "stx-send"):
+        module = f"tcpcrypt.cli.{name.replace('-', '_')}"
+        path = programs / name
+        path.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+        path.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    text = EXAMPLE.replace("stx-recv", f"stx-recv --listen {port}").replace("12345", str(port))
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    script = f"trap 'kill $!; wait $!' EXIT\nset -e\n{text}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    print(done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "incoming" / "letter.txt").read_text() == "Dear receiver\n"
 
 
 # --- keys --------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_a_link_that_is_cut_again_and_again(tmp_path: Path, file: Path) -> None:
 
         thread = threading.Thread(target=again)
         thread.start()
-        assert send(to, wire.port, "--retries", "3", "--bwlimit", "40M", file) == 0
+        assert send(to, wire.port, "--retries", "20", "--bwlimit", "40M", file) == 0
         over.set()
         thread.join()
         assert wire.connections >= 3

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.transfers import until
 from support.wire import Wire
 
 from tcpcrypt import sockets
@@ -110,7 +111,7 @@ def test_the_wrong_key_is_told_of_and_nothing_is_said(
 ) -> None:
     with pytest.raises(AuthenticationError, match="check --id and STX_KEY"):
         KeyedClient(key(folder, file, name)).connect("127.0.0.1", receiver.port, PATIENCE)
-    receiver.close()
+    until(lambda: receiver.accepted)
     ((client, secured, got),) = receiver.accepted
     assert (client, got) == ("", b"")
     assert secured.state is State.FAIL
@@ -147,7 +148,7 @@ def test_a_client_without_a_key_is_heard_by_nobody(receiver: Receiver, tmp_path:
         secured.settimeout(PATIENCE)
         secured.sendall(b"let me in")
         assert secured.recv(100) == b""
-    receiver.close()
+    until(lambda: receiver.accepted)
     ((client, secured, got),) = receiver.accepted
     assert (client, got) == ("", b"")
     assert isinstance(secured.error, AuthenticationError)
