@@ -195,6 +195,9 @@ class SecureTransport(asyncio.Transport):
         if not 0 <= low <= high:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
         self._high, self._low = high, low
+        # What pauses the program is undone by `drained` alone: the plain transport
+        # has to be full, too, when it is enough to pause it.
+        self._channel.raw.set_write_buffer_limits(high, low)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         """The limits as `(low, high)`."""
@@ -237,7 +240,6 @@ class SecureTransport(asyncio.Transport):
         """The plain transport takes more again."""
         self._full = False
         self._go_on()
-        self._mind_writer()
 
     def lost(self) -> None:
         """There is no connection any more."""
@@ -250,6 +252,7 @@ class SecureTransport(asyncio.Transport):
         """Send what waits and, behind it, what ends the stream."""
         if not self._full and not self._corked:
             self._pump()
+        self._mind_writer()
         if not self._eof or self._held or self._channel.over:
             return
         if not self._finished:
@@ -298,6 +301,6 @@ class SecureTransport(asyncio.Transport):
         if not self._paused_writer and size > self._high:
             self._paused_writer = True
             self._channel.guarded(protocol.pause_writing, "pause_writing")
-        elif self._paused_writer and size <= self._low:
+        elif self._paused_writer and not (self._full or self._held):
             self._paused_writer = False
             self._channel.guarded(protocol.resume_writing, "resume_writing")

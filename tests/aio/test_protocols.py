@@ -224,9 +224,28 @@ async def test_writing_pauses_and_resumes(ends: Ends) -> None:
     assert transport.get_write_buffer_size() > 20
     other.transport.resume_reading()
     await other.has(32 * len(BIG))
-    assert one.events == ["made", "pause", "resume"]
-    assert transport.get_write_buffer_size() <= 10
+    while one.events != ["made", "pause", "resume"]:
+        await asyncio.sleep(0.005)
+    assert transport.get_write_buffer_size() <= 20
     assert other.data == BIG * 32
+    transport.abort()
+    server.close()
+
+
+@in_a_loop
+async def test_writing_resumes_whatever_the_limits_and_sizes(ends: Ends) -> None:
+    """A program that waits to be resumed is, wherever the bytes stopped."""
+    one, other, server = await two(ends, Recorder, Recorder)
+    transport, sent = one.transport, 0
+    for limits in ({"high": 0}, {"high": 1, "low": 0}, {}, {"high": 100_000, "low": 99_000}):
+        transport.set_write_buffer_limits(**limits)
+        for size in (1, 20_000, 66_000, 300_000, 7):
+            for _ in range(20):
+                transport.write(BIG[:size])
+                sent += size
+                while one.events.count("pause") > one.events.count("resume"):
+                    await asyncio.sleep(0)
+    await other.has(sent)
     transport.abort()
     server.close()
 
