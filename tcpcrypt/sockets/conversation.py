@@ -333,7 +333,7 @@ class Conversation:
             elif isinstance(event, PeerProved):
                 self._prove(event)
             elif isinstance(event, Aborted):
-                self._fail(self._explained(event.error))
+                self._fail(event.error)
 
     def _prove(self, event: PeerProved) -> None:
         """The peer has shown that it has the keys, and what policy asks for."""
@@ -376,12 +376,6 @@ class Conversation:
                 self._prepared.agreement.wipe()
         if self._session is not None:
             self._session.wipe()
-
-    def _explained(self, error: PeerError) -> PeerError:
-        """`error`; what the peer does not say about one of the key exchange is added."""
-        if self.state is State.AES_MODE or error.detail or not isinstance(error, TruncationError):
-            return error
-        return type(error)(error.reason, self._hint())
 
     def _hint(self) -> str:
         """Why the other end may have gone during the handshake."""

@@ -723,6 +723,19 @@ def test_a_transport_that_means_nothing_is_refused() -> None:
         sockets.connect(("127.0.0.1", 1), peer="tofu", transport="tls")
 
 
+def test_what_cannot_be_wrapped(client_keys: Path, tmp_path: Path) -> None:
+    with socket.socket() as sock:
+        with pytest.raises(OSError, match="not connected"):
+            sockets.wrap(sock, peer="tofu", keys=client_keys)
+        assert sock.fileno() >= 0
+    with pytest.raises(LocalError, match="HOST:PORT"):
+        sockets.connect(("127.0.0.1", 1), peer="tofu", keys=client_keys, name="meter")
+    one, other = socket.socketpair()
+    (tmp_path / "file").touch()
+    with one, other, pytest.raises(LocalError):
+        sockets.wrap(one, peer="tofu", keys=tmp_path / "file" / "keys", name="[::1]:5")
+
+
 def test_a_service_that_is_not_there(client_keys: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = listening.getsockname()
