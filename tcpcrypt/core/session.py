@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tcpcrypt.core.beginning import Beginning, Ready
 from tcpcrypt.core.config import Clock, Config, RandomBytes
 from tcpcrypt.core.events import (
     Aborted,
@@ -26,16 +26,14 @@ from tcpcrypt.core.events import (
     StreamEnded,
     UrgentReceived,
 )
-from tcpcrypt.core.exchange import Exchange, Prepared
-from tcpcrypt.core.key_log import KeyLine, KeyLog
+from tcpcrypt.core.exchange import Prepared
+from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.lease import Lease, Returned
 from tcpcrypt.core.lifecycle import TABLE, SessionInput, SessionState, Verdict
 from tcpcrypt.core.negotiation import Negotiated
 from tcpcrypt.core.records import KeyRing, Received, RecordReceiver, RecordSender
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.core.tep import tep_spec
-from tcpcrypt.crypto.aead import aead as aead_parameters
-from tcpcrypt.crypto.schedule import SessionSecret
 from tcpcrypt.errors import (
     HandshakeTimeoutError,
     LocalError,
@@ -49,20 +47,6 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 __all__ = ["Session"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Unproved:
-    """A session whose keys are derived, before its owner hears of it."""
-
-    sender: RecordSender
-    established: Established
-    following: SessionSecret
-    original_role: Role
-
-    def wipe(self) -> None:
-        self.sender.wipe()
-        self.following.wipe()
 
 
 class Session:
@@ -92,38 +76,39 @@ class Session:
         self.config = config
         self.negotiated = negotiated
         self.state = SessionState.EXCHANGING
-        self._resumption = resumption
-        self._peer_name = peer
-        self._sent_before = sent_before
-        self._received_before = received_before
-        self._key_log = key_log
         self._events: deque[Event] = deque()
         self._unsent: deque[tuple[bytes, int]] = deque()
         self._finish_wanted = False
-        self._init_out = b""
         self._sender: RecordSender | None = None
         self._receiver: RecordReceiver | None = None
         self._ring: KeyRing | None = None
-        self._exchange: Exchange | None = None
         self._established: Established | None = None
         self._error: PeerError | None = None
         self._clock = clock
         self.deadline = clock() + config.handshake_timeout
         """When `handle_timeout` is due, while `established` is False."""
-        self._chain: int | None = None
-        """What this session may be resumed by, in the cache (`flush_resumption`)."""
-        self._successor_kept = False
-        self._expires: float | None = None
         self._tep = tep_spec(config, negotiated.tep)
         self._peer_proved = False
         self._proof_due = self._tep.first_frame_proves
-        self._unproved: _Unproved | None = None
+        self._unproved: Ready | None = None
+        """The session whose keys are there, before its owner hears of it."""
         self._lease: Lease | None = None
+        self._beginning = Beginning(
+            config,
+            negotiated,
+            resumption=resumption,
+            peer=peer,
+            sent_before=sent_before,
+            received_before=received_before,
+            prepared=prepared,
+            key_log=key_log,
+            random=random,
+        )
         if negotiated.resuming:
-            self._resume()
-        else:
-            self._exchange = Exchange(config, negotiated, prepared=prepared, random=random)
-            self._init_out = self._exchange.to_send
+            try:
+                self._start(self._beginning.resume())
+            except PeerError as error:
+                self._abort(SessionInput.FAULT, error)
 
     # --- what is known of the session --------------------------------------------
 
@@ -189,7 +174,9 @@ class Session:
             return
         try:
             if self._receiver is None:
-                data = self._receive_init(data)
+                data, ready = self._beginning.receive(data)
+                if ready is not None:
+                    self._start(ready)
             if self._receiver is not None:
                 self._receiver.feed(data)
                 self._open_frames(self._receiver)
@@ -294,8 +281,7 @@ class Session:
 
         True if there was one.
         """
-        chain, self._chain = self._chain, None
-        return chain is not None and self._resumption is not None and self._resumption.drop(chain)
+        return self._beginning.forget_successor()
 
     # --- what came of it -----------------------------------------------------------
 
@@ -309,8 +295,9 @@ class Session:
         Call until empty.  Each return is one write of its own: the segment that
         ends Init1 or Init2 carries PSH (section 3.3).
         """
-        if self._init_out:
-            out, self._init_out = self._init_out, b""
+        beginning = self._beginning
+        if beginning.to_send:
+            out, beginning.to_send = beginning.to_send, b""
             return out
         if self._sender is not None:
             return self._sender.take()
@@ -323,9 +310,11 @@ class Session:
         lend.
         """
         sender, receiver = self._sender, self._receiver
-        if sender is None or receiver is None or self._events or sender.pending or self._init_out:
+        if sender is None or receiver is None or self._events or sender.pending:
             return None
-        if self.state is SessionState.ABORTED or self._lease is not None or self._proof_due:
+        if self.state is SessionState.ABORTED or self._lease or self._beginning.to_send:
+            return None
+        if self._proof_due:
             return None  # the frame that proves who the peer is has to be opened here
         lease = Lease(sender.lend(), receiver.lend())
         if lease.sealing is None and (lease.opening is None or not sender.finished):
@@ -361,10 +350,8 @@ class Session:
         for part in (self._sender, self._receiver, self._ring, unproved):
             if part is not None:
                 part.wipe()
-        if self._exchange is not None:
-            self._exchange.abandon()
+        self._beginning.abandon()
         self._unsent.clear()
-        self._init_out = b""
         self.state = SessionState.ABORTED
 
     # --- inside --------------------------------------------------------------------
@@ -407,106 +394,20 @@ class Session:
             sender.end()
         self._input(SessionInput.FINISH, None)
 
-    def _receive_init(self, data: ReadableBuffer) -> ReadableBuffer:
-        exchange = self._exchange
-        if exchange is None:
-            raise LocalError("a resumed session has no key exchange")
-        queued = bool(exchange.to_send)
-        rest = exchange.receive(data)
-        if exchange.outcome is not None:
-            if not queued:
-                self._init_out = exchange.to_send
-            outcome = exchange.outcome
-            self._start(
-                SessionSecret(outcome.prk, form=self.config.profile.resumption),
-                b"",
-                outcome.aead,
-                outcome.peer_identity,
-                original_role=self.role,
-                nonce_a=outcome.nonce_a,
-            )
-        return rest
-
-    def _resume(self) -> None:
-        """RFC 8548 section 3.5: no Init messages, frames start at offset 0."""
-        ticket = self.negotiated.ticket
-        if ticket is None:
-            self._abort(SessionInput.FAULT, PeerError(PeerReason.RESUMPTION_REPLAYED))
-            return
-        try:
-            # What was accepted when the SYN went out may have been revoked since, and
-            # A sends before it sees a frame of the peer.
-            if self._tep.first_frame_proves:
-                self._tep.judge(ticket.peer_identity)
-        except PeerError as error:
-            ticket.secret.wipe()
-            self._abort(SessionInput.FAULT, error)
-            return
-        self._chain, self._successor_kept = ticket.chain, ticket.successor_kept
-        self._expires = ticket.expires
-        negotiated = self.negotiated
-        self._start(
-            ticket.secret,
-            self._tep.sn(negotiated.nonce_a, negotiated.nonce_b, negotiated.eno_transcript),
-            ticket.aead,
-            ticket.peer_identity,
-            original_role=ticket.original_role,
-        )
-
-    def _start(
-        self,
-        secret: SessionSecret,
-        sn: bytes,
-        aead_id: int,
-        peer_identity: bytes | None,
-        *,
-        original_role: Role,
-        nonce_a: bytes = b"",
-    ) -> None:
-        """Derive everything from ss[i] (section 3.3) and open both streams."""
-        negotiated, exchange = self.negotiated, self._exchange
-        aead = aead_parameters(aead_id)
-        if self._key_log is None:
-            session_id, master, following = secret.use(negotiated.tep_byte, sn)
-        else:
-            opener = original_role if self.role is Role.A else original_role.peer
-            match = nonce_a or secret.resume_ids()[opener]
-            with secret.copy() as ss:
-                session_id, master, following = secret.use(negotiated.tep_byte, sn)
-                self._key_log(KeyLine(match, session_id, ss, sn, aead_id, opener))
-        ring = self._ring = KeyRing(master, aead, original_role)
-        own_init = exchange.sent_len if exchange is not None else 0
-        peer_init = exchange.received_len if exchange is not None else 0
-        counted = self.config.profile.offset_counts_init
-        sent, received = self._sent_before, self._received_before
-        sender = RecordSender(self.config, ring, aead, offset=sent + own_init if counted else 0)
-        literal, after_init = received + peer_init, 0
-        tolerant = self.config.tolerate_offset_origin
-        first, other = (literal, after_init) if counted else (after_init, literal)
-        self._receiver = RecordReceiver(
-            self.config, ring, aead, offset=first, other_offset=other if tolerant else first
-        )
-        established = Established(
-            session_id=session_id,
-            tep=negotiated.tep,
-            aead=aead_id,
-            role=negotiated.role,
-            resumed=negotiated.resuming,
-            peer_application_aware=negotiated.peer_application_aware,
-            peer_identity=peer_identity,
-        )
-        unproved = _Unproved(sender, established, following, original_role)
+    def _start(self, ready: Ready) -> None:
+        """The keys are there: open both streams."""
+        self._ring, self._receiver = ready.ring, ready.receiver
         if self._tep.first_frame_proves and self.role is Role.B:
-            self._unproved = unproved
-            if self._proves_at_once(established):
-                sender.seal(b"")
+            self._unproved = ready
+            if self._proves_at_once(ready.established):
+                ready.sender.seal(b"")
         else:
-            self._go_on(unproved)
+            self._go_on(ready)
 
-    def _go_on(self, ready: _Unproved) -> None:
+    def _go_on(self, ready: Ready) -> None:
         """Report the session, keep what may resume it, send what has waited."""
         established, sender = ready.established, ready.sender
-        self._store(ready)
+        self._beginning.keep(ready)
         self._established, self._sender = established, sender
         self._input(SessionInput.KEYS, None)
         self._events.append(established)
@@ -525,24 +426,6 @@ class Session:
     def _proves_at_once(self, established: Established) -> bool:
         """Whether the own first frame has not waited for the peer's."""
         return established.resumed and self.role is Role.B and self.config.prove_at_once
-
-    def _store(self, ready: _Unproved) -> None:
-        established, resumption = ready.established, self._resumption
-        if resumption is not None and self.config.cache and not self._successor_kept:
-            expires = self._expires
-            if expires is None:
-                expires = resumption.expiry(self._tep.resumption_lifetime)
-            self._chain = resumption.store(
-                self._peer_name,
-                tep=established.tep,
-                aead=established.aead,
-                original_role=ready.original_role,
-                secret=ready.following,
-                peer_identity=established.peer_identity,
-                chain=self._chain,
-                expires=expires,
-            )
-        ready.following.wipe()
 
     def _prove(self) -> None:
         """The peer has shown that it has the keys."""

@@ -257,7 +257,7 @@ def test_b_cannot_use_a_psk_that_was_not_offered(static: object) -> None:
 def test_b_computes_nothing_for_a_peer_that_its_terms_refuse() -> None:
     """And says nothing but a reset: no Init2."""
     _, other, init1 = started(server=ta_host(Conditions(B_KEY, accept=lambda _proof: False)))
-    agreement = other._exchange._agreement  # type: ignore[union-attr]
+    agreement = other._beginning.exchange._agreement  # type: ignore[union-attr]
     assert isinstance(agreement, AuthenticatedAgreement)
     agreement.wipe()  # any computation would raise RuntimeError
     other.receive_data(init1)

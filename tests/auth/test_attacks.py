@@ -119,7 +119,7 @@ def test_s_b_leaked_does_not_let_another_pass_for_a() -> None:
     init1 = drain(one)
     other.receive_data(init1)
     init2 = drain(other)
-    e_a = one._exchange._agreement._ephemeral  # type: ignore[union-attr]
+    e_a = one._beginning.exchange._agreement._ephemeral  # type: ignore[union-attr]
     eno, n_a, e_b = other.negotiated.eno_transcript, init1[15:47], init2[42:74]
     # What is left unknown is se; these are the secrets that the thief can make.
     es, static = e_a.agree(e_b), B_KEY.agree(init1[PUB_A : PUB_A + 32])
@@ -215,7 +215,7 @@ def test_every_byte_of_init_is_bound(version: int, message: int) -> None:
     hosts = handshake(version)
     one, other = connect(*hosts)
     other.receive_data(drain(one))
-    length = len(drain(other)) if message == 2 else other._exchange.received_len  # type: ignore[union-attr]
+    length = len(drain(other)) if message == 2 else other._beginning.exchange.received_len  # type: ignore[union-attr]
     masks = (0x01, 0x80) if version == 1 else (0x10,)
     # Of what belongs to ML-KEM every sixteenth byte has to do.
     kem = range(48, 48 + 1088, 16)
@@ -604,7 +604,7 @@ def test_a_capture_holds_no_s_b_and_opens_with_no_static(version: int) -> None:
         ephemeral = bytes(length - 32) + bytes(guess)
         prk = extract(n_a, eno, init1, init2[:-32], ephemeral, se, es, bytes(32))
         assert bytes(cprf(prk, b"\x21", 32).view()) != init2[-32:]
-    agreement = one._exchange._agreement  # type: ignore[union-attr]
+    agreement = one._beginning.exchange._agreement  # type: ignore[union-attr]
     assert agreement.public_key[-32:] == part_a
 
 

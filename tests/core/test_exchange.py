@@ -168,4 +168,4 @@ def test_a_resumed_session_has_no_exchange() -> None:
     assert one.resumed
     assert one.role is Role.A
     with pytest.raises(LocalError):
-        one._receive_init(b"x")
+        one._beginning.receive(b"x")

@@ -563,7 +563,7 @@ def test_one_large_write_rekeys_within_itself() -> None:
 def test_keys_wear_out_by_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from tcpcrypt.core import session as module
+    from tcpcrypt.core import beginning as module
     from tcpcrypt.crypto.aead import aead
 
     monkeypatch.setattr(module, "aead_parameters", lambda n: replace(aead(n), max_frames=2))
