@@ -230,6 +230,8 @@ class MemoryDisk(Disk):
 
     def sync_data(self, fd: int) -> None:
         self._step("sync_data")
+        if fd not in self._open:
+            raise fail(errno.EBADF)
         self._sync_inode(self._open[fd])
 
     def sync(self, fd: int) -> None:
