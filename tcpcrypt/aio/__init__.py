@@ -10,6 +10,7 @@ other end has proved what `peer` asks for, and that an attack is an exception an
 an end of the stream.  It works on any event loop that follows asyncio's.
 """
 
+from tcpcrypt.aio.moving import ViewProtocol
 from tcpcrypt.aio.opening import create_connection, serve
 from tcpcrypt.aio.server import SecureServer
 from tcpcrypt.aio.streams import (
@@ -31,6 +32,7 @@ __all__ = [
     "State",
     "StateChanged",
     "StreamServer",
+    "ViewProtocol",
     "connect",
     "create_connection",
     "create_server",

@@ -11,25 +11,22 @@ import asyncio
 import contextlib
 import socket
 import struct
-import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, cast
 
+from tcpcrypt.aio.moving import BULK, SCRATCH, Bulk, deliver
 from tcpcrypt.aio.transport import SecureTransport
 from tcpcrypt.core.events import DataReceived, StreamEnded
-from tcpcrypt.sockets.buffers import BUFFER_SIZE, BUFFERS, FRAME_MAX, WIRE_MAX
 from tcpcrypt.sockets.conversation import Conversation, Failed
 from tcpcrypt.sockets.state import State, StateChanged
-from tcpcrypt.sockets.streams import Streams
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
     from tcpcrypt.aio.kernel import KernelConversation
 
-__all__ = ["Channel", "Converse", "OnState", "ProtocolFactory", "ViewProtocol"]
+__all__ = ["Channel", "Converse", "OnState", "ProtocolFactory"]
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 Converse = Callable[
@@ -38,35 +35,7 @@ Converse = Callable[
 """Makes the conversation of a connection, once it is known with whom."""
 OnState = Callable[[StateChanged], object]
 
-_BULK: Final = 14_000
-"""Bytes of a write, or of all before it, or of what is received at once, from which on
-`Streams` moves them; up to there they take a few small frames, and no preparations."""
-_WRITES_ARE_COPIED: Final = sys.version_info < (3, 12)
-"""Whether asyncio's transports keep a copy of what the kernel has no room for."""
 _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
-
-
-class _Scratch(threading.local):
-    """What a thread receives into, and what it opens to.
-
-    An event loop fills and empties both in one breath, so that all connections of
-    a thread share them, and one that is idle has none.
-    """
-
-    def __init__(self) -> None:
-        self.wire = memoryview(bytearray(BUFFER_SIZE))
-        self.view = self.wire[FRAME_MAX:]
-        self.plain = memoryview(bytearray(BUFFER_SIZE))
-
-
-_scratch: Final = _Scratch()
-
-
-class ViewProtocol(asyncio.Protocol):
-    """A protocol whose `data_received` takes a read-only memoryview, its own to keep.
-
-    That saves a copy of everything that is received.
-    """
 
 
 class Channel(asyncio.BufferedProtocol):
@@ -78,21 +47,18 @@ class Channel(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_bulk",
         "_converse",
         "_factory",
-        "_is_copied",
         "_loop",
-        "_made",
         "_on_state",
         "_sent",
         "_settled",
         "_silent",
-        "_streams",
         "_task",
         "_timer",
         "_transport",
         "_turning",
-        "_views",
         "application",
         "begun",
         "conversation",
@@ -124,10 +90,8 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: SecureTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._views = False
-        self._is_copied = _WRITES_ARE_COPIED and isinstance(loop, asyncio.BaseEventLoop)
         self._silent = False
-        self._streams: Streams | None = None
+        self._bulk: Bulk | None = None
         self._sent = 0
         self._turning = False
         self.begun = time.monotonic()
@@ -174,8 +138,7 @@ class Channel(asyncio.BufferedProtocol):
         self._turn()
 
     async def _begin_later(self, making: Awaitable[Conversation | KernelConversation]) -> None:
-        # Behind what a loop may still have to do for reading to begin.
-        await asyncio.sleep(0)
+        # In the turn behind that in which the loop begins to read, and before it does.
         if not self.over:
             self.raw.pause_reading()
         try:
@@ -190,17 +153,18 @@ class Channel(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where the next bytes of the peer go."""
-        return _scratch.view
+        return SCRATCH.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of the peer came."""
         if self.over:
             return
-        if self._streams is not None:
-            self._open_frames(self._streams, nbytes)
+        if self._bulk is not None:
+            if data := self._bulk.receive(nbytes, self.application):
+                self._deliver(data)
         else:
-            self.conversation.receive_data(_scratch.view[:nbytes])
-            if nbytes >= _BULK:
+            self.conversation.receive_data(SCRATCH.view[:nbytes])
+            if nbytes >= BULK:
                 self._prepare_for_bulk()
         self._turn()
 
@@ -210,7 +174,7 @@ class Channel(asyncio.BufferedProtocol):
             return True
         conversation = self.conversation
         if isinstance(conversation, Conversation):
-            (self._streams or conversation).receive_eof()
+            (self._bulk or conversation).receive_eof()
             self._turn()
         else:
             self._task = self._loop.create_task(self._check_end(conversation))
@@ -250,17 +214,17 @@ class Channel(asyncio.BufferedProtocol):
     def send(self, data: memoryview) -> None:
         """Seal and send; `data` may change afterwards."""
         self._sent += len(data)
-        if self._sent >= _BULK and self._streams is None:
+        if self._sent >= BULK and self._bulk is None:
             self._prepare_for_bulk()
-        if self._streams is not None:
-            self._seal_frames(self._streams, data)
+        if self._bulk is not None:
+            self._bulk.send(data)
         else:
             self.conversation.send(data)
             self._flush()
 
     def finish(self) -> None:
         """End the own stream by FINp."""
-        (self._streams or self.conversation).finish()
+        (self._bulk or self.conversation).finish()
         self._flush()
 
     def finish_tcp(self) -> None:
@@ -299,8 +263,6 @@ class Channel(asyncio.BufferedProtocol):
 
     def take_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.application = protocol
-        # A StreamReader copies at once; others may keep what they are given.
-        self._views = isinstance(protocol, ViewProtocol | asyncio.StreamReaderProtocol)
 
     def give_up(self, error: BaseException) -> None:
         """Reset a connection that is not wanted any more; `settled` is called."""
@@ -358,46 +320,23 @@ class Channel(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         if self.over:
             return
-        if self._streams is not None:
-            queue = self._streams.queue
-            while queue:
-                self.raw.write(queue.popleft())
+        if self._bulk is not None:
+            self._bulk.flush()
         else:
             for out in self.conversation.data_to_send():
                 self.raw.write(out)
 
     def _prepare_for_bulk(self) -> None:
-        """Seal and open without a copy from here on."""
         conversation = self.conversation
         if isinstance(conversation, Conversation) and conversation.state is State.AES_MODE:
-            self._streams = Streams(conversation)
-            self._flush()
-
-    def _seal_frames(self, streams: Streams, data: memoryview) -> None:
-        while data and not self.over:
-            buffer = BUFFERS.take()
-            consumed, size = streams.seal(data, memoryview(buffer)[:WIRE_MAX])
-            data = data[consumed:]
-            self._flush()
-            if size:
-                self.raw.write(memoryview(buffer)[:size])
-            if self._is_copied or not self.raw.get_write_buffer_size():
-                BUFFERS.give(buffer)
-
-    def _open_frames(self, streams: Streams, nbytes: int) -> None:
-        out = _scratch.plain
-        if isinstance(self.application, ViewProtocol):
-            out = memoryview(bytearray(len(streams.rest) + nbytes))  # it may keep it
-        size = streams.open(_scratch.wire, FRAME_MAX + nbytes, out)
-        if size:
-            self._deliver(out[:size].toreadonly())
+            self._bulk = Bulk(conversation, self.raw, self._loop)
 
     def _lost(self, exc: BaseException | None) -> None:
         """The plain transport ended by itself.  A reset is never an end of the stream."""
         if not hasattr(self, "conversation"):
             self.error = exc or ConnectionAbortedError("connection was given up")
             return
-        (self._streams or self.conversation).receive_reset()
+        (self._bulk or self.conversation).receive_reset()
         while (event := self.conversation.next_event()) is not None:
             if isinstance(event, Failed):
                 self.error = event.error
@@ -416,15 +355,8 @@ class Channel(asyncio.BufferedProtocol):
             self._settle()
 
     def _deliver(self, data: ReadableBuffer) -> None:
-        application = self.application
-        if self._silent:
-            return
-        if isinstance(application, asyncio.BufferedProtocol):
-            self.guarded(lambda: _fill(application, memoryview(data)), "buffer_updated")
-        else:
-            taken = data if self._views else bytes(data)
-            protocol = cast("asyncio.Protocol", application)
-            self.guarded(lambda: protocol.data_received(cast("bytes", taken)), "data_received")
+        if not self._silent:
+            self.guarded(lambda: deliver(self.application, data), "data_received")
 
     def _deliver_end(self) -> None:
         if not self._silent:
@@ -461,7 +393,7 @@ class Channel(asyncio.BufferedProtocol):
         self.over = True
         self._stop_watching()
         if hasattr(self, "conversation"):
-            (self._streams or self.conversation).close()
+            (self._bulk or self.conversation).close()
 
     # --- the deadline of the handshake -------------------------------------------------
 
@@ -483,16 +415,3 @@ class Channel(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _fill(protocol: asyncio.BufferedProtocol, data: memoryview) -> None:
-    """Hand data to a protocol that has its own buffers."""
-    while data:
-        buffer = memoryview(protocol.get_buffer(len(data))).cast("B")
-        if not len(buffer):
-            raise RuntimeError("get_buffer() returned an empty buffer")
-        size = min(len(buffer), len(data))
-        buffer[:size] = data[:size]
-        del buffer
-        protocol.buffer_updated(size)
-        data = data[size:]

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Final, cast
 
-from tcpcrypt.aio.channel import ViewProtocol
+from tcpcrypt.aio.moving import ViewProtocol
 from tcpcrypt.aio.transport import SecureTransport
 
 __all__ = ["Joint"]

@@ -11,7 +11,8 @@ import pytest
 from aio.ends import Ends, in_a_loop
 
 from tcpcrypt import aio
-from tcpcrypt.aio.channel import Channel, ViewProtocol
+from tcpcrypt.aio.channel import Channel
+from tcpcrypt.aio.moving import ViewProtocol
 from tcpcrypt.errors import ResetError
 from tcpcrypt.sockets.state import State
 
