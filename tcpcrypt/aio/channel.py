@@ -323,8 +323,9 @@ class Channel(asyncio.BufferedProtocol):
         if self._bulk is not None:
             self._bulk.flush()
         else:
-            for out in self.conversation.data_to_send():
-                self.raw.write(out)
+            out = self.conversation.data_to_send()
+            if out:  # little, and one system call for all of it
+                self.raw.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _prepare_for_bulk(self) -> None:
         conversation = self.conversation

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -100,7 +101,10 @@ async def create_connection(
                 await loop.create_connection(lambda: channel, sock=sock)
             else:
                 await loop.create_connection(
-                    lambda: channel, *address[:2], local_addr=local_addr, **_eyeballs(loop)
+                    lambda: channel,
+                    *address[:2],
+                    local_addr=local_addr,
+                    **_eyeballs(loop, address[0]),
                 )
         await settled
     except BaseException:
@@ -233,10 +237,15 @@ def check_transport(transport: str) -> None:
         raise LocalError(f"transport={transport!r} is none of {', '.join(TRANSPORTS)}")
 
 
-def _eyeballs(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+def _eyeballs(loop: asyncio.AbstractEventLoop, host: str) -> dict[str, Any]:
     # uvloop tries one address after the other, and has no word for anything else.
-    known = isinstance(loop, asyncio.BaseEventLoop)
-    return {"happy_eyeballs_delay": _EYEBALLS_DELAY} if known else {}
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        return {}
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return {"happy_eyeballs_delay": _EYEBALLS_DELAY}
+    return {}  # there is one, and racing costs
 
 
 def _client(raw: asyncio.Transport) -> str:
