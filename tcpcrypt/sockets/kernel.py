@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,8 @@ from tcpcrypt.sockets.waiting import READ, WRITE, Deadline, wait
 __all__ = ["KernelSocket", "encrypted_by_daemon", "judge"]
 
 _PATIENCE: Final = 1.0
-"""Seconds that a daemon which does not answer may cost a connection of `auto`."""
+"""Seconds that a daemon may cost which does not answer (`auto`), or that does not yet
+know of a connection which has to be its own (`eno`)."""
 
 
 def encrypted_by_daemon(
@@ -153,7 +155,7 @@ class KernelSocket(SecureSocket):
         try:
             with Client(self._control, HANDSHAKE_TIMEOUT) as daemon:
                 status = daemon.status()
-                session = daemon.find_socket(self._sock, wait=HANDSHAKE_TIMEOUT)
+                session = _found(daemon, self._sock)
             self._judge(session)
         except TcpcryptError as error:
             self._fail(error)
@@ -261,6 +263,15 @@ class KernelSocket(SecureSocket):
         if self._state is not State.AES_MODE:
             self._fail(LocalError("closed by this host before the handshake was over"))
         return well
+
+
+def _found(daemon: Client, sock: socket.socket) -> SessionInfo | None:
+    """What the daemon says, whose word is all there is: one that is busy is asked again."""
+    end = time.monotonic() + _PATIENCE
+    session = daemon.find_socket(sock, wait=HANDSHAKE_TIMEOUT)
+    while session is None and time.monotonic() < end:
+        session = daemon.find_socket(sock, wait=HANDSHAKE_TIMEOUT)
+    return session
 
 
 def _which(status: dict[str, object]) -> object:

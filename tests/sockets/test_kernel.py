@@ -27,6 +27,11 @@ ANYBODY = "insecure-unauthenticated"
 PATIENCE = 10.0
 
 
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_PATIENCE", 0.3)
+
+
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     with serving(tmp_path / "control.sock") as running:
@@ -133,6 +138,23 @@ def test_a_daemon_that_is_still_at_it(ends: Ends, monkeypatch: pytest.MonkeyPatc
     ends.know(plain(1, "-", "-", state="exchanging"))
     with ends.wrap() as secured, pytest.raises(HandshakeTimeoutError):
         secured.recv(1)
+
+
+def test_a_daemon_that_is_late_is_asked_again(ends: Ends) -> None:
+    """Busy, it may hear of a connection after its program has."""
+    asked = []
+    memory = ends.service.memory
+    find = memory.find
+
+    def late(local: tuple[str, int], remote: tuple[str, int]) -> dict[str, Any] | None:
+        asked.append(time.monotonic())
+        return find(local, remote) if asked[-1] - asked[0] > 0.25 else None
+
+    memory.find = late  # type: ignore[method-assign]
+    ends.know(authenticated(1, "-", "-"))
+    with ends.wrap() as secured:
+        secured.sendall(b"x")
+        assert secured.state is State.AES_MODE
 
 
 def test_no_daemon_is_no_secure_socket(ends: Ends, tmp_path: Path) -> None:
