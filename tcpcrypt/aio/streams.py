@@ -252,13 +252,15 @@ def _finished(task: asyncio.Task[object], writer: SecureWriter) -> None:
     if task.cancelled():
         writer.abort()
     elif (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler(
-            {
-                "message": "Unhandled exception in client_connected_cb",
-                "exception": error,
-                "transport": writer.transport,
-            }
-        )
+        # What the other end did wrong is no fault of the program.
+        if error is not writer.error:
+            task.get_loop().call_exception_handler(
+                {
+                    "message": "Unhandled exception in client_connected_cb",
+                    "exception": error,
+                    "transport": writer.transport,
+                }
+            )
         writer.abort()
 
 

@@ -391,6 +391,24 @@ def test_a_handler_that_fails_is_no_end_of_the_stream(ends: Ends) -> None:
     assert isinstance(complaint["exception"], ZeroDivisionError)
 
 
+@in_a_loop
+async def test_a_handler_that_lets_the_failure_of_its_peer_pass(ends: Ends) -> None:
+    """That is no fault of the program, and nobody is told of one."""
+
+    async def handler(reader: asyncio.StreamReader, _writer: aio.SecureWriter) -> None:
+        try:
+            await reader.read()
+        finally:
+            over.set()
+
+    over = asyncio.Event()
+    async with await ends.server(handler) as server:
+        _reader, writer = await ends.connect(server)
+        writer.abort()
+        await over.wait()
+        await asyncio.sleep(0.01)
+
+
 def test_a_callback_that_fails_is_no_end_of_the_stream(ends: Ends) -> None:
     def callback(_reader: asyncio.StreamReader, _writer: aio.SecureWriter) -> None:
         raise ZeroDivisionError
