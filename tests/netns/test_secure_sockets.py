@@ -148,10 +148,11 @@ def test_a_stripped_option_lets_no_byte_through(
         server.settimeout(PATIENCE)
         with client, server:
             got = pool.submit(server.recv, 100)
-            with pytest.raises(NoEncryptionError) as refused:
+            with pytest.raises((NoEncryptionError, ResetError)):
                 client.sendall(b"secret")
-            assert refused.value.reason is FallbackReason.NOT_ENCRYPTED
-            with pytest.raises(OSError):
+            with pytest.raises((NoEncryptionError, ResetError, TruncationError)):
                 got.result(PATIENCE)
-            assert server.failure is Failure.NO_ENCRYPTION
+            # The end that finds it out first resets the connection, and the other one with it.
+            found = [end.error for end in (client, server)]
+            assert FallbackReason.NOT_ENCRYPTED in [getattr(e, "reason", None) for e in found]
     assert PORT == 80
