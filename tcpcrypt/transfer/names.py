@@ -8,6 +8,7 @@ before it, without following links (`tcpcrypt.transfer.folders`).
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 from tcpcrypt.transfer.codes import Code, TransferError
@@ -32,8 +33,7 @@ PATH_MAX: Final = 4000
 """Bytes of a path, one for each separator counted."""
 PRIVATE: Final = b".stx"
 """The receiver's own directory within that of the files; nobody writes into it."""
-_FIRST_PRINTABLE: Final = 0x20
-_DELETE: Final = 0x7F
+_FORBIDDEN: Final = re.compile(rb"[\x00-\x1f\x7f/]")
 
 Path = tuple[bytes, ...]
 """Folders, and last the file, relative to the receiver's directory."""
@@ -51,7 +51,7 @@ def check_component(name: bytes) -> None:
         raise TransferError(Code.NAME, f"{shown((name,))!r} is no name of its own")
     if len(name) > COMPONENT_MAX:
         raise TransferError(Code.NAME, f"a name has {len(name)} bytes, {COMPONENT_MAX} at most")
-    if any(byte < _FIRST_PRINTABLE or byte == _DELETE or byte == ord("/") for byte in name):
+    if _FORBIDDEN.search(name):
         raise TransferError(Code.NAME, "a name holds a slash or a control character")
 
 
