@@ -45,6 +45,8 @@ _WRITE: Final = 256 << 10
 _TURN: Final = 1.0
 """Seconds after which a thread that waits looks around."""
 _STDIN: Final = "-"
+_LATER: Final = (Code.SHUTDOWN, Code.TIMEOUT)
+"""What the receiver says of files that are to come with another connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ class _Delivery:
 
     def _failed(self, event: Failed) -> None:
         path = names.shown(event.entry.path)
-        if event.code in {Code.SHUTDOWN, Code.TIMEOUT, Code.SUPERSEDED}:
+        if event.code in _LATER:
             self._again.append(event.entry)
             return
         status = Status(event.code.exit_status)
@@ -352,6 +354,8 @@ class _Talk:
             self._bandwidth.take(len(view[:piece]))
             self._secured.sendall(view[:piece])
             view = view[piece:]
+            if view:  # with a limit, all of it may take a while
+                self._events()
 
     def _events(self) -> None:
         while (event := self._sending.next_event()) is not None:

@@ -32,7 +32,7 @@ from tcpcrypt.errors import (
     TcpcryptError,
     TruncationError,
 )
-from tcpcrypt.transfer.codes import TransferError
+from tcpcrypt.transfer.codes import Code, TransferError
 
 __all__ = ["FileError", "Interrupted", "Status", "UsageError", "retryable", "status_of"]
 
@@ -102,7 +102,8 @@ def status_of(error: BaseException, *, offered: bool = True) -> Status:
 def retryable(error: BaseException) -> bool:
     """Whether it is the network's fault, which may have passed a moment later."""
     if isinstance(error, TransferError):
-        return error.code.transient
+        # Two senders of one transfer would supersede one another for ever.
+        return error.code.transient and error.code is not Code.SUPERSEDED
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_AGAIN
     return isinstance(error, (*_LOST, HandshakeTimeoutError)) or (

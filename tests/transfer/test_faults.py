@@ -268,6 +268,19 @@ def test_two_senders_of_one_name(tmp_path: Path) -> None:
     assert names(to) == ["same"]
 
 
+def test_two_senders_of_one_transfer(tmp_path: Path, file: Path) -> None:
+    """The later one goes on with it; the earlier one does not take it back."""
+    with Receiver(tmp_path) as to:
+        words = ("stx-send", "--json", "127.0.0.1", to.port, file)
+        slow = ("stx-send", "--bwlimit", "1M", *words[1:])
+        with Program(*slow, **to.environment()) as earlier:
+            until(lambda: any(e["bytes"] > 0 for e in earlier.events("progress")))
+            with Program(*words, **to.environment()) as later:
+                assert later.join() == 0, later.events()
+            assert earlier.join() == 1
+    assert (to.out / "film.mkv").read_bytes() == file.read_bytes()
+
+
 def test_many_senders_at_once(tmp_path: Path) -> None:
     with Receiver(tmp_path, connections=3) as to:
         programs = []

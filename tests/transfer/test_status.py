@@ -36,6 +36,7 @@ CASES = [
     (UsageError("no"), 1, False),
     (TransferError(Code.TIMEOUT), 1, True),
     (TransferError(Code.SHUTDOWN), 1, True),
+    (TransferError(Code.SUPERSEDED), 1, False),
     (NoEncryptionError(FallbackReason.NO_PREFACE), 2, False),
     (NoCommonTEPError(), 2, False),
     (AuthenticationError(PeerReason.AUTHENTICATION), 2, False),
