@@ -76,7 +76,7 @@ class Receiving:
         self._ended: list[_Incoming] = []
         self._out: deque[bytes] = deque([self._rules.hello().build()])
         self._events: deque[Event] = deque()
-        self._unacked = 0
+        self._unacked = self._refusals = 0
         self._delivered: set[bytes] = set()
         self._greeted = self._bye = self._eof = self._busy = False
         self._heard = self._said = clock()
@@ -127,7 +127,7 @@ class Receiving:
     def work(self) -> list[bytes]:
         """Make durable what has come; returns what to send, as one piece, or []."""
         with self._changed:
-            out, self._out = list(self._out), deque()
+            out, self._out, self._refusals = list(self._out), deque(), 0
             ended: list[_Incoming] = []
             if not out:
                 ended, self._ended = self._ended, []
@@ -210,7 +210,7 @@ class Receiving:
     def _put(self, put: Put) -> None:
         if put.file != self._next:
             raise MessageError(detail=f"file {put.file} announced in the place of {self._next}")
-        if len(self._files) >= self._rules.files:
+        if len(self._files) + self._refusals >= self._rules.files and self._unanswered() > 0:
             raise MessageError(Code.TOO_MANY)
         self._next += 1
         try:
@@ -234,10 +234,18 @@ class Receiving:
                 self._events.append(Started(self._full(part), offset, size))
             self._changed.notify_all()
 
+    def _unanswered(self) -> int:
+        """By how many the files that A cannot know the end of are more than it may have."""
+        spoilt = sum(file.stage is Stage.SPOILT for file in self._files.values())
+        return len(self._files) - spoilt + self._refusals - self._rules.files + 1
+
     def _refuse(self, put: Put, error: TransferError | OSError) -> None:
         code, detail = _told(error)
-        self._say(Refuse(put.file, code).build())
-        self._events.append(Failed(put.path, code, detail))
+        with self._changed:
+            self._refusals += 1  # nobody may have B collect what it does not read
+            self._out.append(Refuse(put.file, code).build())
+            self._events.append(Failed(put.path, code, detail))
+            self._changed.notify_all()
 
     def _beat(self) -> None:
         """While a long file is read: A is to know that B lives."""

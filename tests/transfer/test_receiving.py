@@ -659,6 +659,33 @@ def test_the_window_and_the_number_of_files_are_bounds(out: Path) -> None:
     store.close()
 
 
+def test_answers_that_nobody_reads_are_bounded(out: Path) -> None:
+    store = Store(out, Rules(files=3, block=1000))
+    b = Talk(store)
+    for number in range(3):
+        b.put(b"..", number=number)
+    with pytest.raises(MessageError) as caught:
+        b.put(b"..", number=3)
+    assert caught.value.code is Code.TOO_MANY
+    b.over()
+    b = Talk(store)
+    for number in range(10):
+        b.put(b"..", number=number)
+        assert code_of(b.listen()[-1]) is Code.NAME
+    b.over()
+    # A file that failed is none of those that A may have announced, from then on.
+    b = Talk(store)
+    file = b.put(b"a", size=1, block=9)
+    b.data(file, 0, b"too much")
+    assert code_of(b.listen()[-1]) is Code.SIZE
+    for number in range(1, 4):
+        b.put(b"%d" % number, number=number, block=9)
+    with pytest.raises(MessageError):
+        b.put(b"4", number=4, block=9)
+    b.over()
+    store.close()
+
+
 def test_silence_has_a_deadline(store: Store) -> None:
     time = Time()
     account = store.account("client")
