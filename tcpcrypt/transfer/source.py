@@ -131,8 +131,9 @@ def _folder(local: str | bytes, path: Path) -> Iterator[Entry | Skipped]:
         try:
             with os.scandir(here) as found:
                 inside = sorted(found, key=lambda item: item.name)
-        except OSError:
-            continue  # opening the entry says so
+        except OSError as error:
+            yield Entry(path, False, _raising(error))  # not to be left out in silence
+            continue
         for item in inside:
             below = (*path, item.name)
             try:
@@ -149,6 +150,13 @@ def _folder(local: str | bytes, path: Path) -> Iterator[Entry | Skipped]:
                 yield file_entry(item.path, below, follow=False)
             else:
                 yield Skipped(below, "no file and no folder")
+
+
+def _raising(error: OSError) -> Callable[[], Source]:
+    def raises() -> Source:
+        raise error
+
+    return raises
 
 
 def _folder_entry(local: bytes, path: Path) -> Entry:

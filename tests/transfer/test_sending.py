@@ -637,6 +637,26 @@ def test_a_folder(tmp_path: Path) -> None:
         a.tell(Have(1, ()), Have(1, ()))
 
 
+def test_a_folder_that_cannot_be_read_is_not_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "top" / "sub").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refuse(path: bytes) -> object:
+        if path.endswith(b"sub"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    wanted = [item for item in entries(str(tmp_path / "top")) if isinstance(item, Entry)]
+    a = Talk(*wanted)
+    a.listen()
+    (failed,) = a.events()
+    assert isinstance(failed, Failed)
+    assert (failed.entry.path, failed.code) == ((b"top", b"sub"), Code.UNREADABLE)
+
+
 def test_a_link_that_is_named_is_followed_and_one_that_appears_is_not(
     file: Path, tmp_path: Path
 ) -> None:
