@@ -178,13 +178,13 @@ class _Delivery:
     def _tell(self, event: Event) -> None:
         if isinstance(event, Accepted):
             path = event.entry.path
-            self._progress.file(names.shown(path))
+            if self._progress.counts:
+                self._progress.file(names.shown(path))
             self._advance(path, event.offset, before=True)
             if event.offset:
                 text = f"{names.shown(path)}: {readable(event.offset)} are there already"
                 self._progress.say("resumed", text, file=names.shown(path), offset=event.offset)
         elif isinstance(event, Sent):
-            self._progress.file(names.shown(event.entry.path))
             self._advance(event.entry.path, event.durable)
         elif isinstance(event, Delivered):
             self._arrived(event)
@@ -192,13 +192,15 @@ class _Delivery:
             self._failed(event)
 
     def _arrived(self, event: Delivered) -> None:
-        asked, path = names.shown(event.entry.path), names.shown(event.path)
         self._advance(event.entry.path, event.size)
         self._durable.pop(event.entry.path, None)
         self._order.backoff.succeeded()
         if event.entry.is_file:
             self._delivered += 1
             self._bytes += event.size
+        if not self._progress.tells:
+            return
+        asked, path = names.shown(event.entry.path), names.shown(event.path)
         renamed = "" if asked == path else f" as {path}"
         self._progress.file_done(
             f"{asked}: delivered{renamed}, {readable(event.size)}, {event.digest}",

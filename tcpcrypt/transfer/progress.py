@@ -43,6 +43,8 @@ def readable(size: float) -> str:
 
 def shown(name: str) -> str:
     """A name for a terminal: nothing in it moves the cursor or changes a colour."""
+    if name.isprintable():
+        return name
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
         for char in name
@@ -120,6 +122,11 @@ class Progress:
         self._name = ""
         self._done = 0
         self._total: int | None = None
+
+    @property
+    def tells(self) -> bool:
+        """Whether `say` and `file_done` do anything."""
+        return self._json or not self._quiet
 
     @property
     def counts(self) -> bool:

@@ -333,8 +333,8 @@ class _Talk:
         try:
             while self._error is None:
                 out = receiving.work()
-                for buffer in out:
-                    self._secured.sendall(buffer)
+                if out:
+                    self._secured.sendall(b"".join(out))
                 self._events(receiving)
                 if receiving.finished:
                     self._secured.shutdown(socket.SHUT_WR)
@@ -365,10 +365,14 @@ class _Talk:
             self._tell(event)
 
     def _tell(self, event: Event) -> None:
-        path = names.shown(event.path)
         if isinstance(event, Started):
-            self._progress.file(path)
-        elif isinstance(event, Completed):
+            if self._progress.counts:
+                self._progress.file(names.shown(event.path))
+            return
+        if not isinstance(event, Failed) and not self._progress.tells:
+            return
+        path = names.shown(event.path)
+        if isinstance(event, Completed):
             self._progress.file_done(
                 f"{path}: {readable(event.size)} from {self.client}, {event.digest}",
                 file=path, client=self.client, size=event.size, digest=str(event.digest),
