@@ -249,11 +249,18 @@ class Channel(asyncio.BufferedProtocol):
         self.raw.pause_reading()
 
     def resume(self) -> None:
-        self.paused = False
+        """The application takes more: first of what had arrived already."""
+        if self.paused:
+            self.paused = False
+            # Not from within this call, which no protocol expects.
+            self._loop.call_soon(self._resumed)
+
+    def _resumed(self) -> None:
         if not self.over:
+            self._turn()
+        if not (self.over or self.paused or self._silent):
+            # Not before: what comes now stands behind all that.
             self.raw.resume_reading()
-            # What had arrived already; not from within this call, which nobody expects.
-            self._loop.call_soon(self._turn)
 
     def silence(self) -> None:
         """The application wants to hear nothing but the end."""

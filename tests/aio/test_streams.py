@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from aio.ends import HOST, Ends, Stream, in_a_loop
 from tcpcrypt import aio
 from tcpcrypt.aio.channel import Channel
 from tcpcrypt.errors import LocalError, ResetError
+from tcpcrypt.sockets import arrangement
 from tcpcrypt.sockets.state import State
 
 BIG = bytes(range(256)) * (1 << 13)
@@ -125,6 +127,29 @@ async def test_bulk_in_both_directions_at_once(ends: Ends) -> None:
             for _, writer in (one, other):
                 group.create_task(send(writer))
         assert all(read.result() == BIG for read in reads)
+
+
+@pytest.mark.parametrize("limit", [100_000, 9 << 20])
+@in_a_loop
+async def test_keys_change_within_bulk(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """RFC 8548 section 3.8: what moves bulk gives back before a key is spent, and goes on."""
+    config = replace(arrangement._BASE, rekey_after_bytes=limit)
+    monkeypatch.setattr(arrangement, "_BASE", config)
+    async with ends.pair() as (one, other):
+
+        async def send(writer: aio.SecureWriter) -> None:
+            for _ in range(12):
+                writer.write(BIG)
+                await writer.drain()
+            writer.write_eof()
+
+        async with asyncio.TaskGroup() as group:
+            reads = [group.create_task(reader.read()) for reader, _ in (one, other)]
+            for _, writer in (one, other):
+                group.create_task(send(writer))
+        assert all(read.result() == BIG * 12 for read in reads)
 
 
 @in_a_loop
