@@ -138,6 +138,7 @@ def test_a_misbehaving_peer_is_taken_as_the_rfc_says(entry, role, ends) -> None:
             assert kind == "works"
         assert subject.established is not None
         assert subject.established.session_id == host.session_id
+        assert subject.urgent == host.writer.urgent
         converse(host, subject)
 
 

@@ -237,6 +237,8 @@ FRAMES: Final = (
       play=frame(urgent=0), **WORKS),
     M(name="urgent-past-the-frame", rfc="48 3.7", does="points 65535 bytes ahead of one byte",
       play=frame(b"!", urgent=0xFFFF), **WORKS),
+    M(name="urgent-behind-data", rfc="48 3.7", does="marks urgent data in the write of other data",
+      play=wire(lambda h: h.writer.frame(b"calm") + h.writer.frame(b"alarm", urgent=3)), **WORKS),
     M(name="urgent-flood", rfc="48 3.7", does="marks 500 frames urgent",
       play=wire(lambda h: b"".join(h.writer.frame(b"!", urgent=i) for i in range(500))), **WORKS),
     # --- rekeying (section 3.8) ---------------------------------------------------------------
