@@ -64,9 +64,14 @@ def with_nonce(length: int) -> Script:
     return identified(half, bytes(range(1, length + 1)))
 
 
-def announced_twice(host: Host) -> bytes:
+def announced(host: Host) -> bytes:
+    """The resumption with the length byte that it needs before another suboption."""
     suboption = host.resumption()
-    return bytes([0x80 | (len(suboption) - 2)]) + suboption + suboption
+    return bytes([0x80 | (len(suboption) - 2)]) + suboption
+
+
+def announced_twice(host: Host) -> bytes:
+    return announced(host) + host.resumption()
 
 
 def sends(make: Callable[[Host], bytes], then: Callable[[Subject], None] | None = None) -> Script:
@@ -160,6 +165,8 @@ RESUMPTION: Final = (
     M(name="resume-under-another-tep", rfc="48 3.5",
       does="resumes a session of Curve25519 as Curve448",
       play=sub(lambda h: b"\xa4" + h.resumption()[1:]), teps=(0x23, 0x24), resumes=1, **UNKNOWN),
+    M(name="resume-announced", rfc="47 4.4", does="resumes behind a length byte, not last",
+      play=sub(lambda h: announced(h) + b"\x7f"), resumes=1, **RESUMED),
     M(name="resume-twice-in-one-option", rfc="48 3.5", does="sends its resumption twice",
       play=sub(announced_twice), resumes=1, **NO_TEP),
     M(name="resume-and-fresh-of-one-tep", rfc="48 3.5", does="names the TEP fresh, and resumes it",
