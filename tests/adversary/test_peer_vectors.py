@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import mlkem
+from peer.authenticating import AuthenticatingHost, public
 from peer.frames import Direction, Frame
 from peer.groups import WIRE_LEN, KeyPair
 from peer.host import Host
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 FILES = [*sorted(VECTORS.glob("rfc8548-*.json")), VECTORS / "peers" / "rfc8548-sample.json"]
-CASES = [
-    pytest.param(vector, id=f"{path.stem}-{vector['name']}")
-    for path in FILES
-    for vector in json.loads(path.read_text())["vectors"]
-]
+AUTHENTICATED = sorted(VECTORS.glob("authenticated-*.json"))
+
+
+def vectors(files: list[Path]) -> list[Any]:
+    return [
+        pytest.param(vector, id=f"{path.stem}-{vector['name']}")
+        for path in files
+        for vector in json.loads(path.read_text())["vectors"]
+    ]
 
 
 def octets(values: dict[str, Any], *names: str) -> list[bytes]:
@@ -71,7 +77,7 @@ def check_frames(host: Host, frames: list[dict[str, Any]], own: str) -> None:
             assert host.reader.feed(wire) == [Frame(int(rekey), flags, urgent, data)]
 
 
-@pytest.mark.parametrize("vector", CASES)
+@pytest.mark.parametrize("vector", vectors(FILES))
 def test_every_value_of_a_fresh_session(vector: dict[str, Any]) -> None:
     host = original_a(vector)
     assert host.session_id.hex() == vector["session_id"]
@@ -86,12 +92,54 @@ def test_every_value_of_a_fresh_session(vector: dict[str, Any]) -> None:
     check_frames(host, vector["frames"], "A")
 
 
-@pytest.mark.parametrize("vector", CASES)
+def authenticating_a(vector: dict[str, Any]) -> AuthenticatingHost:
+    """A of a vector of TEP 0x20, which has opened C_B and compared V_B."""
+    static = bytes.fromhex(vector["static_a"]) if "static_a" in vector else None
+    psk = (*octets(vector, "psk_hint", "psk"),) if "psk" in vector else None
+    host = AuthenticatingHost(
+        "A", version=vector["version"], static=static, psk=psk, aeads=tuple(vector["ciphers"])
+    )
+    host.own_region, host.peer_option = octets(vector, "eno_a", "eno_b")
+    host.settle()
+    init1, init2, host.ephemeral = octets(vector, "init1", "init2", "private_a")
+    if vector["version"] == 2:
+        seed = bytes.fromhex(vector["mlkem_seed_a"])
+        host.kem = mlkem.MLKEM768PrivateKey.from_seed_bytes(seed)
+    assert init1[host.tail_at - 32 : host.tail_at] == public(host.ephemeral)
+    assert host.hear_init(init2) == b""
+    assert host.aead == vector["aead"]
+    assert host.psk_used is vector["psk_used"]
+    host.start_fresh(init1)
+    return host
+
+
+@pytest.mark.parametrize("vector", vectors(AUTHENTICATED))
+def test_every_value_of_a_session_of_tep_0x20(vector: dict[str, Any]) -> None:
+    host = authenticating_a(vector)
+    static_b = vector.get("static_b")
+    assert host.peer_static == (public(bytes.fromhex(static_b)) if static_b else None)
+    assert host.prk.hex() == vector["prk"]
+    assert host.session_id.hex() == vector["session_id"]
+    assert host.writer.masters[0].hex() == vector["mk0"]
+    assert traffic_keys(host.writer)[0] == vector["k_ab0"]
+    assert traffic_keys(host.reader)[0] == vector["k_ba0"]
+    following = host.remembered.secret
+    assert following.ss.hex() == vector["ss1"]
+    assert (following.half("A") + following.half("B")).hex() == vector["resume1"]
+    check_frames(host, vector["frames"], "A")
+
+
+@pytest.mark.parametrize("vector", vectors(FILES + AUTHENTICATED))
 def test_every_value_of_the_resumed_session(vector: dict[str, Any]) -> None:
     resumed = vector["resumed"]
     opens = resumed["opener"] == "original A"
-    host = Host("A" if opens else "B", teps=(vector["tep"],), aeads=(vector["aead"],))
-    host.remembered = original_a(vector).remembered
+    role, aeads = "A" if opens else "B", (vector["aead"],)
+    if "version" in vector:
+        host: Host = AuthenticatingHost(role, version=vector["version"], aeads=aeads)
+        host.remembered = authenticating_a(vector).remembered
+    else:
+        host = Host(role, teps=(vector["tep"],), aeads=aeads)
+        host.remembered = original_a(vector).remembered
     opener, passive, nonce_a, nonce_b = octets(
         resumed, "eno_opener", "eno_passive", "nonce_a", "nonce_b"
     )
