@@ -47,6 +47,9 @@ __all__ = ["PENDING_MAX", "Ending", "Relay"]
 
 PENDING_MAX: Final = 256 * 1024
 READ_SIZE: Final = 256 * 1024
+_ANSWERS_MAX: Final = 2 * (PENDING_MAX + READ_SIZE)
+"""Bytes waiting for the peer at which nothing more is read of it.  The application
+alone never leaves so many; a peer that rekeys and does not read the answers does."""
 _LEND_AFTER: Final = 4
 """Reads until a connection goes to the pump: what is over sooner does without."""
 _LEND_AFTER_BYTES: Final = 32 * 1024
@@ -323,7 +326,8 @@ class Relay:
             return
         exchanging = self.session is not None and not self.session.established
         if not self._outer_at_eof:
-            outer.reading = exchanging or (inner is not None and inner.pending < PENDING_MAX)
+            room = inner is not None and inner.pending < PENDING_MAX
+            outer.reading = exchanging or (room and outer.pending < _ANSWERS_MAX)
         if inner is not None and not self._application_ended:
             inner.reading = not exchanging and outer.pending < PENDING_MAX
             if self._reads >= _LEND_AFTER or self._read_bytes >= _LEND_AFTER_BYTES:

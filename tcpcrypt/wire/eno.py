@@ -110,13 +110,11 @@ class SynOption:
             raise LocalError("reserved bits of the global suboption must be sent as 0")
         contents = bytearray()
         last = len(self.suboptions) - 1
+        named = bytes((self.global_bits,)) if self.explicit_global or self.global_bits else b""
         global_at = 0 if profile.global_first else self._first_with_data()
-        for index in range(len(self.suboptions) + 1):
-            if index == global_at and (self.explicit_global or self.global_bits):
-                contents.append(self.global_bits)
-            if index > last:
-                break
-            suboption = self.suboptions[index]
+        for index, suboption in enumerate(self.suboptions):
+            if index == global_at:
+                contents += named
             data = suboption.data
             if data is not None and index < last:
                 if not 1 <= len(data) <= SUBOPTION_DATA_MAX:
@@ -124,6 +122,8 @@ class SynOption:
                 contents.append(SUBOPTION_V | (len(data) - 1))
             contents.append(suboption.first_byte)
             contents += data or b""
+        if global_at > last:
+            contents += named
         if len(contents) > _contents_max(profile):
             raise LocalError(f"ENO option with {len(contents)} bytes of contents fits no header")
         return _head(profile, len(contents)) + contents

@@ -17,6 +17,7 @@ from tcpcrypt.auth.psk import Psk
 from tcpcrypt.auth.tep import AuthenticatedTep
 from tcpcrypt.auth.terms import PeerProof
 from tcpcrypt.core.config import Config
+from tcpcrypt.core.events import DataReceived
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.crypto.secret import Secret
 
@@ -159,6 +160,33 @@ def test_large_data_both_ways_under_every_split() -> None:
         answer(host, subject, subject.sent())
         assert host.data == part
         converse(host, subject)
+
+
+@pytest.mark.parametrize("role", "AB")
+def test_48_3_7_urgent_data_both_ways(role) -> None:
+    """Open point E6; the field of the first frame counts from its first data byte."""
+    config = Config(teps=(0x23,), first_frame_data=10, frame_data=10, small_frames_until=0)
+    host = Host(role)
+    subject = TestedHost(config, opens=role == "B", cache=ResumptionCache(config))
+    assert connect(host, subject)
+    session = subject.session
+    assert session is not None
+    for size in (1, 9, 10, 11, 35):
+        host.frames.clear()
+        session.send_data(b"calm " * 5)
+        session.send_data(b"!" * size, urgent=size - 1)
+        answer(host, subject, subject.sent())
+        urgent = [frame.urgent for frame in host.frames if frame.urgent is not None]
+        assert urgent == [size - 1]
+        assert host.data == b"calm " * 5 + b"!" * size
+        stream = host.writer.frame(b"calm") + host.writer.frame(b"!" * size, urgent=size - 1)
+        subject.events.clear()
+        subject.receive(stream)
+        assert subject.urgent == host.writer.urgent[-1:]
+        pieces = [bytes(e.data) for e in subject.events if isinstance(e, DataReceived)]
+        assert pieces == [b"calm", b"!" * size]
+    subject.events.clear()
+    converse(host, subject)
 
 
 def test_the_second_implementation_shares_nothing_with_the_first() -> None:

@@ -32,6 +32,7 @@ from tcpcrypt.errors import (
     AuthenticationError,
     FallbackReason,
     HandshakeTimeoutError,
+    IdentityChangedError,
     IntegrityError,
     PeerError,
     PeerReason,
@@ -54,6 +55,7 @@ CLASS = {
     PeerReason.RESET: ResetError,
     PeerReason.TIMEOUT: HandshakeTimeoutError,
     PeerReason.AUTHENTICATION: AuthenticationError,
+    PeerReason.IDENTITY_CHANGED: IdentityChangedError,
 }
 """The class of the error, where it is not `PeerError` itself."""
 SECRET = b"never to be seen in clear: " + bytes(range(64))
@@ -76,7 +78,8 @@ def subject_terms(entry: Misbehaviour) -> Conditions:
     if "needs_psk" in entry.terms:
         accept = needs_psk("office")
     identity = Identity.from_private(SUBJECT_STATIC)
-    return Conditions(identity, (entry.version,), psk, [psk] if psk else [], accept)
+    changed = bool(entry.terms.get("changed"))
+    return Conditions(identity, (entry.version,), psk, [psk] if psk else [], accept, changed)
 
 
 def make_host(entry: Misbehaviour, role: str, **more) -> Host:
@@ -138,6 +141,7 @@ def test_a_misbehaving_peer_is_taken_as_the_rfc_says(entry, role, ends) -> None:
             assert kind == "works"
         assert subject.established is not None
         assert subject.established.session_id == host.session_id
+        assert subject.urgent == host.writer.urgent
         converse(host, subject)
 
 
@@ -158,7 +162,7 @@ def assert_aborted(subject: TestedHost, reason: PeerReason) -> None:
     assert error is not None, f"no error; {subject.negotiation.outcome}, {subject.events}"
     assert error.reason is reason
     assert type(error) is CLASS.get(reason, PeerError)
-    if reason is PeerReason.AUTHENTICATION:
+    if reason in {PeerReason.AUTHENTICATION, PeerReason.IDENTITY_CHANGED}:
         assert subject.established is None
         assert subject.received == b""
     assert session is not None

@@ -187,6 +187,8 @@ AUTHENTICATION: Final = (
       host=shows(public(EVIL_STATIC)), **UNPROVED),
     M(name="ta-static-not-accepted", does="shows its own key where another is pinned",
       terms={"only": public(EVIL_STATIC)}, **NOT_PROVED),
+    M(name="ta-static-changed-since", does="shows its own key where another one is remembered",
+      terms={"only": public(EVIL_STATIC), "changed": True}, **both("abort IDENTITY_CHANGED")),
     M(name="ta-static-pinned-and-not-had", does="shows the pinned key without the private one",
       host=shows(public(EVIL_STATIC)), terms={"only": public(EVIL_STATIC)}, **UNPROVED),
     M(name="ta-static-withheld", does="shows no key where one is pinned", host={"static": None},

@@ -76,6 +76,15 @@ def first_bit(whole: bytes) -> bytes:
     return bytes([whole[0] ^ 1]) + whole[1:]
 
 
+def last_bit(whole: bytes) -> bytes:
+    return whole[:-1] + bytes([whole[-1] ^ 1])
+
+
+def in_drops(host: Host, subject: Subject) -> None:
+    for byte in host.writer.frame(b"in drops"):
+        subject.receive(bytes([byte]))
+
+
 def announced_twice(host: Host) -> list[bytes]:
     first = host.writer.frame(b"new", rekey=True)
     return [first, host.writer.seal(b"\x00new", control=1)]
@@ -153,6 +162,14 @@ FRAMES: Final = (
     M(name="offset-behind-init", rfc="48 4.2.3",
       does="counts from the byte behind Init (open point E1)",
       **WORKS),
+    M(name="offset-behind-init-and-rekey", rfc="48 4.2.3", does="the same, and rekeys at once",
+      play=keyed(lambda h, s: s.receive(h.writer.frame(b"new", rekey=True))), **WORKS),
+    M(name="offset-behind-init-two-frames", rfc="48 4.2.3", does="the same, two frames at once",
+      play=keyed(lambda h, s: s.receive(h.writer.frame(b"1") + h.writer.frame(b"2"))), **WORKS),
+    M(name="offset-behind-init-byte-by-byte", rfc="48 4.2.3", does="the same, byte by byte",
+      play=keyed(in_drops), **WORKS),
+    M(name="offset-behind-init-forged", rfc="48 4.2.3", does="the same, with a wrong tag",
+      play=keyed(lambda h, s: s.receive(last_bit(h.writer.frame(b"forged")))), **TAG),
     M(name="offset-one-too-high", rfc="48 4.2.3", does="counts the SYN", **TAG),
     M(name="offset-one-too-low", rfc="48 4.2.3", does="begins one byte too low", **TAG),
     M(name="offset-of-the-peer", rfc="48 4.2.3",
@@ -237,6 +254,8 @@ FRAMES: Final = (
       play=frame(urgent=0), **WORKS),
     M(name="urgent-past-the-frame", rfc="48 3.7", does="points 65535 bytes ahead of one byte",
       play=frame(b"!", urgent=0xFFFF), **WORKS),
+    M(name="urgent-behind-data", rfc="48 3.7", does="marks urgent data in the write of other data",
+      play=wire(lambda h: h.writer.frame(b"calm") + h.writer.frame(b"alarm", urgent=3)), **WORKS),
     M(name="urgent-flood", rfc="48 3.7", does="marks 500 frames urgent",
       play=wire(lambda h: b"".join(h.writer.frame(b"!", urgent=i) for i in range(500))), **WORKS),
     # --- rekeying (section 3.8) ---------------------------------------------------------------

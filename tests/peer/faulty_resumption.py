@@ -11,7 +11,7 @@ from peer.keys import other
 from peer.misbehaviour import Misbehaviour as M
 from peer.misbehaviour import both
 from peer.options import eno, pad
-from peer.scripts import Script, Subject, keyed, option, syns, truth
+from peer.scripts import Script, Subject, crossed, keyed, option, syns, truth
 
 UNKNOWN: Final = {"a": "fresh", "b": "plain RESUMPTION_MISMATCH"}
 NOT_VALID: Final = {"a": "fresh", "b": "plain NO_COMMON_TEP"}
@@ -64,9 +64,14 @@ def with_nonce(length: int) -> Script:
     return identified(half, bytes(range(1, length + 1)))
 
 
-def announced_twice(host: Host) -> bytes:
+def announced(host: Host) -> bytes:
+    """The resumption with the length byte that it needs before another suboption."""
     suboption = host.resumption()
-    return bytes([0x80 | (len(suboption) - 2)]) + suboption + suboption
+    return bytes([0x80 | (len(suboption) - 2)]) + suboption
+
+
+def announced_twice(host: Host) -> bytes:
+    return announced(host) + host.resumption()
 
 
 def sends(make: Callable[[Host], bytes], then: Callable[[Subject], None] | None = None) -> Script:
@@ -98,6 +103,11 @@ def changed_nonce(host: Host) -> bytes:
     """The same offer with another nonce."""
     whole = host.syn_form()
     return pad(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+
+def unknown(host: Host) -> bytes:
+    """A resumption of no session."""
+    return pad(eno("01a3" + "5a" * 17))
 
 
 RESUMPTION: Final = (
@@ -155,6 +165,8 @@ RESUMPTION: Final = (
     M(name="resume-under-another-tep", rfc="48 3.5",
       does="resumes a session of Curve25519 as Curve448",
       play=sub(lambda h: b"\xa4" + h.resumption()[1:]), teps=(0x23, 0x24), resumes=1, **UNKNOWN),
+    M(name="resume-announced", rfc="47 4.4", does="resumes behind a length byte, not last",
+      play=sub(lambda h: announced(h) + b"\x7f"), resumes=1, **RESUMED),
     M(name="resume-twice-in-one-option", rfc="48 3.5", does="sends its resumption twice",
       play=sub(announced_twice), resumes=1, **NO_TEP),
     M(name="resume-and-fresh-of-one-tep", rfc="48 3.5", does="names the TEP fresh, and resumes it",
@@ -173,6 +185,18 @@ RESUMPTION: Final = (
     M(name="resume-where-nothing-is-kept", rfc="48 3.5",
       does="resumes what the subject did not keep",
       play=identified(half), subject={"cache": False}, resumes=1, **UNKNOWN),
+    # --- simultaneous open ---------------------------------------------------------------------
+    M(name="crossed-resume-honest", rfc="48 3.5", does="opens at the same time and resumes",
+      play=crossed(truth, truth), resumes=1, b="resumed"),
+    M(name="crossed-resume-with-roles-swapped", rfc="48 3.5",
+      does="opens at the same time and resumes in the other role",
+      play=crossed(truth, truth), resumes=1, swapped=True, b="resumed"),
+    M(name="crossed-resume-unknown", rfc="48 3.5", does="crosses SYNs, resumes the unknown",
+      play=crossed(unknown, unknown), resumes=1, b="fresh"),
+    M(name="crossed-resume-unlike", rfc="47 4.6", does="resumes in its SYN, and not in its SYN-ACK",
+      play=crossed(truth, pad(eno("0123"))), resumes=1, b="plain SYN_CHANGED"),
+    M(name="crossed-resume-fresh", rfc="48 3.5", does="opens at the same time, with a fresh offer",
+      play=crossed(pad(eno("0123")), pad(eno("0123"))), resumes=1, b="fresh"),
     # --- the streams of a resumed session -----------------------------------------------------
     M(name="resumed-with-another-aead", rfc="48 3.5",
       does="uses another AEAD than the original session",

@@ -83,6 +83,13 @@ class Direction:
 class Writer(Direction):
     """Makes frames; each argument can be made to lie."""
 
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.application = 0
+        """Bytes of data in the frames so far."""
+        self.urgent: list[int] = []
+        """Where in the application's stream urgent data ended (open point E6)."""
+
     def seal(
         self,
         plaintext: bytes,
@@ -125,6 +132,9 @@ class Writer(Direction):
         if rekey and self.quirk == "rekey-restarts-the-offset":
             self.offset = 0
         flags = (1 if fin else 0) | (0 if urgent is None else 2)
+        if urgent is not None:
+            self.urgent.append(self.application + urgent)
+        self.application += len(data)
         field = b"" if urgent is None else urgent.to_bytes(2, "big")
         return self.seal(bytes([flags]) + field + data, control=1 if rekey else 0)
 

@@ -15,6 +15,14 @@ from peer.options import Sub, eno, find, negotiated, pad, read
 
 INIT1_MAGIC = bytes.fromhex("15101a0e")
 INIT2_MAGIC = bytes.fromhex("097105e0")
+BEHIND_INIT = (
+    "offset-behind-init",
+    "offset-behind-init-and-rekey",
+    "offset-behind-init-two-frames",
+    "offset-behind-init-byte-by-byte",
+    "offset-behind-init-forged",
+)
+"""The quirks that count a stream from the byte behind Init (open point E1)."""
 WINDOW = 4
 """Indices ahead at which a passive host recognises a secret."""
 
@@ -37,6 +45,8 @@ class Host:
         self.role, self.teps, self.aeads, self.quirk = role, teps, aeads, quirk
         self.remembered, self.nonce_len = remembered, nonce_len
         self.resuming = False
+        self.crossed = False
+        """In a simultaneous open, whose resumptions both are offers: of a fresh exchange, too."""
         self.refusal: Refused | None = None
         self.frames: list[Frame] = []
         self._random_state = f"{role} {quirk} {seed}"
@@ -128,18 +138,19 @@ class Host:
         a, b = self.own_option, self.peer_option
         if self.role == "B":
             a, b = b, a
-        chosen = negotiated(a, b, self._valid)
-        if chosen is None:
+        of_b = negotiated(a, b, self._valid)
+        if of_b is None:
             raise Refused("the options agree on nothing")
-        self.tep, self.tep_byte = chosen.tep, chosen.byte
+        of_a = next(sub for sub in read(a)[1] if sub.tep == of_b.tep)
+        self.tep, self.tep_byte = of_b.tep, of_b.byte
         self.transcript = a + b
-        self.resuming = bool(self.identifier(chosen))
+        self.resuming = bool(self.identifier(of_b)) and self._resumes(of_a, of_b)
         if self.resuming:
-            theirs = next(s for s in read(self.peer_option)[1] if s.tep == self.tep)
-            self.peer_nonce = theirs.data[len(self.data_prefix) + 9 :]
+            theirs = of_b if self.role == "A" else of_a
+            self.peer_nonce = (theirs.data or b"")[len(self.data_prefix) + 9 :]
 
     def _valid(self, of_a: Sub, of_b: Sub) -> bool:
-        if of_b.data is None:
+        if of_b.data is None or self.crossed:
             return True
         return self._resumes(of_a, of_b)
 
@@ -279,7 +290,7 @@ class Host:
             mk = secret.ss
         sender = other(role) if self.quirk == "keys-of-the-other-direction" else role
         origin = {
-            "offset-behind-init": 0,
+            **dict.fromkeys(BEHIND_INIT, 0),
             "offset-one-too-high": sent + 1,
             "offset-one-too-low": sent - 1,
             "offset-counts-from-the-syn": sent + 1,

@@ -317,6 +317,7 @@ def crossed(syn: Region | bytes, syn_ack: Region | bytes) -> Script:
     """B: a simultaneous open, RFC 9293 figure 7; the host's SYN and its SYN-ACK."""
 
     def play(host: Host, subject: Subject) -> None:
+        host.crossed = True
         host.heard(subject.option(True, False))
         octets = syn if isinstance(syn, bytes) else syn(host)
         host.own_region = octets
