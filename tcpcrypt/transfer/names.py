@@ -83,6 +83,8 @@ def path_of(text: str | bytes) -> Path:
 def shown(path: Path) -> str:
     """A path for a person: nothing in it controls a terminal."""
     text = b"/".join(path).decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
