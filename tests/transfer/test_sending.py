@@ -360,6 +360,53 @@ def test_a_failure_in_the_middle_stops_the_file(tmp_path: Path, file: Path) -> N
     assert a.listen() == [Bye()]
 
 
+@pytest.mark.parametrize("moment", ["read", "finish", "broken"])
+def test_a_failure_that_comes_while_the_file_is_read(
+    file: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that receives hears of it while the other one reads: nothing more is sent."""
+    other = tmp_path / "b"
+    other.write_bytes(b"other")
+    a = Talk(entry(file), entry(other))
+    a.listen()
+    a.tell(Have(0, ()), Have(1, ()))
+    source = a.machine._files[0].source
+    name = "finish" if moment == "finish" else "read"
+    method = getattr(source, name)
+
+    def interrupted(*args: object) -> object:
+        a.tell(receipt(0, b"", code=Code.NO_SPACE))
+        if moment == "broken":
+            raise OSError(5, "Input/output error")
+        return method(*args)
+
+    monkeypatch.setattr(source, name, interrupted)
+    said = a.listen()
+    of_first = [m for m in said if isinstance(m, (Data, End)) and m.file == 0]
+    assert len(of_first) == (1 if moment == "finish" else 0)
+    assert joined([m for m in said if isinstance(m, Data) and m.file == 1]) == b"other"
+    a.tell(receipt(1, b"other", b"b"))
+    assert a.listen() == [Bye()]
+    failed = [event for event in a.events() if isinstance(event, Failed)]
+    assert [event.code for event in failed] == [Code.NO_SPACE]
+
+
+def test_what_cannot_be_read_in_the_middle_is_given_up(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = Talk(entry(file))
+    a.listen()
+    a.tell(Alive(), Have(0, ()))
+
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(a.machine._files[0].source, "read", broken)
+    (end,) = a.listen()
+    assert isinstance(end, End)
+    assert end.code is Code.UNREADABLE
+
+
 def test_every_stage_and_every_word_of_b(file: Path) -> None:
     """What the table lacks breaks the protocol."""
     words: dict[Happened, Message] = {
