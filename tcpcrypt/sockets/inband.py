@@ -24,6 +24,9 @@ _KEPT_MAX: Final = 16 << 10
 """Data bytes that wait for the program in memory of their own size."""
 _VECTOR_MAX: Final = 64
 """Buffers of one system call."""
+_ANSWERS_MAX: Final = 4096
+"""Buffers waiting for the other end at which nothing more is read of it.  Programs leave a
+few; a peer that rekeys without end, and does not read the answers, leaves one each time."""
 
 
 class InBandSocket(SecureSocket):
@@ -285,6 +288,11 @@ class InBandSocket(SecureSocket):
     def _fill(self, view: memoryview | None, deadline: Deadline) -> int:
         """Receive once; returns data bytes put into `view`, others are in `_plain`."""
         streams = self._flowing()
+        if len(streams.queue) + len(self._out) > _ANSWERS_MAX:
+            self._flush_aside(streams)
+            if len(streams.queue) + len(self._out) > _ANSWERS_MAX:
+                wait(self._sock, WRITE, deadline, self._gone)
+                return 0
         buffer = BUFFERS.take()
         wire = memoryview(buffer)
         most = WIRE_MAX
