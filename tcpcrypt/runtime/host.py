@@ -309,7 +309,9 @@ class Host:
         elif self._unsteerable.pop(to, None) == held.isn:
             held.refuse()
             held.forget()
-        elif self._may_be_plain(policy, to) and context.paths.is_plain(to.remote, to.remote_port):
+        elif self._may_be_plain(policy, to) and context.paths.is_plain(
+            to.remote, to.remote_port, policy.profile
+        ):
             self.counters.direct += 1
             held.leave_alone()
             held.forget()

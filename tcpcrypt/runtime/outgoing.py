@@ -93,7 +93,7 @@ class OpenedByApplication(Connection):
     def _dialect(self, policy: Policy) -> WireProfile:
         """What was heard to work with this peer, or the first that policy allows."""
         to, profiles = self._held.connection, policy.profiles
-        known = self._context.paths.profile(to.remote, to.remote_port)
+        known = self._context.paths.profile(to.remote, to.remote_port, policy.profile)
         return next((profile for profile in profiles if profile.name == known), profiles[0])
 
     def _connect(self, config: Config) -> None:
@@ -224,6 +224,7 @@ class OpenedByApplication(Connection):
             reason,
             profile=spoken,
             others=tuple(profile.name for profile in allowed if profile.name != spoken),
+            allowed=self.policy.profile if self.policy is not None else "",
         ):
             facts: dict[str, object] = {"service": address_text(self._service), "reason": reason}
             self._context.report("remembered", facts)

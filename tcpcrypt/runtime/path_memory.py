@@ -5,7 +5,12 @@ alone for a time where policy is opportunistic, so that its connections neither
 wait nor go through the daemon.  RFC 8547 section 4.6 lets an active opener
 leave the option out.  Whoever can strip an option once can so keep a peer
 plain for that time, which he could do to each connection anyway; `require`
-never asks this memory.
+never asks this memory.  He can so bring a policy that allows a weaker dialect
+to speak that one, too, for a day at most: then the first is tried again.
+
+Policies that allow other dialects learn nothing from one another: that a service
+does not answer in one dialect tells nothing of those that it was not offered,
+and the connections of one user must not make those of another go in the clear.
 """
 
 from __future__ import annotations
@@ -21,6 +26,9 @@ from tcpcrypt.core.config import Clock
 __all__ = ["PathMemory", "Remembered"]
 
 _CAPACITY: Final = 8192
+_DIALECT_SECONDS: Final = 86_400.0
+"""For which a dialect that is not the first is spoken; each try of the first costs
+those that speak the other alone a connection in the clear, or refused."""
 
 
 @dataclass(slots=True)
@@ -33,33 +41,40 @@ class Remembered:
     plain_until: float | None
     """Until then (by the clock) connections are left alone; None: they are not."""
     connections: int
-    profile: str = ""
+    profile: str
     """The dialect to speak next; empty: the first that policy allows."""
+    profile_until: float
+    """By the clock: then the first is spoken again."""
     failures: int = 0
     """Dialects tried in a row without success."""
 
 
 class PathMemory:
-    """Bounded; the service seen longest ago is forgotten first."""
+    """Bounded; the service seen longest ago is forgotten first.
+
+    `allowed` is what the policy says of dialects (`Policy.profile`).
+    """
 
     def __init__(self, seconds: float, *, clock: Clock = time.monotonic) -> None:
         self.seconds = seconds
         """For what is noted from now on."""
         self._clock = clock
-        self._peers: OrderedDict[tuple[bytes, int], Remembered] = OrderedDict()
+        self._peers: OrderedDict[tuple[bytes, int, str], Remembered] = OrderedDict()
 
-    def is_plain(self, address: bytes, port: int) -> bool:
+    def is_plain(self, address: bytes, port: int, allowed: str = "") -> bool:
         """Whether a connection to this service is to be left alone; counts it if so."""
-        known = self._peers.get((address, port))
+        known = self._peers.get((address, port, allowed))
         if known is None or known.plain_until is None or known.plain_until <= self._clock():
             return False
         known.connections += 1
         return True
 
-    def profile(self, address: bytes, port: int) -> str:
+    def profile(self, address: bytes, port: int, allowed: str = "") -> str:
         """The dialect to speak to this service; empty: nothing is known of it."""
-        known = self._peers.get((address, port))
-        return known.profile if known is not None else ""
+        known = self._peers.get((address, port, allowed))
+        if known is None or known.profile_until <= self._clock():
+            return ""
+        return known.profile
 
     def note(
         self,
@@ -70,22 +85,29 @@ class PathMemory:
         *,
         profile: str = "",
         others: tuple[str, ...] = (),
+        allowed: str = "",
     ) -> bool:
         """A connection to this service ended up as `last`; whether it is now left alone.
 
         It spoke `profile`.  Where it was not encrypted the next one speaks one of
         `others`, and no service is left alone before it was offered all of them.
         """
-        before = self._peers.pop((address, port), None)
+        before = self._peers.pop((address, port, allowed), None)
         failures = 0 if last == "encrypted" else 1 + (before.failures if before is not None else 0)
         exhausted = failures > len(others)
         plain = last == "plain" and self.seconds > 0 and exhausted
-        self._peers[address, port] = Remembered(
+        now = self._clock()
+        following = others[0] if failures and others else profile
+        until = now + _DIALECT_SECONDS
+        if before is not None and before.profile == following and before.profile_until > now:
+            until = before.profile_until  # however often it is spoken
+        self._peers[address, port, allowed] = Remembered(
             last,
             reason,
-            self._clock() + self.seconds if plain else None,
+            now + self.seconds if plain else None,
             1 + (before.connections if before is not None else 0),
-            others[0] if failures and others else profile,
+            following,
+            until,
             0 if exhausted else failures,
         )
         if len(self._peers) > _CAPACITY:
@@ -100,7 +122,7 @@ class PathMemory:
         return len(gone)
 
     def __iter__(self) -> Iterator[tuple[bytes, int, Remembered]]:
-        for (address, port), known in self._peers.items():
+        for (address, port, _allowed), known in self._peers.items():
             yield address, port, known
 
     def seconds_left(self, known: Remembered) -> float | None:

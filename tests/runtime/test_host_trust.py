@@ -145,7 +145,7 @@ def test_a_host_that_becomes_known_while_it_is_asked_gets_nothing_in_the_clear(
     assert site.queue.decided == {1: (Verdict.REPEAT, MARK_REFUSED)}
     assert [event for event, _ in site.reports] == ["refused"]
     assert KEY in str(site.reports[0][1]["reason"])
-    assert not site.host._context.paths.is_plain(socket.inet_aton("127.0.0.1"), port)
+    assert not site.host._context.paths.is_plain(socket.inet_aton("127.0.0.1"), port, "rfc8548")
 
 
 def test_a_host_that_becomes_known_gets_nothing_by_a_tep_that_proves_nothing(site: Site) -> None:
