@@ -522,7 +522,7 @@ def test_the_five_lines_of_the_example_work_as_printed(tmp_path: Path) -> None:
     script = f"trap 'kill $!; wait $!' EXIT\nset -e\n{text}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=120, check=False,
     )  # fmt: skip
     print(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import threading
@@ -282,16 +283,16 @@ def test_two_senders_of_one_transfer(tmp_path: Path, file: Path) -> None:
 
 
 def test_many_senders_at_once(tmp_path: Path) -> None:
-    with Receiver(tmp_path, connections=3) as to:
+    with Receiver(tmp_path, connections=2) as to:
         programs = []
-        for number in range(6):
+        for number in range(4):
             path = tmp_path / f"file{number}"
             path.write_bytes(random.Random(number).randbytes(300_000))
             programs.append(Program("stx-send", "127.0.0.1", to.port, path, **to.environment()))
         for program in programs:
             with program:
                 assert program.join() == 0, program.told
-    assert names(to) == [f"file{number}" for number in range(6)]
+    assert names(to) == [f"file{number}" for number in range(4)]
 
 
 def test_a_silent_client_delays_nobody_and_is_sent_away(
@@ -438,13 +439,23 @@ def test_a_receiver_looks_at_its_keys_again_on_sighup(
     assert listening.join() == 0
 
 
-def test_output_is_json_lines_and_nothing_else(
+def test_exit_3_a_full_disk_and_then_there_is_room(
     tmp_path: Path, file: Path, listening: Program
 ) -> None:
+    """A limit of the process stands for the disk: what is written behind it fails."""
     port = listening.wait_for("listening")["port"]
-    with sender(tmp_path, port, file) as program:
-        assert program.join() == 0
-        assert program.told == ""
-        kinds = [json.loads(line)["event"] for line in program._lines]
+    pid, kind = listening.process.pid, resource.RLIMIT_FSIZE
+    _soft, hard = resource.prlimit(pid, kind)
+    resource.prlimit(pid, kind, (2 << 20, hard))
+    with sender(tmp_path, port, file) as first:
+        assert first.join() == 3
+        assert first.events("error")[0]["code"] == "NO_SPACE"
+    assert not (tmp_path / "out" / "film.mkv").exists()
+    resource.prlimit(pid, kind, (hard, hard))
+    with sender(tmp_path, port, file) as second:
+        assert second.join() == 0, second.events()
+        assert second.told == "", "with --json, everything is said there"
+        kinds = [json.loads(line)["event"] for line in second._lines]
     assert kinds[0] == "connected"
     assert kinds[-2:] == ["file", "done"]
+    assert (tmp_path / "out" / "film.mkv").read_bytes() == file.read_bytes()
