@@ -20,28 +20,25 @@ def two(pair: Network, tmp_path: Path) -> Pair:
     return pair_of(pair, tmp_path)
 
 
-async def opened(
-    two: Pair, client_peer: str, server_peer: str
-) -> tuple[asyncio.StreamReader, aio.SecureWriter, asyncio.Task]:
-    """The client's streams over a connection between the hosts, and the server's to come."""
+Opening = asyncio.Task[tuple[asyncio.StreamReader, aio.SecureWriter]]
+
+
+def opening(two: Pair, client_peer: str, server_peer: str) -> tuple[Opening, Opening]:
+    """The streams to come of both ends of one connection between the hosts."""
     with two.network.listen() as listening:
         one = two.network.connect()
         other, _address = listening.accept()
-    for sock in (one, other):
+    tasks = []
+    for sock, peer, side in ((one, client_peer, two.client), (other, server_peer, two.server)):
         sock.setblocking(False)
-    # Of an accepted connection only the daemon's view differs, and both have one here.
-    theirs = asyncio.create_task(
-        aio.connect(sock=other, peer=server_peer, transport="eno", control=two.server.control),
-        name="theirs",
-    )
-    reader, writer = await aio.connect(
-        sock=one, peer=client_peer, transport="eno", control=two.client.control
-    )
-    return reader, writer, theirs
+        # `connect` at the accepting end, too: to the daemons both ends are alike.
+        asked = aio.connect(sock=sock, peer=peer, transport="eno", control=side.control)
+        tasks.append(asyncio.create_task(asked))
+    return tasks[0], tasks[1]
 
 
-async def read(opening: asyncio.Task) -> bytes:
-    reader, _writer = await opening
+async def read(streams: Opening) -> bytes:
+    reader, _writer = await streams
     return await reader.read()
 
 
@@ -52,8 +49,8 @@ def test_the_daemons_encrypt_and_tell_who_it_is(two: Pair) -> None:
 
     async def main() -> None:
         async with asyncio.timeout(PATIENCE):
-            reader, writer, task = await opened(two, *pins)
-            far_reader, far_writer = await task
+            ours, theirs = opening(two, *pins)
+            (reader, writer), (far_reader, far_writer) = await ours, await theirs
             assert writer.state is far_writer.state is State.AES_MODE
             assert writer.session_id == far_writer.session_id
             assert writer.peer_identity == two.server.fingerprint()
@@ -77,10 +74,10 @@ def test_the_wrong_identity_is_refused_before_a_byte(two: Pair, tmp_path: Path) 
 
     async def main() -> None:
         async with asyncio.timeout(PATIENCE):
+            ours, theirs = opening(two, f"pin:{other}", "tofu")
             with pytest.raises(AuthenticationError, match=other):
-                await opened(two, f"pin:{other}", "tofu")
-            (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "theirs")
+                await ours
             with pytest.raises((ResetError, TruncationError)):
-                await read(task)
+                await read(theirs)
 
     asyncio.run(main())
