@@ -90,6 +90,19 @@ def test_a_link_that_is_cut_again_and_again(tmp_path: Path, file: Path) -> None:
     assert (to.out / "film.mkv").read_bytes() == file.read_bytes()
 
 
+def test_standard_input_goes_on_after_a_cut(tmp_path: Path, file: Path) -> None:
+    """What is not durable is kept: a pipe cannot be read twice."""
+    with Receiver(tmp_path) as to, Wire(("127.0.0.1", to.port), cut_after=2_000_000) as wire:
+        words = ("stx-send", "--json", "--name", "film.mkv", "127.0.0.1", wire.port, "-")
+        with Program(*words, **to.environment()) as program:
+            assert program.process.stdin is not None
+            program.process.stdin.buffer.write(file.read_bytes())
+            program.process.stdin.close()
+            assert program.join() == 0, program.events()
+        assert wire.connections == 2
+    assert (to.out / "film.mkv").read_bytes() == file.read_bytes()
+
+
 def test_a_link_that_is_down_for_a_while(tmp_path: Path, file: Path) -> None:
     with Receiver(tmp_path) as to, Wire(("127.0.0.1", to.port), cut_after=1_000_000) as wire:
 
