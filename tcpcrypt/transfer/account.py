@@ -207,7 +207,9 @@ class Account:
         try:
             self._sync(todo, codes)
             for part in parts:
-                if codes[part] is Code.OK and part.delivery is None:
+                if part.delivery is not None:
+                    folders.changed.add(part.path[:-1])  # perhaps a sync of it had failed
+                elif codes[part] is Code.OK:
                     codes[part] = self._place(part, folders)
             folders.sync(everything=self.base)
         except OSError as error:
@@ -222,15 +224,27 @@ class Account:
             return
         with self._lock:
             journal = self._journal.add([part.delivery_to(part.path) for part in parts])
-        sound = not any(part.broken for part in parts)
-        if sound and len(parts) >= _MANY and self.disk.sync_all(self.base):
+        if self._sync_together(parts, codes):
             return
         for part in parts:
             try:
                 part.sync_whole()
             except OSError as error:
                 codes[part] = Code.of(error)
+                self.salvage(part)
         self.disk.sync_data(journal)
+
+    def _sync_together(self, parts: list[Part], codes: dict[Part, Code]) -> bool:
+        """Whether all were synced with one call, or none was and the codes say so."""
+        if len(parts) < _MANY or any(part.broken for part in parts):
+            return False
+        try:
+            return self.disk.sync_all(self.base)
+        except OSError as error:
+            for part in parts:
+                codes[part] = Code.of(error)
+                self.salvage(part)
+            return True
 
     def _place(self, part: Part, folders: Folders) -> Code:
         try:
@@ -270,6 +284,17 @@ class Account:
         raise FileExistsError(errno.EEXIST, "all names are taken")
 
     # --- the end -----------------------------------------------------------------------
+
+    def salvage(self, part: Part) -> None:
+        """A sync of it has failed, and what memory holds of it may be nowhere else.
+
+        What was durable before stays; the rest goes, so that it is sent again.
+        """
+        with contextlib.suppress(OSError, TransferError):
+            if part.durable:
+                self.charge(-part.cut_back())
+            else:
+                self.discard(part)
 
     def discard(self, part: Part) -> None:
         """Remove what is there of a transfer that will not go on."""

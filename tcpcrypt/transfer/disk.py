@@ -25,6 +25,8 @@ _COMMON: Final = os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER: Final = _COMMON | os.O_RDONLY | os.O_DIRECTORY
 _UNSUPPORTED: Final = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_SYNCFS_TELLS: Final = (5, 8)
+"""Linux from which on `syncfs` says that something could not be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,8 @@ class Disk:
 
         False if the system cannot do that; nothing is durable then.
         """
-        try:
-            syncfs = _libc.syncfs
-        except AttributeError:
+        syncfs = getattr(_libc, "syncfs", None)
+        if syncfs is None or _kernel() < _SYNCFS_TELLS:
             return False
         if syncfs(fd):
             number = ctypes.get_errno()
@@ -181,3 +182,8 @@ class Disk:
         except BlockingIOError:
             return False
         return True
+
+
+def _kernel() -> tuple[int, ...]:
+    """Version of the system, two numbers; none if it has no such."""
+    return tuple(int(word) for word in os.uname().release.split(".")[:2] if word.isdigit())

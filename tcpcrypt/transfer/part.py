@@ -228,6 +228,14 @@ class Part:
         else:
             disk.sync(fd)
 
+    def cut_back(self) -> int:
+        """Only what a sync has made durable stays; returns how many bytes went."""
+        with self._lock:
+            disk, fd = self.account.disk, self._open()
+            gone = disk.node(fd).size - self.durable
+            disk.truncate(fd, self.durable)
+        return gone
+
     def delivery_to(self, path: Path) -> Delivery:
         """The line of the journal, once the file has ended."""
         node = self._node

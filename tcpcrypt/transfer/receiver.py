@@ -127,21 +127,27 @@ class Receiving:
     def work(self) -> list[bytes]:
         """Make durable what has come; returns what to send, as one piece, or []."""
         with self._changed:
-            out, self._out, self._refusals = list(self._out), deque(), 0
+            out = self._take_said()
             ended: list[_Incoming] = []
             if not out:
                 ended, self._ended = self._ended, []
             current = self._current if self._is_due() else None
         if ended:
-            out += self._commit(ended)
+            out = self._commit(ended)
         elif not out and current is not None:
-            out += self._sync(current)
+            out = self._sync(current) or self._take_said()
         if not out and self._clock() - self._said >= ALIVE_INTERVAL:
             out.append(Alive().build())
         if not out:
             return []
         self._said = self._clock()
         return [b"".join(out)]  # one frame for a thousand receipts
+
+    def _take_said(self) -> list[bytes]:
+        """What is to be sent and needs no sync."""
+        with self._changed:
+            out, self._out, self._refusals = list(self._out), deque(), 0
+        return out
 
     @property
     def finished(self) -> bool:
@@ -323,7 +329,12 @@ class Receiving:
     # --- what becomes of files -----------------------------------------------------
 
     def _spoil(
-        self, file: _Incoming, error: TransferError | OSError, *, discard: bool = False
+        self,
+        file: _Incoming,
+        error: TransferError | OSError,
+        *,
+        discard: bool = False,
+        unsound: bool = False,
     ) -> None:
         """It comes to nothing on this connection; A hears why."""
         code, detail = _told(error)
@@ -339,6 +350,8 @@ class Receiving:
         if discard:
             with contextlib.suppress(OSError):  # then it stays, and digests will tell
                 self.account.discard(part)
+        if unsound:
+            self.account.salvage(part)
         self.account.release(part)
 
     def _forget(self, file: _Incoming) -> None:
@@ -358,8 +371,7 @@ class Receiving:
             before = file.part.durable
             offset = file.part.sync()
         except (TransferError, OSError) as error:
-            # What a failed sync leaves in memory may be nowhere else.
-            self._spoil(file, error, discard=_told(error)[0] is Code.STORAGE)
+            self._spoil(file, error, unsound=isinstance(error, OSError))
             return []
         with self._changed:
             if file.stage not in {Stage.TAKING, Stage.ENDED} or offset <= before:

@@ -21,7 +21,7 @@ from tcpcrypt.transfer.codes import Code, MessageError, TransferError
 from tcpcrypt.transfer.disk import Disk
 from tcpcrypt.transfer.folders import Folders
 from tcpcrypt.transfer.journal import Delivery, Journal
-from tcpcrypt.transfer.messages import UNKNOWN_SIZE, Alive, Have, Receipt
+from tcpcrypt.transfer.messages import UNKNOWN_SIZE, Ack, Alive, Have, Receipt
 from tcpcrypt.transfer.receiver import Receiving
 from tcpcrypt.transfer.rules import OnExist, Rules
 from tcpcrypt.transfer.sender import Delivered
@@ -70,6 +70,23 @@ def test_a_system_without_the_newer_calls(
     disk.rename_new(folder, b"a", folder, b"c")
     assert sorted(os.listdir(tmp_path)) == ["b", "c"]
     assert (tmp_path / "c").read_bytes() == b"a"
+
+
+@pytest.mark.parametrize(
+    ("release", "enough"),
+    [("5.7.19-generic", False), ("5.8.0", True), ("6.1.0-13-amd64", True), ("odd", False)],
+)
+def test_syncfs_counts_where_it_tells_of_failures(
+    release: str, enough: bool, folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """syncfs(2): errors of writing back are reported since Linux 5.8."""
+
+    class Uname:
+        def __init__(self) -> None:
+            self.release = release
+
+    monkeypatch.setattr(os, "uname", Uname)
+    assert Disk().sync_all(folder) is enough
 
 
 def test_other_answers_of_the_newer_calls_are_errors(
@@ -292,6 +309,52 @@ def test_names_that_are_not_durable_are_not_delivered() -> None:
     store.close()
 
 
+@pytest.mark.parametrize("count", [1, 6], ids=["one", "many"])
+def test_contents_that_could_not_be_synced_are_sent_again(count: int) -> None:
+    """What memory holds then may never have been written, and another sync may not say so."""
+    disk = MemoryDisk()
+    store = Store("out", Rules(), disk)
+    b = Talk(store)
+    for number in range(count):
+        file = b.put(b"%d" % number, number=number)
+        b.data(file, 0, b"hello")
+        b.end(file, b"hello")
+    for call in ("sync", "sync_all"):
+        disk.faults[call] = lambda: stop(errno.EIO)
+    said = [message for message in b.listen() if isinstance(message, Receipt)]
+    assert [message.code for message in said] == [Code.STORAGE] * count
+    b.over()
+    disk.faults.clear()
+    again = Talk(store)
+    for number in range(count):
+        file = again.put(b"%d" % number, number=number)
+        assert again.listen() == [Have(file, ())]
+    again.over()
+    store.close()
+
+
+def test_a_sync_that_fails_leaves_what_was_durable() -> None:
+    disk = MemoryDisk()
+    store = Store("out", Rules(), disk)
+    b = Talk(store)
+    data = bytes(range(256)) * 8192
+    file = b.put(b"a", size=3 * MIB)
+    b.data(file, 0, data[:MIB])
+    assert b.listen()[-1] == Ack(file, MIB)
+    b.data(file, MIB, data[MIB:])
+    disk.faults["sync_data"] = lambda: stop(errno.ENOSPC)
+    assert code_of(b.listen()[-1]) is Code.NO_SPACE
+    b.over()
+    disk.faults.clear()
+    again = Talk(store)
+    again.put(b"a", size=3 * MIB)
+    (have,) = again.listen()
+    assert isinstance(have, Have)
+    assert [at for at, _ in have.prefixes] == [MIB]
+    again.over()
+    store.close()
+
+
 def test_numbers_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account_module, "_NUMBERS_MAX", 2)
     store = Store("out", Rules(on_exist=OnExist.RENAME), MemoryDisk())
@@ -412,6 +475,29 @@ def test_a_sync_that_fails_when_the_file_has_ended_is_left_to_the_commit() -> No
     receipts = [message for message in b.listen() if isinstance(message, Receipt)]
     assert [message.code for message in receipts] == [Code.STORAGE]
     assert not list(disk.files())
+    b.over()
+    store.close()
+
+
+def test_what_ends_while_a_sync_fails_is_not_forgotten() -> None:
+    """It waits for the next call, whether or not the sync had anything to say."""
+    disk = MemoryDisk()
+    store = Store("out", Rules(), disk)
+    b = Talk(store)
+    data = bytes(MIB)
+    file = b.put(b"a", size=MIB)
+    b.listen()
+    b.data(file, 0, data)
+
+    def end_meanwhile() -> None:
+        disk.faults.clear()
+        b.end(file, data)
+        b.machine._files[file].part.durable = MIB  # there is nothing more to acknowledge
+
+    disk.faults["sync_data"] = end_meanwhile
+    b.machine.work()
+    assert code_of(b.listen()[-1]) is Code.OK
+    assert dict(disk.files()) == {(b"a",): data}
     b.over()
     store.close()
 
