@@ -2,8 +2,8 @@
 
 `accept` returns a connection whose handshake is over, well or not: using one in
 FAIL raises why it failed.  Those that are silent meanwhile keep nobody waiting;
-each is over at its deadline, and at most `HANDSHAKES_MAX` run at once, of which
-the oldest gives way.
+each is over at its deadline, and at most `HANDSHAKES_MAX` run at once, or as many
+as this host has descriptors for, of which the oldest gives way.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ HANDSHAKES_MAX: Final = 1024
 """Handshakes of one listener that run at once."""
 _ACCEPTS: Final = 64
 """TCP connections that are accepted at a stretch, before those that wait go on."""
+_SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Secured = tuple[SecureSocket, Any]
 Secure = Callable[[socket.socket, Any], SecureSocket]
@@ -173,8 +174,8 @@ class SecureListener:
         for key, _events in self._selector.select(left):
             if key.fileobj is self._sock:
                 self._take_in()
-            elif isinstance(key.fileobj, InBandSocket):
-                self._advance(key.fileobj)
+            elif isinstance(key.fileobj, InBandSocket) and key.fileobj in self._running:
+                self._advance(key.fileobj)  # it has not given way to one of this turn
         while (first := next(iter(self._running), None)) is not None:
             if first.conversation.seconds_left > 0:
                 break
@@ -186,6 +187,12 @@ class SecureListener:
                 sock, address = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
+            except OSError as error:
+                if error.errno not in _SCARCE or not self._running:
+                    raise
+                # Whoever keeps silent must not keep others from being heard.
+                self._give_way("this host has no room for more connections")
+                continue
             try:
                 secured = self._secure(sock, address)
             except BaseException:
@@ -195,12 +202,16 @@ class SecureListener:
                 self._ready.append((secured, address))
                 continue
             if len(self._running) >= HANDSHAKES_MAX:
-                oldest = next(iter(self._running))
-                oldest.conversation.expire("too many others have come since")
-                self._advance(oldest)
+                self._give_way("too many others have come since")
             self._running[secured] = address
             self._selector.register(secured, selectors.EVENT_READ)
             self._advance(secured)
+
+    def _give_way(self, why: str) -> None:
+        """The handshake that has run longest is over."""
+        oldest = next(iter(self._running))
+        oldest.conversation.expire(why)
+        self._advance(oldest)
 
     def _advance(self, secured: InBandSocket) -> None:
         wanted = secured.advance()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import select
 import socket
 import struct
 import time
@@ -216,6 +218,47 @@ def test_too_many_handshakes_make_the_oldest_give_way(
     connect(listening.getsockname())
     states = {server.state for server in accepted.result(PATIENCE)}
     assert states == {State.FAIL, State.AES_MODE}
+    for sock in mute:
+        sock.close()
+
+
+def test_who_gives_way_may_have_something_to_say_at_that_moment(
+    listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener and the oldest handshake are readable in the same turn."""
+    monkeypatch.setattr(listener, "HANDSHAKES_MAX", 3)
+    listening = listen()
+    mute = [raw(listening.getsockname()) for _ in range(3)]
+    listening.settimeout(0)
+    while len(listening._running) < 3:
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    mute.append(raw(listening.getsockname()))
+    mute[0].sendall(b"T")
+    select.select([listening._sock], [], [], PATIENCE)
+    listening.settimeout(PATIENCE)
+    server, address = listening.accept()
+    assert server.failure is Failure.HANDSHAKE_TIMEOUT
+    assert address == mute[0].getsockname()
+    assert len(listening._running) == 3
+    for sock in mute:
+        sock.close()
+
+
+def test_silent_clients_give_way_where_descriptors_are_scarce(listen) -> None:
+    """A listener with room for more handshakes than for descriptors does not fail by them."""
+    listening = listen()
+    mute = [raw(listening.getsockname()) for _ in range(6)]
+    free = os.dup(0)
+    os.close(free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, before[1]))
+    try:
+        servers = [listening.accept()[0] for _ in range(3)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert {server.failure for server in servers} == {Failure.HANDSHAKE_TIMEOUT}
+    assert "no room" in str(servers[0].error)
     for sock in mute:
         sock.close()
 
