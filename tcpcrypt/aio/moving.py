@@ -94,11 +94,18 @@ def deliver(protocol: asyncio.BaseProtocol, data: ReadableBuffer) -> None:
     """Give a protocol data, in the way of its kind."""
     if isinstance(protocol, asyncio.BufferedProtocol):
         _fill(protocol, memoryview(data))
-    elif isinstance(protocol, ViewProtocol | asyncio.StreamReaderProtocol):
-        # A StreamReader copies at once.
-        protocol.data_received(cast("bytes", data))
+    elif isinstance(protocol, ViewProtocol) or _is_streams(protocol):
+        cast("asyncio.Protocol", protocol).data_received(cast("bytes", data))
     else:
         cast("asyncio.Protocol", protocol).data_received(bytes(data))
+
+
+def _is_streams(protocol: asyncio.BaseProtocol) -> bool:
+    """Whether a StreamReader copies what comes at once; who does it differently may keep it,
+    and the place in which it lies is the next connection's.
+    """
+    received = getattr(type(protocol), "data_received", None)
+    return received is asyncio.StreamReaderProtocol.data_received
 
 
 def _fill(protocol: asyncio.BufferedProtocol, data: memoryview) -> None:

@@ -168,6 +168,30 @@ async def test_views_may_be_kept(ends: Ends) -> None:
     server.close()
 
 
+class Keeping(asyncio.StreamReaderProtocol):
+    """One that has a way of its own with what comes."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.StreamReader())
+        self.kept: list[object] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.kept.append(data)
+
+
+@in_a_loop
+async def test_streams_of_another_kind_may_keep_what_they_are_given(ends: Ends) -> None:
+    """What lies in memory that all connections share is copied for them."""
+    one, other, server = await two(ends, Recorder, Keeping)
+    one.transport.write(BIG)
+    while sum(map(len, other.kept)) < len(BIG):
+        await asyncio.sleep(0.005)
+    assert b"".join(other.kept) == BIG
+    assert {type(data) for data in other.kept} == {bytes}
+    one.transport.abort()
+    server.close()
+
+
 @in_a_loop
 async def test_reading_pauses(ends: Ends) -> None:
     one, other, server = await two(ends, Recorder, Recorder)
