@@ -301,10 +301,12 @@ def test_names_that_are_not_durable_are_not_delivered() -> None:
     disk.faults.clear()
     again = Talk(store)
     file = again.put(b"a")
+    before = len(disk.calls)
     again.end(file, b"hello")
     receipt = again.listen()[-1]
     assert isinstance(receipt, Receipt)
     assert (receipt.code, receipt.path) == (Code.OK, (b"a",))
+    assert disk.calls[before:] == ["sync"]
     again.over()
     store.close()
 
