@@ -75,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.write
     if out is not None and out.exists() and out.samefile(arguments.capture):
         arguments.usage_error("--write: that is the capture itself")
+    if out is not None and any(_same(out, path) for path in _secret_files(arguments)):
+        arguments.usage_error("--write: that is the file of the secrets")
     try:
         return _run(arguments)
     except (CaptureError, SecretFileError) as error:
@@ -116,6 +118,14 @@ def _run(arguments: argparse.Namespace) -> int:
     for fault in faults:
         _tell(arguments, fault)
     return 0 if not faults and all(report.ok for report in reports) else 1
+
+
+def _secret_files(arguments: argparse.Namespace) -> list[Path]:
+    return [*(arguments.keylog or ()), *([arguments.secrets] if arguments.secrets else ())]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _tell(arguments: argparse.Namespace, what: str) -> None:

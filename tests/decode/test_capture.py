@@ -12,6 +12,7 @@ from support.captures import CLIENT6, SERVER6, Tape, ethernet, record, write, wr
 from support.decoding import check, decode, store, talk
 from support.hosts import Host
 
+from tcpcrypt.tools.decode import capture
 from tcpcrypt.tools.decode.capture import CaptureError, read_capture
 from tcpcrypt.tools.decode.link import ip_packet
 
@@ -185,3 +186,35 @@ def test_fragments_are_named_where_something_is_missing() -> None:
     )
     (report,), _ = decode(packets, store(*recorded.lines))
     assert "IP fragments between these hosts were captured" in report.errors[-1]
+
+
+def section(*blocks: bytes) -> bytes:
+    """A pcapng file; each block is its type and its body."""
+    start = struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28)
+    framed = []
+    for block in blocks:
+        length = struct.pack("<I", len(block) + 8)
+        framed.append(block[:4] + length + block[4:] + length)
+    return start + b"".join(framed)
+
+
+RAW_INTERFACE = struct.pack("<IHHI", 1, 101, 0, 0)
+
+
+@pytest.mark.parametrize("many", ["bytes", "interfaces"])
+def test_a_packed_file_does_not_fill_the_memory(
+    many: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand times as much may come out of gzip as lies on the disk."""
+    monkeypatch.setattr(capture, "_BETWEEN_MAX", 100_000)
+    monkeypatch.setattr(capture, "_INTERFACES_MAX", 100)
+    blocks = [RAW_INTERFACE, struct.pack("<I", 0x99) + bytes(200_000)]
+    why = "more than 100000 bytes without a packet"
+    if many == "interfaces":
+        packet = struct.pack("<6I", 6, 0, 0, 0, 4, 4) + bytes(4)
+        blocks = ([RAW_INTERFACE] * 90 + [packet]) * 3
+        why = "more than 100 interfaces"
+    path = tmp_path / "x.pcapng.gz"
+    path.write_bytes(gzip.compress(section(*blocks)))
+    with pytest.raises(CaptureError, match=why):
+        list(read_capture(path))

@@ -12,7 +12,7 @@ from support.decoding import talk
 from support.hosts import Host, region
 
 from tcpcrypt.cli.tcpcrypt import main
-from tcpcrypt.tools.decode.capture import read_capture
+from tcpcrypt.tools.decode.capture import Packet, read_capture
 from tcpcrypt.wire.segment import Segment
 
 CAPTURES = Path(__file__).parents[2] / "vectors" / "peers"
@@ -354,6 +354,72 @@ def test_a_capture_is_not_written_over_itself(
     assert files.capture.read_bytes() == octets
     assert files.run("--write", str(files.directory / "missing" / "x")) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_plaintext_is_not_written_over_the_keys(files: Files) -> None:
+    files.put(talk(record(Host(), Host())))
+    lines = files.keylog.read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        files.run("--write", str(files.keylog))
+    assert caught.value.code == 2
+    assert files.keylog.read_bytes() == lines
+
+
+@pytest.mark.parametrize("put", ["link", "fifo", "directory"])
+def test_plaintext_goes_to_no_file_that_another_could_have_put_there(
+    files: Files, put: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.put(talk(record(Host(), Host())))
+    out, elsewhere = files.directory / "plain.pcapng", files.directory / "elsewhere"
+    elsewhere.write_text("not to be lost")
+    if put == "link":
+        out.symlink_to(elsewhere)
+    elif put == "fifo":
+        os.mkfifo(out)
+    else:
+        out.mkdir()
+    assert files.run("--write", str(out)) == 1
+    assert str(out) in capsys.readouterr().err
+    assert elsewhere.read_text() == "not to be lost"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_plaintext_goes_to_no_file_of_another_user(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In /tmp another may have made it first; root could open it all the same."""
+    files.put(talk(record(Host(), Host())))
+    out = files.directory / "plain.pcapng"
+    out.touch()
+    os.chown(out, 65534, 65534)
+    assert files.run("--write", str(out)) == 1
+    assert "not a regular file of this user" in capsys.readouterr().err
+    assert out.stat().st_size == 0
+
+
+def test_what_was_in_the_file_is_gone(files: Files) -> None:
+    files.put(talk(record(Host(), Host())))
+    out = files.directory / "plain.pcapng"
+    out.write_bytes(b"x" * 1_000_000)
+    assert files.run("--write", str(out)) == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert len(list(read_capture(out))) > 3
+    assert out.stat().st_size < 100_000
+
+
+def test_times_that_the_format_cannot_say(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tcpcrypt.cli import decode as command
+
+    recorded = talk(record(Host(), Host()))
+    files.put(recorded)
+    late = [
+        Packet(number, 2.0**64, memoryview(packet))
+        for number, packet in enumerate(recorded.packets, 1)
+    ]
+    monkeypatch.setattr(command, "read_capture", lambda _path: iter(late))
+    out = files.directory / "plain.pcapng"
+    assert files.run("--write", str(out)) == 0
+    assert len(list(read_capture(out))) > 3
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from support.hosts import ROOM, Host, region
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Negotiation, Opener
 from tcpcrypt.core.session import Session
-from tcpcrypt.tools.decode import frames, reassembly
+from tcpcrypt.tools.decode import connection, frames, reassembly
 from tcpcrypt.wire.profile import RFC8548, STANFORD
 
 
@@ -218,3 +218,65 @@ def test_a_stray_segment_of_an_older_connection_changes_nothing() -> None:
     packets = recorded.packets
     stray = recorded.tape.packet(Sent(True, "A", 3_000_000_000, 5, b"", b"old"))
     check(recorded, [*packets[:6], stray, *packets[6:]])
+
+
+def test_a_gap_before_many_small_segments_costs_time_once() -> None:
+    """Each of them could begin a frame; all together they are looked at once."""
+    looked_up = 0
+
+    class Counted(dict[int, bytes]):
+        def __getitem__(self, start: int) -> bytes:
+            nonlocal looked_up
+            looked_up += 1
+            return super().__getitem__(start)
+
+    stream = reassembly.ByteStream(0)
+    stream._waiting = Counted()
+    for at in range(5_000):
+        stream.add(11 + at, memoryview(b"\xff"))
+    starts = [start for start, octets in stream.waiting(70_000) if len(octets) == 5_010 - start]
+    assert starts == stream.starts()
+    assert looked_up == 5_000
+
+
+@pytest.mark.parametrize("what", ["no Init2", "one side", "plain"])
+def test_memory_is_bounded_where_nothing_can_be_decided(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_UNDECIDED_MAX", 5000)
+    monkeypatch.setattr(reassembly, "_WAITING_MAX", 5000)
+    most = 0
+    add = reassembly.ByteStream.add
+
+    def watched(self: reassembly.ByteStream, seq: int, payload: memoryview) -> None:
+        nonlocal most
+        add(self, seq, payload)
+        most = max(most, self.held)
+
+    monkeypatch.setattr(reassembly.ByteStream, "add", watched)
+    if what == "plain":
+        tape = Tape()
+        tape.syn(b"")
+        tape.syn(b"", from_client=False, ack=True)
+        tape.say(True, b"")
+        for _ in range(100):
+            tape.say(True, b"x" * 1000)
+        del tape.sent[10]
+        (report,), sink = decode(tape.packets(), store())
+        assert len(sink.said[0, True]) == 99_000
+        assert "are not in the capture" in report.errors[0]
+    else:
+        recorded = record(Host(), Host())
+        recorded.say(True, bytes(100_000))
+        recorded.say(False, bytes(100_000))
+        sent = recorded.tape.sent
+        if what == "no Init2":
+            sent[:] = [s for s in sent if s.from_client or "S" in s.flags]
+            why = "its Init2 is not in the capture, or not as a whole"
+        else:
+            sent[:] = [s for s in sent if not s.from_client]
+            why = "its SYN is not in the capture"
+        (report,), sink = decode(recorded.packets, store(*recorded.lines))
+        assert why in report.errors[0]
+        assert sink.said == {}
+    assert most < 20_000

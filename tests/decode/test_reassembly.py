@@ -80,8 +80,14 @@ def test_going_on_behind_a_gap() -> None:
     stream = ByteStream(0)
     for at, data in ((21, b"lost too"), (41, b"here"), (45, b" and on"), (61, b"far")):
         stream.add(at, memoryview(data))
-    assert stream.peek_from(40, 100) == b"here and on"
-    assert stream.peek_from(40, 6) == b"here a"
+
+    def waiting(count: int) -> list[tuple[int, bytes]]:
+        return [(start, bytes(octets)) for start, octets in stream.waiting(count)]
+
+    assert waiting(100) == [
+        *((20, b"lost too"), (40, b"here and on"), (44, b" and on"), (60, b"far")),
+    ]
+    assert waiting(6) == [(20, b"lost t"), (40, b"here a"), (44, b" and o"), (60, b"far")]
     stream.skip_to(40)
     assert (stream.base, bytes(stream.buffer)) == (40, b"here and on")
     assert stream.gap == (51, 60)
@@ -99,3 +105,13 @@ def test_memory_is_bounded(monkeypatch) -> None:
         stream.add(100, memoryview(bytes([1 + number]) * 10))
     stream.add(1, memoryview(bytes(99)))
     assert len(list(stream.variants())) <= 64
+
+
+def test_what_waits_may_overlap() -> None:
+    stream = ByteStream(0)
+    for at, data in ((11, b"0123456789"), (13, b"23"), (16, b"56789ab"), (25, b"far")):
+        stream.add(at, memoryview(data))
+    assert [(start, bytes(octets)) for start, octets in stream.waiting(20)] == [
+        *((10, b"0123456789ab"), (12, b"23456789ab"), (15, b"56789ab"), (24, b"far")),
+    ]
+    assert stream.held == 22

@@ -13,7 +13,7 @@ from tcpcrypt.core.config import Config
 from tcpcrypt.core.key_log import KeyLine
 from tcpcrypt.tools.decode.capture import read_capture
 from tcpcrypt.tools.decode.files import SecretFileError, read_key_log, read_secrets
-from tcpcrypt.tools.decode.keys import KeyStore
+from tcpcrypt.tools.decode.keys import FromExchange, KeyStore
 from tcpcrypt.wire.profile import STANFORD
 from tcpcrypt.wire.segment import Segment
 
@@ -283,3 +283,17 @@ def test_files_that_hold_no_secrets(text: str, why: str, tmp_path: Path) -> None
     path.write_text(text)
     with pytest.raises(SecretFileError, match=why):
         read_secrets(path, KeyStore())
+
+
+def test_an_algorithm_that_the_dialect_does_not_have() -> None:
+    """Init2 is what the capture says it is: one that names ChaCha20 is a fault, not an error."""
+    made = record(*hosts())
+    made.say(True, b"question")
+    where = next(n for n, s in enumerate(made.tape.sent) if not s.from_client and s.payload)
+    made.tape.sent[where] = altered(made.tape.sent[where], 8, 0x01 ^ 0x10)
+    line = KeyLine.parse(made.lines[0])
+    keys = KeyStore()
+    keys.add_fresh(line.match, FromExchange("secrets", line.match, prk=line.ss))
+    (report,), sink = decode(made.packets, keys)
+    assert report.errors[0] == "secrets: profile stanford has no AEAD 0x0010"
+    assert sink.said == {}

@@ -20,6 +20,9 @@ __all__ = ["CaptureError", "Packet", "read_capture", "scapy_utils"]
 
 _PACKET_MAX: Final = 1 << 18
 """Bytes of one packet that are read; offloads make packets of 64 KiB, and headers."""
+_BETWEEN_MAX: Final = 1 << 24
+"""Bytes of a packet and of what stands before it: descriptions, names, secrets."""
+_INTERFACES_MAX: Final = 1 << 16
 
 
 class CaptureError(LocalError):
@@ -55,14 +58,36 @@ def read_capture(path: Path) -> Iterator[Packet]:
         if number:
             raise CaptureError(f"{path}: {os.strerror(number)}") from error
         raise CaptureError(f"{path}: neither a pcap nor a pcapng file: {error}") from error
+    reader.f = bounded = _Bounded(reader.f)
     with reader:
-        yield from _packets(path, reader)
+        yield from _packets(path, reader, bounded)
 
 
-def _packets(path: Path, reader: Any) -> Iterator[Packet]:
+class _Bounded:
+    """A file of which little is read before the next packet: it may have been packed."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.left = _BETWEEN_MAX
+
+    def read(self, count: int = -1) -> bytes:
+        if not 0 <= count <= self.left:
+            raise ValueError(f"more than {_BETWEEN_MAX} bytes without a packet")
+        self.left -= count
+        octets: bytes = self._file.read(count)
+        return octets
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _packets(path: Path, reader: Any, file: _Bounded) -> Iterator[Packet]:
     number = 0
     while True:
+        file.left = _BETWEEN_MAX
         try:
+            if len(getattr(reader, "interfaces", ())) > _INTERFACES_MAX:
+                raise ValueError(f"more than {_INTERFACES_MAX} interfaces")
             frame, about = reader._read_packet(size=_PACKET_MAX)
         except EOFError:
             return

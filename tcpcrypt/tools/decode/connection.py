@@ -28,6 +28,8 @@ __all__ = ["Connection"]
 
 _INIT_MAX: Final = 1 << 20
 """Bytes of an Init message, here; a host takes fewer."""
+_UNDECIDED_MAX: Final = 1 << 26
+"""Bytes of one direction that are kept for want of a handshake or of keys."""
 _SEQ_MOD: Final = 1 << 32
 _MAGIC_LEN: Final = 4
 _TCPS: Final = "tcps"
@@ -107,6 +109,8 @@ class Connection:
         if not self._over:
             mine.stream.add(seq, payload[: max(0, len(payload) - missing)])
             self._advance(time)
+            if mine.stream.held > _UNDECIDED_MAX and not self._over:
+                self._decide_now(time)
 
     @staticmethod
     def _note_syn(mine: _Direction, region: bytes) -> bool:
@@ -122,6 +126,8 @@ class Connection:
         if isinstance(self._agreed, Plain):
             for mine in (self.client, self.server):
                 self._read_plain(mine, time)
+                if mine.stream.overfull:
+                    self._skip_gap(mine, time)
         elif isinstance(self._agreed, Agreed):
             if self.client.reader is None:
                 self._exchange(self._agreed)
@@ -152,6 +158,14 @@ class Connection:
                     agreed = Plain(FallbackReason.NO_ENO_IN_FIRST_ACK)
             self._agreed = agreed
         self._note_agreed(self._agreed)
+
+    def _decide_now(self, time: float) -> None:
+        """So much has come that what is still missing will not."""
+        if self._agreed is None:
+            self._decide(last=True)
+            self._advance(time)
+        if isinstance(self._agreed, Agreed) and self.client.reader is None and not self._over:
+            self._give_up(self._why_no_exchange(self._agreed))
 
     @staticmethod
     def _half(one: bytes | None, other: bytes | None) -> Plain | Undecodable:
@@ -286,11 +300,8 @@ class Connection:
         self._finished = True
         if self.client.isn is None or self.server.isn is None:
             self._no_beginning()
-        elif self._agreed is None:
-            self._decide(last=True)
-            self._advance(time)
-        if isinstance(self._agreed, Agreed) and self.client.reader is None and not self._over:
-            self._give_up(self._why_no_exchange(self._agreed))
+        else:
+            self._decide_now(time)
         for mine in (self.client, self.server):
             self._finish(mine, time)
         self._over = True
@@ -325,7 +336,12 @@ class Connection:
         report.ended = self._ended(mine)
 
     def _finish_plain(self, mine: _Direction, time: float) -> None:
-        while (gap := mine.stream.gap) is not None:
+        while mine.stream.gap is not None:
+            self._skip_gap(mine, time)
+
+    def _skip_gap(self, mine: _Direction, time: float) -> None:
+        gap = mine.stream.gap
+        if gap is not None:
             self._note_gap(mine, *gap)
             mine.stream.skip_to(gap[1])
             self._read_plain(mine, time)

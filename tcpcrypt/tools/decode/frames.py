@@ -20,6 +20,8 @@ from tcpcrypt.wire.profile import WireProfile
 __all__ = ["FrameReader"]
 
 _FRAME_MAX: Final = FRAME_HEADER_LEN + FRAME_CIPHERTEXT_MAX
+_PIECE: Final = 1 << 18
+"""Bytes opened at a stretch, more than the largest frame."""
 _LOST_KEYS_MAX: Final = 3
 """Rekeyings that may be in what was not captured."""
 _TRIES_MAX: Final = 20_000
@@ -108,8 +110,7 @@ class FrameReader:
         lost = f"bytes {stream.base} to {gap[1] - 1} of the stream are not in the capture"
         self.intact = False
         tries = 0
-        for start in stream.starts():
-            candidate = stream.peek_from(start, _FRAME_MAX)
+        for start, candidate in stream.waiting(_FRAME_MAX):
             if not _whole(candidate):
                 continue
             for ahead in range(_LOST_KEYS_MAX + 1 if self._profile.rekeying else 1):
@@ -126,7 +127,7 @@ class FrameReader:
         self.errors.append(f"{lost}, and no frame was found behind them")
         self.failed = True
 
-    def _opens(self, candidate: bytes, start: int, generation: int) -> bool:
+    def _opens(self, candidate: bytes | memoryview, start: int, generation: int) -> bool:
         out = bytearray(len(candidate))
         opener = self._generation(generation)
         shifts = [self._shift]
@@ -140,6 +141,8 @@ class FrameReader:
 
     def _step(self, buffer: bytes | bytearray) -> bytes | None:
         """Open as many frames as can be at once; None at a fault."""
+        # Each may end with new keys after its first frame.
+        buffer = buffer[:_PIECE]
         out = bytearray(len(buffer))
         opened = self._open(buffer, out)
         if opened[0]:
@@ -241,14 +244,14 @@ class FrameReader:
         return opener
 
 
-def _whole(buffer: bytes | bytearray) -> bool:
+def _whole(buffer: bytes | bytearray | memoryview) -> bool:
     """Whether a whole frame is there."""
     return len(buffer) >= FRAME_HEADER_LEN and len(buffer) >= _frame_len(buffer)
 
 
-def _frame_len(buffer: bytes | bytearray) -> int:
+def _frame_len(buffer: bytes | bytearray | memoryview) -> int:
     return FRAME_HEADER_LEN + int.from_bytes(buffer[1:FRAME_HEADER_LEN], "big")
 
 
-def _first(buffer: bytes | bytearray) -> bytes:
+def _first(buffer: bytes | bytearray | memoryview) -> bytes:
     return bytes(buffer[: _frame_len(buffer)])

@@ -84,6 +84,17 @@ class Chain:
     aead: int
 
 
+def _parameters(source: str, agreed: Agreed, aead_id: int) -> AeadParameters:
+    """The algorithm, which has to be one of the dialect.  Raises `UnusableError`."""
+    known = agreed.profile.aeads
+    if known is not None and aead_id not in known:
+        raise UnusableError(f"{source}: profile {agreed.profile.name} has no AEAD {aead_id:#06x}")
+    try:
+        return aead(aead_id)
+    except LocalError as error:
+        raise UnusableError(f"{source}: {error}") from error
+
+
 def _from_ss(
     source: str,
     agreed: Agreed,
@@ -99,8 +110,8 @@ def _from_ss(
         index = 1 if agreed.resuming else 0
         return SessionSecret(Secret(ss.view()), index).use(agreed.tep_byte, sn)
 
+    parameters = _parameters(source, agreed, aead_id)
     try:
-        parameters = aead(aead_id)
         session_id, _master, following = use()
     except LocalError as error:
         raise UnusableError(f"{source}: {error}") from error
@@ -218,7 +229,8 @@ class FromMaster:
         def master() -> MasterKey:
             return MasterKey(Secret(self.mk.view()))
 
-        return SessionKeys(self.session_id, aead(self.aead), True, master), chain
+        parameters = _parameters(self.source, agreed, self.aead)
+        return SessionKeys(self.session_id, parameters, True, master), chain
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["PlainCapture"]
 
 _LINKTYPE_RAW: Final = 101
 _MODE: Final = 0o600
+_TIME_MAX: Final = 1e13
 _PIECE: Final = 16384
 """Data bytes of a packet."""
 _WINDOW: Final = 0xFFFF
@@ -88,17 +90,14 @@ class PlainCapture:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `LocalError` if the file cannot be written."""
+        """Raises `LocalError` if the file cannot be written, or others could read it."""
         utils = scapy_utils()
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _MODE)
-            try:
-                os.fchmod(descriptor, _MODE)
-            finally:
-                os.close(descriptor)
-            self._writer: Any = utils.RawPcapNgWriter(str(path))
+            descriptor = _open(path)
         except OSError as error:
             raise LocalError(f"{path}: {error.strerror}") from error
+        # By its number: what the name means may change at any time.
+        self._writer: Any = utils.RawPcapNgWriter(descriptor)
         self._writer.linktype = _LINKTYPE_RAW
         self._writer.write_header(b"")
         self._streams: dict[int, _Stream] = {}
@@ -144,7 +143,24 @@ class PlainCapture:
         return stream
 
     def _write(self, packet: bytes, time: float, comment: str = "") -> None:
-        self._writer.write_packet(_Commented.made(packet, comment), sec=time)
+        # The format has 64 bits of microseconds; a capture may say more.
+        self._writer.write_packet(_Commented.made(packet, comment), sec=min(time, _TIME_MAX))
+
+
+def _open(path: Path) -> int:
+    """The file, empty, of this user and readable to nobody else."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, _MODE)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise LocalError(f"{path}: not a regular file of this user; name another")
+        os.fchmod(descriptor, _MODE)
+        os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _end(endpoint: str) -> Endpoint:

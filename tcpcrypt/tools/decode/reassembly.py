@@ -50,6 +50,11 @@ class ByteStream:
         return (self.end, self._starts[0]) if self._starts else None
 
     @property
+    def held(self) -> int:
+        """Bytes that are kept, before a gap and behind it."""
+        return len(self.buffer) + self._waiting_bytes
+
+    @property
     def overfull(self) -> bool:
         """More waits behind a gap than a connection could have under way."""
         return self._waiting_bytes > _WAITING_MAX
@@ -152,15 +157,18 @@ class ByteStream:
             self._waiting_bytes -= len(waited)
             self._append(following, waited)
 
-    def peek_from(self, start: int, count: int) -> bytes:
-        """Up to `count` bytes from `start`, one of `starts`, as far as there is no gap."""
-        octets = bytearray()
-        index = self._starts.index(start)
-        while index < len(self._starts) and len(octets) < count:
-            at = self._starts[index]
-            known = start + len(octets) - at
-            if known < 0:
-                break
-            octets += self._waiting[at][known:]
-            index += 1
-        return bytes(octets[:count])
+    def waiting(self, count: int) -> Iterator[tuple[int, memoryview]]:
+        """Each of `starts`, and up to `count` bytes from there on, as far as there is no gap.
+
+        What lies together is put together once, however small its segments are.
+        """
+        first, end = 0, len(self._starts)
+        while first < end:
+            base, octets, last = self._starts[first], bytearray(), first
+            while last < end and (known := base + len(octets) - self._starts[last]) >= 0:
+                octets += self._waiting[self._starts[last]][known:]
+                last += 1
+            view = memoryview(octets)
+            for start in self._starts[first:last]:
+                yield start, view[start - base : start - base + count]
+            first = last
