@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import selectors
 import socket
 import threading
@@ -46,8 +47,14 @@ class SecureListener:
         self._sock = sock
         self._secure = secure
         self._timeout: float | None = None
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nobody has come yet."""
+        self._owner = os.getpid()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(sock, selectors.EVENT_READ)
+        self._selector.register(self._sock, selectors.EVENT_READ)
         self._bell = socket.socketpair()
         """Readable while there is a connection that nobody has taken, so that `fileno` is."""
         self._rung = False
@@ -56,7 +63,17 @@ class SecureListener:
         """By age."""
         self._ready: deque[Secured] = deque()
         self._one = threading.Lock()
-        self._closed = False
+
+    def _mind_fork(self) -> None:
+        """In a child: the parent goes on with what it has, and each has its own from now on."""
+        if self._owner == os.getpid() or self._closed:
+            return
+        for secured in [*self._running, *(secured for secured, _address in self._ready)]:
+            secured.close()
+        self._selector.close()
+        for sock in self._bell:
+            sock.close()
+        self._begin()
 
     def accept(self) -> Secured:
         """The next connection whose handshake is over, and the address of its peer.
@@ -65,6 +82,7 @@ class SecureListener:
         if the keys of this host cannot be read, `OSError` of the listening socket.
         """
         deadline = Deadline(self._timeout)
+        self._mind_fork()
         with self._turn(deadline):
             polled = False
             while not self._ready:
@@ -86,9 +104,11 @@ class SecureListener:
         """Stop listening; handshakes that run are reset.  Idempotent."""
         if self._closed:
             return
+        self._mind_fork()
         self._closed = True
+        # Wakes who waits in `accept`; `shutdown` would end it for other processes, too.
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes who waits in `accept`
+            self._bell[1].send(b".")
         with self._one:
             for waiting in [*self._running, *(secured for secured, _address in self._ready)]:
                 waiting.abort()
@@ -102,6 +122,7 @@ class SecureListener:
         """For `select` and `poll`; -1 once closed."""
         if self._closed:
             return -1
+        self._mind_fork()
         fileno = getattr(self._selector, "fileno", self._sock.fileno)
         return int(fileno())
 

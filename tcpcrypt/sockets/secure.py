@@ -63,6 +63,7 @@ class SecureSocket(Facts):
         self._writing = threading.Lock()
         self._guard = threading.Lock()
         self._users = 0
+        self._owner = os.getpid()
         self._aborted = False
         self._torn = False
         """Nothing may be begun any more, not even what remains of `close`."""
@@ -81,6 +82,7 @@ class SecureSocket(Facts):
         Raises the typed error if the connection fails, after `HANDSHAKE_TIMEOUT`
         at the latest; `BlockingIOError` on a socket that does not block.
         """
+        self._check_owner()
         if self._shaken:
             return
         # A lock of its own: who waits for it must not wait for what is read afterwards.
@@ -156,6 +158,7 @@ class SecureSocket(Facts):
     @contextlib.contextmanager
     def cork(self) -> Iterator[None]:
         """Collect what is written inside; it leaves as few frames at the end."""
+        self._check_owner()
         with self._writing:
             if self._corked is not None:
                 raise LocalError("the socket is corked already")
@@ -209,6 +212,9 @@ class SecureSocket(Facts):
     def abort(self) -> None:
         """Reset the connection: the other end reads no end of file, but an error."""
         self._closed = True
+        if self._is_copy:
+            self._sock.close()
+            return
         with self._guard:
             self._aborted = self._torn = True
             self._let_go()
@@ -270,6 +276,19 @@ class SecureSocket(Facts):
         if self._torn:
             raise OSError(errno.EBADF, "the socket was closed by another thread")
 
+    @property
+    def _is_copy(self) -> bool:
+        """Whether this process is a child of the one whose connection it is."""
+        return self._owner != os.getpid()
+
+    def _check_owner(self) -> None:
+        """Raise `LocalError` in a child: two that go on with one key use its nonces twice."""
+        if self._is_copy:
+            raise LocalError(
+                "a secure connection stays with the process that made it; connect or accept"
+                " in the one that is to use it, or fork first"
+            )
+
     def _gone(self) -> bool:
         """Whether a thread that waits need not any more."""
         return self._torn or self.error is not None
@@ -279,6 +298,7 @@ class SecureSocket(Facts):
     @contextlib.contextmanager
     def _in_use(self, direction: threading.Lock) -> Iterator[None]:
         """An operation: the descriptor stays until it is over."""
+        self._check_owner()
         with direction:
             with self._guard:
                 if self._torn:
@@ -312,6 +332,9 @@ class SecureSocket(Facts):
             self._real_close()
 
     def _real_close(self) -> None:
+        if self._is_copy:
+            self._sock.close()  # and nothing is said: the connection is not its own to end
+            return
         if self.state is State.AES_MODE and self._writing.acquire(blocking=False):
             patience = _CLOSE_PATIENCE if self._timeout is None else self._timeout
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -19,6 +20,8 @@ _CONFIG: Final = Config(cache_capacity=8192, cache_per_peer=64)
 
 def _one_at_a_time(method: _F) -> _F:
     def locked(self: SharedResumption, *arguments: Any, **more: Any) -> Any:
+        if self.owner != os.getpid():
+            self.begin()
         with self.lock:
             return method(self, *arguments, **more)
 
@@ -26,9 +29,18 @@ def _one_at_a_time(method: _F) -> _F:
 
 
 class SharedResumption(ResumptionCache):
-    """A `ResumptionCache` of which each operation is whole, whoever asks meanwhile."""
+    """A `ResumptionCache` of which each operation is whole, whoever asks meanwhile.
+
+    A child begins with an empty one: a secret secures one connection only, so
+    that it cannot be in two processes.
+    """
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Start with nothing."""
+        self.owner = os.getpid()
         self.lock = threading.RLock()
         super().__init__(_CONFIG)
 
