@@ -35,6 +35,9 @@ Converse = Callable[
 """Makes the conversation of a connection, once it is known with whom."""
 OnState = Callable[[StateChanged], object]
 
+_ANSWERS_MAX: Final = 1 << 20
+"""Bytes that a peer may make this host say, by new keys that have to be answered (RFC 8548
+section 3.8), while it reads none of it; from there on it is not heard, either."""
 _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -47,9 +50,12 @@ class Channel(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_answers",
         "_bulk",
+        "_choked",
         "_converse",
         "_factory",
+        "_full",
         "_loop",
         "_on_state",
         "_sent",
@@ -93,6 +99,8 @@ class Channel(asyncio.BufferedProtocol):
         self._silent = False
         self._bulk: Bulk | None = None
         self._sent = 0
+        self._full = self._choked = False
+        self._answers = 0
         self._turning = False
         self.begun = time.monotonic()
         """When the connection came, on the monotonic clock."""
@@ -148,8 +156,7 @@ class Channel(asyncio.BufferedProtocol):
             return
         if not self.over:
             self._begin(conversation)
-        if not (self.over or self.paused or self._silent):
-            self.raw.resume_reading()
+        self._read_on()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where the next bytes of the peer go."""
@@ -160,10 +167,13 @@ class Channel(asyncio.BufferedProtocol):
         if self.over:
             return
         if self._bulk is not None:
-            if data := self._bulk.receive(nbytes, self.application):
+            data = self._bulk.receive(nbytes, self.application)
+            self._answer()
+            if data:
                 self._deliver(data)
         else:
             self.conversation.receive_data(SCRATCH.view[:nbytes])
+            self._answer()
             if nbytes >= BULK:
                 self._prepare_for_bulk()
         self._turn()
@@ -197,11 +207,16 @@ class Channel(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The plain transport is full."""
+        self._full = True
         if self._transport is not None:
             self._transport.fill()
 
     def resume_writing(self) -> None:
         """The plain transport has room again."""
+        self._full, self._answers = False, 0
+        if self._choked:
+            self._choked = False
+            self._read_on()
         # Not from within: asyncio's transport would close twice what is closed in here.
         self._loop.call_soon(self._drained)
 
@@ -258,8 +273,11 @@ class Channel(asyncio.BufferedProtocol):
     def _resumed(self) -> None:
         if not self.over:
             self._turn()
-        if not (self.over or self.paused or self._silent):
-            # Not before: what comes now stands behind all that.
+        # Not before: what comes now stands behind all that.
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not (self.over or self.paused or self._silent or self._choked):
             self.raw.resume_reading()
 
     def silence(self) -> None:
@@ -324,20 +342,32 @@ class Channel(asyncio.BufferedProtocol):
             self._turning = False
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self) -> int:
+        """Write what the conversation wants written; how many bytes."""
         if self.over:
-            return
-        if self._bulk is not None:
-            self._bulk.flush()
-        else:
-            out = self.conversation.data_to_send()
-            if out:  # little, and one system call for all of it
-                self.raw.write(out[0] if len(out) == 1 else b"".join(out))
+            return 0
+        out = self.conversation.data_to_send() if self._bulk is None else self._bulk.waiting()
+        if not out:
+            return 0
+        # As a rule little, and one system call for all of it.
+        data = out[0] if len(out) == 1 else b"".join(out)
+        self.raw.write(data)
+        return len(data)
+
+    def _answer(self) -> None:
+        """Say what is said to the peer alone.  One that does not read it is to say no more."""
+        self._answers += self._flush()
+        if not self._full:
+            self._answers = 0
+        elif self._answers > _ANSWERS_MAX and not self._choked:
+            self._choked = True
+            self.raw.pause_reading()
 
     def _prepare_for_bulk(self) -> None:
         conversation = self.conversation
         if isinstance(conversation, Conversation) and conversation.state is State.AES_MODE:
             self._bulk = Bulk(conversation, self.raw, self._loop)
+            self._flush()
 
     def _lost(self, exc: BaseException | None) -> None:
         """The plain transport ended by itself.  A reset is never an end of the stream."""

@@ -59,12 +59,12 @@ class Bulk(Streams):
         super().__init__(conversation)
         self._raw = raw
         self._is_copied = _WRITES_ARE_COPIED and isinstance(loop, asyncio.BaseEventLoop)
-        self.flush()
 
-    def flush(self) -> None:
-        """Write what the conversation wants written."""
-        while self.queue:
-            self._raw.write(self.queue.popleft())
+    def waiting(self) -> list[memoryview | bytes]:
+        """What the conversation wants written; it is handed out once."""
+        out = list(self.queue)
+        self.queue.clear()
+        return out
 
     def send(self, data: memoryview) -> None:
         """Seal and write all of `data`, which may change afterwards."""
@@ -72,7 +72,8 @@ class Bulk(Streams):
             buffer = BUFFERS.take()
             consumed, size = self.seal(data, memoryview(buffer)[:WIRE_MAX])
             data = data[consumed:]
-            self.flush()
+            for out in self.waiting():
+                self._raw.write(out)
             if size:
                 self._raw.write(memoryview(buffer)[:size])
             if self._is_copied or not self._raw.get_write_buffer_size():

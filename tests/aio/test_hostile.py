@@ -16,9 +16,11 @@ import pytest
 from aio.ends import HOST, Ends, hurry, in_a_loop
 
 from tcpcrypt import aio
+from tcpcrypt.aio import channel
 from tcpcrypt.auth.fingerprint import fingerprint
 from tcpcrypt.auth.identity import Identity
 from tcpcrypt.auth.psk import create_psk
+from tcpcrypt.core.events import Role
 from tcpcrypt.errors import (
     AuthenticationError,
     FallbackReason,
@@ -32,7 +34,10 @@ from tcpcrypt.errors import (
     TruncationError,
 )
 from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC
+from tcpcrypt.sockets.arrangement import arrange
+from tcpcrypt.sockets.conversation import Conversation
 from tcpcrypt.sockets.keys import KeyDirectory
+from tcpcrypt.sockets.peer import PeerSpec
 from tcpcrypt.sockets.state import Failure, State
 
 STRANGER = fingerprint(Identity.from_private(bytes(range(32))).public)
@@ -221,6 +226,62 @@ async def test_nothing_is_kept_of_who_has_not_negotiated(ends: Ends) -> None:
         with pytest.raises(OSError):
             await reader.readexactly(1 << 20)
         writer.close()
+
+
+@in_a_loop
+async def test_48_3_8_answers_that_the_peer_does_not_read_are_bounded(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 8548 section 3.8: each new key is answered, whoever may be meant to choke on it."""
+    limit, rekeys, frame = 20_000, 10_000, 20
+    monkeypatch.setattr(channel, "_ANSWERS_MAX", limit)
+    anybody = "insecure-unauthenticated"
+    loop = asyncio.get_running_loop()
+    listener, sock = socket.socket(), socket.socket()
+    for each in (listener, sock):  # the kernel is not to hold all of it
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    listener.bind((HOST, 0))
+    sock.setblocking(False)
+    async with await aio.create_server(sock=listener, peer=anybody) as server:
+        await loop.sock_connect(sock, listener.getsockname())
+        peer = Conversation(Role.A, arrange(PeerSpec.parse(anybody), Role.A, "x"))
+        await loop.sock_sendall(sock, b"".join(peer.data_to_send()))
+        while peer.state is not State.AES_MODE:
+            peer.receive_data(await loop.sock_recv(sock, 65536))
+            await loop.sock_sendall(sock, b"".join(peer.data_to_send()))
+        reader, writer = await server.accept()
+        writer.transport.set_write_buffer_limits(high=0)
+        session = peer._session
+        assert session is not None
+        for _ in range(rekeys):
+            session._sender.advance_key()
+            session._sender.seal(b"")
+        flood = memoryview(b"".join(peer.data_to_send()))
+        assert len(flood) >= rekeys * frame
+        sent = most = idle = 0
+        while idle < 20:
+            try:
+                took = sock.send(flood[sent:])
+            except BlockingIOError:
+                took = 0
+            sent, idle = sent + took, 0 if took else idle + 1
+            await asyncio.sleep(0.01)
+            most = max(most, writer.transport.get_write_buffer_size())
+        assert sent < len(flood), "the peer was never slowed down"
+        assert limit <= most <= 5 * limit + (64 << 10)
+        # Nothing is lost by it: once the peer reads, everything goes on.
+        rest = asyncio.create_task(loop.sock_sendall(sock, flood[sent:]))
+        while session._receiver.generation < rekeys:
+            peer.receive_data(await loop.sock_recv(sock, 65536))
+            assert peer.error is None
+        await rest
+        peer.send(b"after all that")
+        for out in peer.data_to_send():
+            await loop.sock_sendall(sock, out)
+        assert await reader.readexactly(14) == b"after all that"
+        writer.transport.abort()
+        sock.close()
 
 
 # --- peers that are others --------------------------------------------------------------
