@@ -73,6 +73,12 @@ def judge(spec: PeerSpec, session: SessionInfo) -> None:
         detail = (
             "the daemon has no proof of who is at the other end; a policy with `auth` asks for it"
         )
+    elif spec.demand is Demand.TOFU and session.direction == "outgoing" and session.trust is None:
+        # A policy without `auth` lets anybody show a key, and compares it with none.
+        detail = (
+            f"it showed {shown}, which the daemon does not remember; a policy with"
+            ' `auth = "tofu"` does'
+        )
     elif spec.demand is Demand.PIN and shown not in spec.pins:
         detail = f"it showed {shown}, pinned is {', '.join(spec.pins)}"
     elif spec.demand is Demand.PSK and session.psk != spec.psk:

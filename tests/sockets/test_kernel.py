@@ -100,8 +100,19 @@ def test_each_way_to_ask(ends: Ends, peer: str) -> None:
         assert secured.send(b"x") == 1
 
 
+def test_any_key_will_do_for_who_serves(ends: Ends) -> None:
+    ends.know(authenticated(1, "-", "-", direction="incoming", trust=None, psk=None))
+    with ends.wrap("tofu") as secured:
+        assert secured.send(b"x") == 1
+
+
 REFUSED = {
     "nobody proved": ("tofu", authenticated(1, "-", "-", proved=False), AuthenticationError),
+    "a key like any other": (
+        "tofu",
+        authenticated(1, "-", "-", trust=None, psk=None),
+        AuthenticationError,
+    ),
     "no authentication": ("tofu", entry(1, "-", "-"), AuthenticationError),
     "another key": (f"pin:{PEER[:-1]}a", authenticated(1, "-", "-"), AuthenticationError),
     "another secret": ("psk:site-b", authenticated(1, "-", "-"), AuthenticationError),
