@@ -47,6 +47,7 @@ class Account:
         self.disk = store.disk
         self._lock = threading.RLock()
         self._active: dict[bytes, Part] = {}
+        self._settled: set[Path] = set()
         self._journal = Journal(self.disk, home)
         self._parts = {name for name in self.disk.names(home) if name.endswith(b".part")}
         self._used = 0
@@ -57,6 +58,10 @@ class Account:
     def rules(self) -> Rules:
         """What the receiver takes."""
         return self.store.rules
+
+    def folders(self) -> Folders:
+        """For one thread of a connection."""
+        return Folders(self.disk, self.base, self._settled)
 
     # --- PUT -----------------------------------------------------------------------
 
@@ -207,9 +212,7 @@ class Account:
         try:
             self._sync(todo, codes)
             for part in parts:
-                if part.delivery is not None:
-                    folders.changed.add(part.path[:-1])  # perhaps a sync of it had failed
-                elif codes[part] is Code.OK:
+                if codes[part] is Code.OK:
                     codes[part] = self._place(part, folders)
             folders.sync(everything=self.base)
         except OSError as error:
@@ -252,8 +255,10 @@ class Account:
                 folders.make(part.path, part.put.mode & 0o777)
                 return Code.OK
             folder = folders.make(part.path[:-1])
-            self._name(part, folder)
             folders.changed.add(part.path[:-1])
+            if part.delivery is not None:
+                return Code.OK  # perhaps a sync of its name had failed
+            self._name(part, folder)
         except TransferError as error:
             return error.code
         except OSError as error:

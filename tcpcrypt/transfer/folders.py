@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Final
+
 from tcpcrypt.transfer.codes import Code, TransferError
 from tcpcrypt.transfer.disk import Disk
 from tcpcrypt.transfer.names import Path, shown
 
 __all__ = ["Folders"]
+
+_SETTLED_MAX: Final = 4096
+"""Folders to know of; to forget them costs a sync of each."""
 
 
 class Folders:
@@ -18,12 +24,17 @@ class Folders:
     kept until `forget`, which is soon: a folder may be moved meanwhile.
     """
 
-    def __init__(self, disk: Disk, base: int) -> None:
+    def __init__(self, disk: Disk, base: int, settled: set[Path] | None = None) -> None:
+        """`settled` is shared by all that work below `base`, and outlives them."""
         self._disk = disk
         self._base = base
         self._open: dict[Path, int] = {}
         self.changed: set[Path] = set()
         """Folders that a name was made in and that are not synced."""
+        self._settled: set[Path] = set() if settled is None else settled
+        """Folders whose own names are durable: that one is there does not say so, for
+        another connection, or a receiver that was killed, may have made it."""
+        self._settling: set[Path] = set()
 
     def find(self, path: Path) -> int | None:
         """The folder, if it is there.
@@ -45,10 +56,15 @@ class Folders:
     def sync(self, *, everything: int | None = None) -> None:
         """Make the names of all `changed` folders durable, with one call for many."""
         changed, self.changed = self.changed, set()
-        if len(changed) >= 4 and everything is not None and self._disk.sync_all(everything):
-            return
-        for path in changed:
-            self._disk.sync(self.make(path))
+        settling, self._settling = self._settling, set()
+        if not (len(changed) >= 4 and everything is not None and self._disk.sync_all(everything)):
+            for path in changed:
+                with contextlib.suppress(TransferError):  # what is gone need not be durable
+                    if (fd := self.find(path)) is not None:
+                        self._disk.sync(fd)
+        if len(self._settled) + len(settling) > _SETTLED_MAX:
+            self._settled.clear()
+        self._settled |= settling
 
     def forget(self) -> None:
         """Close all."""
@@ -67,6 +83,9 @@ class Folders:
                     if Code.of(error) is not Code.EXISTS:
                         raise
                     raise TransferError(Code.EXISTS, f"{shown(here)} is no folder") from error
+            if make and here not in self._settled and here not in self._settling:
+                self._settling.add(here)
+                self.changed.add(here[:-1])
             at = self._open[here]
         return at
 
@@ -76,6 +95,7 @@ class Folders:
         except FileNotFoundError:
             if not make:
                 raise
-        self._disk.make_folder(at, here[-1], mode | 0o700)
-        self.changed.add(here[:-1])
+        with contextlib.suppress(FileExistsError):  # another connection was quicker
+            self._disk.make_folder(at, here[-1], mode | 0o700)
+        self._settled.discard(here)
         return self._disk.open_folder(at, here[-1])

@@ -20,7 +20,6 @@ from tcpcrypt.transfer.buffers import Buffers, Uses
 from tcpcrypt.transfer.codes import Code, MessageError, TransferError
 from tcpcrypt.transfer.digest import Hashing
 from tcpcrypt.transfer.events import Completed, Event, Failed, Started
-from tcpcrypt.transfer.folders import Folders
 from tcpcrypt.transfer.intake import TABLE, Action, Heard, Stage
 from tcpcrypt.transfer.messages import (
     UNKNOWN_SIZE,
@@ -68,8 +67,8 @@ class Receiving:
         self._changed = threading.Condition()
         self._parser = Parser(self._rules.block)
         self._hashing = Hashing()
-        self._looking = Folders(account.disk, account.base)
-        self._placing = Folders(account.disk, account.base)
+        self._looking = account.folders()
+        self._placing = account.folders()
         self._files: dict[int, _Incoming] = {}
         self._next = 0
         self._current: _Incoming | None = None

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -159,10 +160,7 @@ class Store:
         return Account(self, name, home, base, prefix)
 
     def _folder(self, at: int, name: bytes, mode: int = _PRIVATE_MODE) -> int:
-        try:
+        with contextlib.suppress(FileExistsError):
             self.disk.make_folder(at, name, mode)
-        except FileExistsError:
-            pass
-        else:
-            self.disk.sync(at)
+        self.disk.sync(at)  # who made it may not have come to that
         return self.disk.open_folder(at, name)

@@ -17,6 +17,7 @@ from transfer.test_receiving import HELLO, MIB, Talk, Time, code_of
 
 from tcpcrypt.transfer import account as account_module
 from tcpcrypt.transfer import disk as disk_module
+from tcpcrypt.transfer import folders as folders_module
 from tcpcrypt.transfer.codes import Code, MessageError, TransferError
 from tcpcrypt.transfer.disk import Disk
 from tcpcrypt.transfer.folders import Folders
@@ -309,6 +310,48 @@ def test_names_that_are_not_durable_are_not_delivered() -> None:
     assert disk.calls[before:] == ["sync"]
     again.over()
     store.close()
+
+
+@pytest.mark.parametrize("path", [(b"a",), (b"a", b"b"), (b"a", b"b", b"c", b"d", b"e")])
+@pytest.mark.parametrize("whole", [True, False], ids=["syncfs", "fsync"])
+def test_a_folder_of_somebody_who_did_not_sync_it_is_synced(
+    path: tuple[bytes, ...], whole: bool
+) -> None:
+    """A receiver that was killed, or another connection that has not come to it."""
+    disk = MemoryDisk(whole=whole)
+    Folders(disk, disk.open_root(b"")).make(path)
+    store = Store("out", Rules(), disk)
+    b = Talk(store)
+    assert code_of(b.send(*path, b"file")) is Code.OK
+    assert dict(disk.after("lost").files()) == {(*path, b"file"): b"hello"}
+    before = len(disk.calls)
+    assert code_of(b.send(*path, b"more", number=2)) is Code.OK
+    assert disk.calls[before:].count("sync") == 2, "the file, and the folder that it is in"
+    b.over()
+    store.close()
+
+
+def test_folders_that_are_known_to_be_durable_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders_module, "_SETTLED_MAX", 2)
+    disk, settled = MemoryDisk(), set[tuple[bytes, ...]]()
+    folders = Folders(disk, disk.open_root(b""), settled)
+    for name in (b"a", b"b", b"c"):
+        folders.make((name,))
+        folders.sync()
+    assert settled == {(b"c",)}
+
+
+def test_a_folder_that_another_connection_makes_meanwhile() -> None:
+    disk = MemoryDisk()
+    base = disk.open_root(b"")
+
+    def meanwhile() -> None:
+        disk.faults.clear()
+        disk.make_folder(base, b"a", 0o700)
+
+    disk.faults["make_folder"] = meanwhile
+    folders = Folders(disk, base)
+    assert folders.make((b"a",)) == folders.find((b"a",))
 
 
 @pytest.mark.parametrize("count", [1, 6], ids=["one", "many"])
