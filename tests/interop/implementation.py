@@ -35,7 +35,8 @@ class Implementation:
     """The environment variable that names it; empty: it is part of this tree."""
     ready: str = ""
     """Text in `{directory}/output` that tells that it serves."""
-    setup: tuple[str, ...] = ()
+    setup: tuple[list[str], ...] = ()
+    """Commands that come before it."""
     rules: str = ""
     """For iptables-restore."""
     libraries: str = ""
@@ -99,8 +100,8 @@ class Running:
             environment["LD_LIBRARY_PATH"] = str(beside)
         if what.rules:
             host.run("iptables-restore", input=what.rules.format_map(filled))
-        if what.setup:
-            host.run(*(word.format_map(filled) for word in what.setup), env=environment)
+        for words in what.setup:
+            host.run(*(word.format_map(filled) for word in words), env=environment)
         if not what.command:
             return
         command = [word.format_map(filled) for word in what.command]
