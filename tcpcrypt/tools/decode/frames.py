@@ -112,9 +112,10 @@ class FrameReader:
             candidate = stream.peek_from(start, _FRAME_MAX)
             if not _whole(candidate):
                 continue
+            rekey = self._profile.rekeying and bool(candidate[0] & CONTROL_REKEY)
             for ahead in range(_LOST_KEYS_MAX + 1 if self._profile.rekeying else 1):
                 tries += 1
-                if self._opens(candidate, start, self.generation + ahead):
+                if self._opens(candidate, start, self.generation + ahead + rekey):
                     self.generation += ahead
                     del self._openers[:ahead]
                     self.errors.append(f"{lost}; frames go on at {start}")
@@ -162,14 +163,15 @@ class FrameReader:
         """
         stream = self._stream
         for start in stream.marks()[:_TRIES_MAX] if self._profile.frame_per_segment else ():
-            rest = stream.buffer[start - stream.base :]
+            at = start - stream.base
+            rest = stream.buffer[at : at + _FRAME_MAX]
             if _whole(rest) and self._opens(_first(rest), start, self.generation):
                 self.errors.append(
                     f"bytes {stream.base} to {start - 1} of the stream are no frame; frames go on"
                     f" at {start}"
                 )
                 self.intact = False
-                stream.consume(start - stream.base)
+                stream.consume(at)
                 return self._step(stream.buffer)
         return None
 

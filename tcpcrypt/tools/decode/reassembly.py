@@ -16,7 +16,7 @@ __all__ = ["ByteStream"]
 _SEQ_MOD: Final = 1 << 32
 _WINDOW_MAX: Final = 1 << 30
 """RFC 7323 section 2.3: no receiver has a larger window."""
-_WAITING_MAX: Final = 1 << 28
+_WAITING_MAX: Final = 1 << 26
 """Bytes that wait behind a gap at most."""
 _VARIANTS_MAX: Final = 64
 
@@ -79,11 +79,18 @@ class ByteStream:
             self._wait(start, octets)
             return
         self._append(start, octets)
-        while self._starts and self._starts[0] <= self.end:
-            following = self._starts.pop(0)
-            waited = self._waiting.pop(following)
-            self._waiting_bytes -= len(waited)
-            self._append(following, waited)
+        self._merge()
+
+    def _merge(self) -> None:
+        """Append what has waited and waits no longer."""
+        merged = 0
+        while merged < len(self._starts) and self._starts[merged] <= self.end:
+            start = self._starts[merged]
+            octets = self._waiting.pop(start)
+            self._waiting_bytes -= len(octets)
+            self._append(start, octets)
+            merged += 1
+        del self._starts[:merged]
 
     def _append(self, start: int, octets: bytes) -> None:
         known = self.end - start
@@ -146,11 +153,7 @@ class ByteStream:
         self.buffer.clear()
         self._marks.clear()
         self.base = start
-        while self._starts and self._starts[0] <= self.end:
-            following = self._starts.pop(0)
-            waited = self._waiting.pop(following)
-            self._waiting_bytes -= len(waited)
-            self._append(following, waited)
+        self._merge()
 
     def peek_from(self, start: int, count: int) -> bytes:
         """Up to `count` bytes from `start`, one of `starts`, as far as there is no gap."""
