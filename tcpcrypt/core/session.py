@@ -99,6 +99,8 @@ class Session:
         self._unsent: deque[tuple[bytes, int]] = deque()
         self._finish_wanted = False
         self._init_out = b""
+        self._never_data = b""
+        """What the first frame may not begin with."""
         self._sender: RecordSender | None = None
         self._receiver: RecordReceiver | None = None
         self._ring: KeyRing | None = None
@@ -413,6 +415,8 @@ class Session:
             if not queued:
                 self._init_out = exchange.to_send
             outcome = exchange.outcome
+            if self.config.profile.init_as_data:
+                self._never_data = exchange.received
             self._start(
                 SessionSecret(outcome.prk, form=self.config.profile.resumption),
                 b"",
@@ -564,6 +568,11 @@ class Session:
 
     def _report(self, received: Received) -> None:
         data = received.data
+        if data and self._never_data:
+            init, self._never_data = self._never_data, b""
+            if bytes(data[: len(init)]) == init:
+                # Genuine, but nothing that the peer's application has said.
+                raise PeerError(PeerReason.INIT_AS_DATA)
         if received.urgent_index is not None:
             before = len(data) - received.urgent_data
             if before:

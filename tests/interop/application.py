@@ -57,7 +57,14 @@ def receive(sock: socket.socket, expected: bytes) -> int:
         if not chunk:
             break
         if chunk != expected[at : at + len(chunk)]:
-            raise WrongError(f"bytes after {at} of {len(expected)} are wrong")
+            wanted = expected[at : at + len(chunk)]
+            first = at + next(
+                i for i, (a, b) in enumerate(zip(chunk, wanted, strict=False)) if a != b
+            )
+            got = chunk[first - at :]
+            where = expected.find(got[:16]) if len(got) >= 16 else -1
+            found = f"what belongs at {where}" if where >= 0 else f"{got[:24].hex()}"
+            raise WrongError(f"byte {first} of {len(expected)} is wrong: {found}")
         at += len(chunk)
     return at
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import tomllib
@@ -140,7 +141,7 @@ class Running:
     def events(self, *names: str) -> list[dict[str, str]]:
         """Of a log in words `key=value`."""
         lines = [
-            dict(word.partition("=")[::2] for word in line.split())
+            dict(word.partition("=")[::2] for word in shlex.split(line))
             for line in self.output.splitlines()
             if line.startswith("time=")
         ]

@@ -140,7 +140,7 @@ def _lossy(loss: float) -> tuple[str, ...]:
 
 
 def _troubles(side: Running) -> list[dict[str, str]]:
-    return [line for line in side.events("aborted", "bug") if "reason" in line]
+    return [line for line in side.events("aborted", "bug", "fallback") if "reason" in line]
 
 
 def _talk(cell: Cell, client: Host, server: Host, address: str) -> None:
