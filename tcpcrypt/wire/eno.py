@@ -108,24 +108,31 @@ class SynOption:
         """
         if self.global_bits & ~(GLOBAL_A | GLOBAL_B):
             raise LocalError("reserved bits of the global suboption must be sent as 0")
-        octets = bytes((self.global_bits,)) if self.explicit_global or self.global_bits else b""
-        contents = bytearray(octets if profile.global_first else b"")
-        last, pending = len(self.suboptions) - 1, b"" if profile.global_first else octets
+        contents = bytearray()
+        last = len(self.suboptions) - 1
+        named = bytes((self.global_bits,)) if self.explicit_global or self.global_bits else b""
+        global_at = 0 if profile.global_first else self._first_with_data()
         for index, suboption in enumerate(self.suboptions):
+            if index == global_at:
+                contents += named
             data = suboption.data
-            if data is not None:
-                contents += pending
-                pending = b""
             if data is not None and index < last:
                 if not 1 <= len(data) <= SUBOPTION_DATA_MAX:
                     raise LocalError(f"no length byte announces {len(data)} bytes of data")
                 contents.append(SUBOPTION_V | (len(data) - 1))
             contents.append(suboption.first_byte)
             contents += data or b""
-        contents += pending
+        if global_at > last:
+            contents += named
         if len(contents) > _contents_max(profile):
             raise LocalError(f"ENO option with {len(contents)} bytes of contents fits no header")
         return _head(profile, len(contents)) + contents
+
+    def _first_with_data(self) -> int:
+        return next(
+            (index for index, s in enumerate(self.suboptions) if s.data is not None),
+            len(self.suboptions),
+        )
 
 
 @dataclass(frozen=True, slots=True)
