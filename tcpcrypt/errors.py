@@ -64,6 +64,7 @@ class PeerReason(enum.Enum):
     FRAME_URGENT_TRUNCATED = "frame with URGp is too short for the urgent field"
     DATA_AFTER_FINP = "bytes follow the frame with FINp"
     FRAME_CONTROL = "frame announces a new key, and the peer's protocol has none"
+    INIT_AS_DATA = "peer sealed its key exchange message as if it were data"
     STREAM_TOO_LONG = "stream is longer than its nonces can count"
     # RFC 8548 section 3.7: how connections may not end
     TRUNCATED = "TCP FIN without an authenticated FINp"

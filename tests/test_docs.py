@@ -33,6 +33,17 @@ def test_every_weakness_of_tcps_names_tests_that_there_are() -> None:
         assert f"def {name}(" in written, name
 
 
+def test_what_interop_names_is_there() -> None:
+    text = (ROOT / "docs/interop.md").read_text()
+    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 10
+    for name in named:
+        assert f"def {name}(" in written, name
+    for path in set(re.findall(r"`((?:tests|vectors|wire)/[\w./-]+)`", text)):
+        assert (ROOT / path).exists() or (ROOT / "tcpcrypt" / path).exists(), path
+
+
 def test_the_library_example_of_the_readme_runs() -> None:
     readme = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)

@@ -35,7 +35,9 @@ def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
         " 0 if everything was decoded, 1 if something was not, 2 if a file cannot be read.  Needs"
         " scapy: pip install 'tcpcrypt[decode]'."
     )
-    parser.add_argument("capture", type=Path, metavar="CAPTURE")
+    parser.add_argument(
+        "capture", type=Path, metavar="CAPTURE", help="a file, or - for the standard input"
+    )
     secrets = parser.add_mutually_exclusive_group(required=True)
     secrets.add_argument(
         "--keylog",
@@ -73,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.raw and (arguments.stream is None or arguments.json):
         arguments.usage_error("--raw goes with --stream, and not with --json")
     out = arguments.write
-    if out is not None and out.exists() and out.samefile(arguments.capture):
+    capture = arguments.capture
+    if out is not None and out.exists() and capture.exists() and out.samefile(capture):
         arguments.usage_error("--write: that is the capture itself")
     if out is not None and any(_same(out, path) for path in _secret_files(arguments)):
         arguments.usage_error("--write: that is the file of the secrets")

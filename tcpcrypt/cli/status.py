@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from tcpcrypt.cli import query
 from tcpcrypt.cli.table import duration
 from tcpcrypt.daemon.client import DaemonNotRunningError
 
 __all__ = ["configure", "run"]
+
+_KEYLOG: Final = {
+    False: "off",
+    True: "ON: whoever has the file can decrypt every connection",
+}
 
 
 def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser) -> None:
@@ -46,6 +51,8 @@ def _text(name: str, value: Any) -> str:
     if name == "started":
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
         return f"{stamp}, {duration(time.time() - value)} ago"
+    if name == "keylog":
+        return _KEYLOG[bool(value)]
     if isinstance(value, Mapping):
         return ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in value.items())
     if isinstance(value, list):

@@ -141,6 +141,8 @@ class Exchange:
         """Bytes of the own Init message."""
         self.received_len = 0
         """Bytes of the peer's Init message, once it is complete."""
+        self.received = b""
+        """That message."""
         self.to_send = b""
         """The own Init message; it must leave in a write of its own, because its
         last segment carries PSH (RFC 8548 section 3.3)."""
@@ -162,6 +164,7 @@ class Exchange:
             message, rest = bytes(self._buffer[:length]), bytes(self._buffer[length:])
             self._buffer.clear()
             self.received_len = length
+            self.received = message
             self._step(Stimulus.MESSAGE, message)
         except PeerError:
             self._step(Stimulus.FAULT, b"")

@@ -82,6 +82,8 @@ class Session:
         self._sender: RecordSender | None = None
         self._receiver: RecordReceiver | None = None
         self._ring: KeyRing | None = None
+        self._never_data = b""
+        """What the first frame may not begin with."""
         self._established: Established | None = None
         self._error: PeerError | None = None
         self._clock = clock
@@ -397,6 +399,9 @@ class Session:
     def _start(self, ready: Ready) -> None:
         """The keys are there: open both streams."""
         self._ring, self._receiver = ready.ring, ready.receiver
+        exchange = self._beginning.exchange
+        if exchange is not None and self.config.profile.init_as_data:
+            self._never_data = exchange.received
         if self._tep.first_frame_proves and self.role is Role.B:
             self._unproved = ready
             if self._proves_at_once(ready.established):
@@ -458,6 +463,11 @@ class Session:
 
     def _report(self, received: Received) -> None:
         data = received.data
+        if data and self._never_data:
+            init, self._never_data = self._never_data, b""
+            if bytes(data[: len(init)]) == init:
+                # Genuine, but nothing that the peer's application has said.
+                raise PeerError(PeerReason.INIT_AS_DATA)
         if received.urgent_index is not None:
             before = len(data) - received.urgent_data
             if before:

@@ -41,6 +41,7 @@ from tcpcrypt.daemon.client import (
 from tcpcrypt.daemon.control import DEFAULT_PATH
 from tcpcrypt.registry import SUBOPTION_V
 from tcpcrypt.wire.eno import EnoFound, SynOption, find_eno
+from tcpcrypt.wire.profile import PROFILES, RFC8548
 
 __all__ = ["Option", "Value", "getsockopt", "setsockopt"]
 
@@ -214,11 +215,14 @@ def _name(session: SessionInfo, role: Role) -> bytes:
 
 def _options(session: SessionInfo) -> tuple[SynOption, SynOption]:
     """This host's and the peer's; the transcript has host A's first (RFC 8547 section 4.8)."""
-    transcript = session.transcript
-    found = EnoFound(()) if transcript is None else find_eno(transcript)
-    if len(found.options) != 2:
+    profile, transcript = PROFILES.get(session.profile or "", RFC8548), session.transcript
+    found = EnoFound(()) if transcript is None else find_eno(transcript, profile)
+    # In other dialects the empty options of the first ACKs stand between.
+    options = [option for option in found.options if option != profile.transcript_suffix]
+    if len(options) != 2:
         _fail(errno.ENOPROTOOPT, "the daemon does not tell the options of both SYNs")
-    a, b = (SynOption.parse(option[2:]) for option in found.options)
+    head = 2 + len(profile.option_exid)
+    a, b = (SynOption.parse(option[head:], profile) for option in options)
     return (a, b) if _role(session) is Role.A else (b, a)
 
 

@@ -19,6 +19,10 @@ segments whose numbers are out of place are not shown to the negotiation.
 Opening side: `45 02` takes four bytes of every segment until the peer's first
 one without SYN, after TCP has chosen how much data goes into a segment.  The
 MSS in the SYN-ACK is lowered by four, so that full segments keep that room.
+
+Where a peer expects Init1 in the first segment behind the SYN (a fact of its
+profile), what would leave before without data is dropped: Init1 acknowledges
+the same.
 """
 
 from __future__ import annotations

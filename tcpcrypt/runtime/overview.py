@@ -50,6 +50,7 @@ class Overview:
             "backend": self._backend.name,
             "steering": self._steering.name,
             "identity": self._context.authentication.identity,
+            "keylog": self._context.key_log is not None,
             "policies": len(self._context.policies),
             "counters": dataclasses.asdict(self._context.counters),
             "connections": len(self._connections),

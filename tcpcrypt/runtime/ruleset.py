@@ -34,6 +34,7 @@ from typing import Final
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.older import OlderConnection
+from tcpcrypt.runtime.option_match import option_matches
 from tcpcrypt.runtime.rules import (
     MARK_ACCEPTED,
     MARK_DIRECT,
@@ -51,7 +52,6 @@ from tcpcrypt.runtime.rules import (
     set_mark,
     tproxy,
 )
-from tcpcrypt.wire.profile import WireProfile
 
 __all__ = [
     "HOLD_SLOTS",
@@ -75,9 +75,6 @@ _DIRECT: Final = "DIRECT"
 _MASK: Final = f"{MARK_MASK:#x}"
 _FAMILIES: Final = (4, 6)
 _TCP: Final = ("-p", "tcp")
-_TCP_HEADER_MIN: Final = 20
-_TCP_HEADER_MAX: Final = 60
-_IPV6_HEADER: Final = 40
 
 Words = tuple[str, ...]
 
@@ -256,36 +253,12 @@ def accepting_rules(
             first = no_answer if syn_cookies else ("--syn",)
             # Not when the negotiation has seen what it needs.
             later = ("--tcp-flags", "SYN", "NONE", *_not_of_connection(MARK_DONE))
-            for eno in (eno for p in policy.profiles for eno in _options(p, family)):
+            for eno in (eno for p in policy.profiles for eno in option_matches(p, family)):
                 words = (*from_outside, *first, *eno, *listened, *target)
                 rules.append(Rule("mangle", "PREROUTING", words, (family,)))
                 follows = (*from_outside, *later, *eno, *set_mark(MARK_HANDSHAKE))
                 rules.append(Rule("mangle", "PREROUTING", follows, (family,)))
     return rules
-
-
-def _options(profile: WireProfile, family: int) -> Iterator[Words]:
-    """The match for the option of a dialect.
-
-    What tells an option of kind 253 from others is the identifier in it, and where
-    in the header it stands only u32 can be told: at which multiples of four.
-    """
-    kind = ("--tcp-option", str(profile.option_kind))
-    if not profile.option_exid:
-        yield kind
-        return
-    head = profile.option_kind << 24 | int.from_bytes(profile.option_exid, "big")
-    for at in range(_TCP_HEADER_MIN, _TCP_HEADER_MAX, 4):
-        length, start = _of_tcp_header(family, 12), _of_tcp_header(family, at)
-        yield (
-            *(*kind, "-m", "u32", "--u32"),
-            f'"{length}>>26&0x3c={at + 4}:{_TCP_HEADER_MAX}&&{start}&0xff00ffff={head:#x}"',
-        )
-
-
-def _of_tcp_header(family: int, at: int) -> str:
-    """Where u32 finds four bytes of the TCP header; IPv6 without extension headers."""
-    return f"0>>22&0x3c@{at}" if family == 4 else f"{_IPV6_HEADER + at}"
 
 
 def guard_rules(policies: Sequence[Policy], *, serving: bool) -> list[Rule]:

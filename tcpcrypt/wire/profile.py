@@ -78,6 +78,8 @@ class WireProfile:
     """There are key generations after the first."""
     stream_max: int = 1 << 64
     """Stream bytes after which nonces would repeat; nothing is sealed or opened there."""
+    init_as_data: bool = False
+    """Peers that repeat their Init message late seal it, as the first frame."""
     frame_per_segment: bool = False
     """Peers take each segment for one whole frame."""
     lacks: tuple[str, ...] = ()
@@ -119,6 +121,7 @@ STANFORD: Final = WireProfile(
     rekeying=False,
     # It counts in 32 bits.
     stream_max=1 << 32,
+    init_as_data=True,
     frame_per_segment=True,
     lacks=(
         "the end of a stream is not authenticated: a forged FIN cuts it off unnoticed",

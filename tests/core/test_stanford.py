@@ -383,3 +383,31 @@ def test_no_nonce_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.error is not None
     assert one.error.reason is PeerReason.STREAM_TOO_LONG
     assert isinstance(events(one)[-1], Aborted)
+
+
+@pytest.mark.parametrize("late", [Role.A, Role.B])
+def test_an_init_message_that_is_sealed_as_data_is_none(late: Role) -> None:
+    """The real daemon repeats Init2 by a timer, and seals it if there are keys by then."""
+    one, other = connect(host(), host())
+    init1 = drain(one)
+    other.receive_data(init1)
+    init2 = drain(other)
+    one.receive_data(init2)
+    sender, receiver = (one, other) if late is Role.A else (other, one)
+    events(receiver)
+    sender.send_data(init1 if late is Role.A else init2)
+    sender.send_data(b"what was meant")
+    receiver.receive_data(drain(sender))
+    found = events(receiver)
+    assert data_of(found) == b""
+    assert isinstance(found[-1], Aborted)
+    assert found[-1].error.reason is PeerReason.INIT_AS_DATA
+
+
+def test_data_may_look_like_another_init_message() -> None:
+    one, other = open_pair(host(), host())
+    octets = bytes.fromhex("15101a0e0000006e") + bytes(102)
+    one.send_data(octets)
+    one.send_data(octets)
+    exchange(one, other)
+    assert data_of(events(other)) == octets * 2

@@ -99,6 +99,7 @@ class Memory:
             "backend": "nfqueue",
             "steering": "tproxy",
             "identity": IDENTITY,
+            "keylog": False,
             "policies": 2,
             "counters": {
                 **{"fresh": 3, "resumed": 17, "fallback": 1, "direct": 0, "refused": 0},

@@ -52,12 +52,22 @@ def test_status(run: Run) -> None:
     assert (status, err) == (0, "")
     lines = [line.split(maxsplit=1) for line in out.splitlines()]
     assert ["backend", "nfqueue"] in lines
+    assert ["keylog", "off"] in lines
     assert ["queue", "0 overruns, 0 evicted, 1 held, 0 held overflowed"] in lines
     (counters,) = (line[1] for line in lines if line[0] == "counters")
     assert counters.startswith("3 fresh, 17 resumed, 1 fallback, 0 direct, ")
     (started,) = (line[1] for line in lines if line[0] == "started")
     assert started.endswith(" ago")
     assert json.loads(run("status", "--json")[1])["running"] is True
+
+
+def test_status_cannot_keep_a_key_log_secret(
+    service: Service, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = service.memory.status() | {"keylog": True}
+    monkeypatch.setattr(service.memory, "status", lambda: told)
+    assert "ON: whoever has the file can decrypt every connection" in run("status")[1]
+    assert json.loads(run("status", "--json")[1])["keylog"] is True
 
 
 def test_sessions(service: Service, run: Run) -> None:

@@ -96,6 +96,19 @@ def test_values(service: Service, sock: socket.socket, option: Option, value: Va
     assert getsockopt(sock.fileno(), option, control=service.path) == value
 
 
+def test_the_options_of_another_dialect(service: Service, sock: socket.socket) -> None:
+    transcript = "fd07454e212202" + "fd04454e" + "fd05454e21" + "fd04454e"
+    session = entry(1, "-", "-", profile="stanford", transcript=transcript)
+    know(service, sock, session)
+    for option, value in (
+        (Option.TCP_ENO_TEPS, b"\x21\x22"),
+        (Option.TCP_ENO_SELF_GOPT, 2),
+        (Option.TCP_ENO_PEER_GOPT, 0),
+        (Option.TCP_ENO_TRANSCRIPT, bytes.fromhex(transcript)),
+    ):
+        assert getsockopt(sock, option, control=service.path) == value
+
+
 def test_who_the_peer_is(service: Service, sock: socket.socket) -> None:
     """The whole fingerprint, and only of a key that was proved."""
     ends = (sock.getsockname(), sock.getpeername())

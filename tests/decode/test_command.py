@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -442,9 +444,6 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_who_reads_no_further_is_no_fault_of_the_program(files: Files) -> None:
-    import subprocess
-    import sys
-
     recorded = record(Host(), Host())
     recorded.say(True, b"line\n" * 100_000)
     recorded.close()
@@ -460,11 +459,21 @@ def test_who_reads_no_further_is_no_fault_of_the_program(files: Files) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_a_capture_from_a_pipe(files: Files) -> None:
+    files.put(talk(record(Host(), Host())))
+    with files.capture.open("rb") as source:
+        done = subprocess.run(
+            [sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "decode", "-", "--keylog",
+             str(files.keylog), "--json"],
+            input=source.read(), capture_output=True, check=True,
+        )  # fmt: skip
+    (connection,) = json.loads(done.stdout)["connections"]
+    assert connection["client_to_server"]["bytes"] == len(b"question")
+
+
 def test_without_scapy_it_says_what_to_install(
     files: Files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     files.put(talk(record(Host(), Host())))
     monkeypatch.setitem(sys.modules, "scapy", None)
     assert files.run() == 2

@@ -272,6 +272,25 @@ def test_a_rekeying_in_a_gap_is_survived() -> None:
     assert len(report.errors) == 1
 
 
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_gap_whose_end_is_a_rekeying(lost: int) -> None:
+    """The frame behind it announces the key that it is sealed with."""
+    recorded = record(Host(), Host())
+    recorded.say(True, b"first")
+    for n in range(4):
+        recorded.one.rekey()
+        recorded.carry()
+        recorded.say(True, b"key %d" % (n + 1))
+    with_data = data_segments(recorded, True)
+    # "first", then two frames for each key: the announcement, and the data.
+    gone = with_data[1 : 1 + 2 * (lost - 1)] if lost > 1 else with_data[:1]
+    recorded.tape.sent = [s for n, s in enumerate(recorded.tape.sent) if n not in gone]
+    (report,), sink = decode(recorded.packets, store(*recorded.lines))
+    kept = [b"first"] if lost > 1 else []
+    assert sink.said[0, True] == b"".join(kept + [b"key %d" % n for n in range(lost, 5)])
+    assert len(report.errors) == 1
+
+
 def test_a_capture_that_ends_within_a_frame() -> None:
     recorded = talk(record(Host(), Host()))
     last = data_segments(recorded, False)[0]

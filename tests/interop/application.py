@@ -39,6 +39,10 @@ class WrongError(Exception):
     """Other bytes came than were sent."""
 
 
+class CutOffError(Exception):
+    """The stream had an end before its end, which looked like one."""
+
+
 def data(seed: int, size: int) -> bytes:
     """The bytes of one direction."""
     block = MARKER + random.Random(seed).randbytes(4096)
@@ -53,16 +57,23 @@ def receive(sock: socket.socket, expected: bytes) -> int:
         if not chunk:
             break
         if chunk != expected[at : at + len(chunk)]:
-            raise WrongError(f"bytes after {at} of {len(expected)} are wrong")
+            wanted = expected[at : at + len(chunk)]
+            first = at + next(
+                i for i, (a, b) in enumerate(zip(chunk, wanted, strict=False)) if a != b
+            )
+            got = chunk[first - at :]
+            where = expected.find(got[:16]) if len(got) >= 16 else -1
+            found = f"what belongs at {where}" if where >= 0 else f"{got[:24].hex()}"
+            raise WrongError(f"byte {first} of {len(expected)} is wrong: {found}")
         at += len(chunk)
     return at
 
 
 def exactly(sock: socket.socket, expected: bytes) -> None:
-    """Raises `WrongError` if the stream ends early, for an end may not look like one."""
+    """Raises `CutOffError` if the stream ends early."""
     came = receive(sock, expected)
     if came < len(expected):
-        raise WrongError(f"stream ended after {came} of {len(expected)} bytes")
+        raise CutOffError(f"stream ended after {came} of {len(expected)} bytes")
 
 
 def answer(sock: socket.socket, server_first: bool) -> None:
@@ -121,6 +132,7 @@ class Tally:
     def __init__(self) -> None:
         self.right = 0
         self.wrong: list[str] = []
+        self.cut_off: list[str] = []
         self.failed: list[str] = []
         self._lock = threading.Lock()
 
@@ -131,6 +143,9 @@ class Tally:
         except WrongError as error:
             with self._lock:
                 self.wrong.append(str(error))
+        except CutOffError as error:
+            with self._lock:
+                self.cut_off.append(str(error))
         except OSError as error:
             with self._lock:
                 self.failed.append(f"{type(error).__name__}: {error}")
@@ -139,7 +154,14 @@ class Tally:
                 self.right += 1
 
     def text(self) -> str:
-        return json.dumps({"right": self.right, "wrong": self.wrong, "failed": self.failed})
+        return json.dumps(
+            {
+                "right": self.right,
+                "wrong": self.wrong,
+                "cut_off": self.cut_off,
+                "failed": self.failed,
+            }
+        )
 
 
 def serve(port: int, tally: Tally, patience: float, *, server_first: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import tomllib
@@ -35,7 +36,8 @@ class Implementation:
     """The environment variable that names it; empty: it is part of this tree."""
     ready: str = ""
     """Text in `{directory}/output` that tells that it serves."""
-    setup: tuple[str, ...] = ()
+    setup: tuple[list[str], ...] = ()
+    """Commands that come before it."""
     rules: str = ""
     """For iptables-restore."""
     libraries: str = ""
@@ -99,8 +101,8 @@ class Running:
             environment["LD_LIBRARY_PATH"] = str(beside)
         if what.rules:
             host.run("iptables-restore", input=what.rules.format_map(filled))
-        if what.setup:
-            host.run(*(word.format_map(filled) for word in what.setup), env=environment)
+        for words in what.setup:
+            host.run(*(word.format_map(filled) for word in words), env=environment)
         if not what.command:
             return
         command = [word.format_map(filled) for word in what.command]
@@ -139,7 +141,7 @@ class Running:
     def events(self, *names: str) -> list[dict[str, str]]:
         """Of a log in words `key=value`."""
         lines = [
-            dict(word.partition("=")[::2] for word in line.split())
+            dict(word.partition("=")[::2] for word in shlex.split(line))
             for line in self.output.splitlines()
             if line.startswith("time=")
         ]

@@ -17,6 +17,7 @@ from netns.mallory import Rewriter
 from netns.network import PORT, Network
 from netns.observed import segments
 
+from tcpcrypt.daemon.client import Client
 from tcpcrypt.registry import ENO_EXID
 from tcpcrypt.runtime.netlink import Verdict
 from tcpcrypt.tools.decode.capture import Packet
@@ -88,6 +89,8 @@ def test_fresh_then_resumed_ten_times(pair: Network, tmp_path: Path) -> None:
         for _ in range(11):
             assert pair.curl("/page") == "a page"
         two.client.wait_for("closed", count=11)
+    with Client(tmp_path / "client.sock") as asked:
+        assert asked.status()["keylog"] is True
     mine = two.client.wait_for("enabled", count=11)
     assert [line["start"] for line in mine] == ["fresh"] + 10 * ["resumed"]
     reports = two.decoded(capture)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, Final
 from tcpcrypt.errors import LocalError
 from tcpcrypt.tools.decode.link import ip_packet
 
-__all__ = ["CaptureError", "Packet", "read_capture", "scapy_utils"]
+__all__ = ["STDIN", "CaptureError", "Packet", "read_capture", "scapy_utils"]
 
+STDIN: Final = Path("-")
 _PACKET_MAX: Final = 1 << 18
 """Bytes of one packet that are read; offloads make packets of 64 KiB, and headers."""
 _BETWEEN_MAX: Final = 1 << 24
@@ -46,12 +48,13 @@ class Packet:
 def read_capture(path: Path) -> Iterator[Packet]:
     """The IP packets of a capture file, in the order in which they stand there.
 
-    Raises `CaptureError` for a file that is none, that cannot be read, or whose
-    link type is not known.
+    `-` is the standard input.  Raises `CaptureError` for a file that is none, that
+    cannot be read, or whose link type is not known.
     """
     utils = scapy_utils()
     try:
-        reader = utils.RawPcapReader(str(path))
+        source = sys.stdin.buffer if path == STDIN else str(path)
+        reader = utils.RawPcapReader(source)
     except (OSError, EOFError, utils.Scapy_Exception) as error:
         # What gzip cannot unpack is an OSError, too, but not the system's.
         number = getattr(error, "errno", None)

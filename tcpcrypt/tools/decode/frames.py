@@ -24,6 +24,8 @@ _PIECE: Final = 1 << 18
 """Bytes opened at a stretch, more than the largest frame."""
 _LOST_KEYS_MAX: Final = 3
 """Rekeyings that may be in what was not captured."""
+_STOPPED_MAX: Final = 1 << 20
+"""Bytes in which a frame is looked for behind one that cannot be opened."""
 _TRIES_MAX: Final = 20_000
 """Frames tried in search of where they go on."""
 
@@ -67,6 +69,10 @@ class FrameReader:
         self.intact = True
         """Every tag verified so far, and nothing is missing."""
         self.errors: list[str] = []
+        self._stop: int | None = None
+        """Why the frame in front cannot be opened, where others may follow it."""
+        self._tried: set[int] = set()
+        """Offsets behind it at which there is no frame."""
 
     def read(self) -> Iterator[bytes]:
         """The data of frames that are whole by now."""
@@ -76,12 +82,19 @@ class FrameReader:
                 if stream.buffer:
                     self._fault(f"bytes follow the frame with FINp, at offset {stream.base}")
                 return
-            if not _whole(stream.buffer):
-                if not stream.overfull:
+            if self._stop is not None:
+                data = self._other_frame()
+                if data is None:
+                    if len(stream.buffer) > _STOPPED_MAX:
+                        self._no_frame(self._stop)
                     return
+            elif _whole(stream.buffer):
+                data = self._step(stream.buffer)
+            elif stream.overfull:
                 self._resume()
                 continue
-            data = self._step(stream.buffer)
+            else:
+                return
             if data:
                 yield data
 
@@ -98,6 +111,8 @@ class FrameReader:
                 yield data
             elif stream.gap is not None:
                 self._resume()
+            elif self._stop is not None:
+                self._no_frame(self._stop)
             else:
                 left = len(stream.buffer)
                 self._fault(f"the stream ends within a frame, {left} bytes behind the last one")
@@ -113,14 +128,15 @@ class FrameReader:
         for start, candidate in stream.waiting(_FRAME_MAX):
             if not _whole(candidate):
                 continue
+            rekey = self._profile.rekeying and bool(candidate[0] & CONTROL_REKEY)
             for ahead in range(_LOST_KEYS_MAX + 1 if self._profile.rekeying else 1):
                 tries += 1
-                if self._opens(candidate, start, self.generation + ahead):
+                if self._opens(candidate, start, self.generation + ahead + rekey):
                     self.generation += ahead
                     del self._openers[:ahead]
                     self.errors.append(f"{lost}; frames go on at {start}")
                     stream.skip_to(start)
-                    self._other_shift = None
+                    self._other_shift = self._stop = None
                     return
             if tries > _TRIES_MAX:
                 break
@@ -147,9 +163,10 @@ class FrameReader:
         opened = self._open(buffer, out)
         if opened[0]:
             return self._take(opened, out)
+        self._stop = opened[3]
         data = self._other_frame()
-        if data is None:
-            self._no_frame(opened[3])
+        if data is None and not self._profile.frame_per_segment:
+            self._no_frame(self._stop)
         return data
 
     def _other_frame(self) -> bytes | None:
@@ -164,20 +181,26 @@ class FrameReader:
         of frames do not meet.
         """
         stream = self._stream
-        for start in stream.marks()[:_TRIES_MAX] if self._profile.frame_per_segment else ():
-            rest = stream.buffer[start - stream.base :]
-            if _whole(rest) and self._opens(_first(rest), start, self.generation):
-                self.errors.append(
-                    f"bytes {stream.base} to {start - 1} of the stream are no frame; frames go on"
-                    f" at {start}"
-                )
+        for start in stream.marks() if self._profile.frame_per_segment else ():
+            at = start - stream.base
+            rest = stream.buffer[at : at + _FRAME_MAX]
+            if start in self._tried or not _whole(rest):
+                continue
+            if self._opens(_first(rest), start, self.generation):
+                what = f"bytes {stream.base} to {start - 1} of the stream are no frame"
+                if self._stop is not None:
+                    what = self._why(self._stop)
+                self.errors.append(f"{what}; frames go on at {start}")
                 self.intact = False
-                stream.consume(start - stream.base)
+                stream.consume(at)
                 return self._step(stream.buffer)
+            self._tried.add(start)
         return None
 
     def _take(self, opened: tuple[int, int, int, int, int, int], out: bytearray) -> bytes:
         consumed, written, frames, stop, _urgent, _last = opened
+        self._stop = None
+        self._tried.clear()
         self.fin = stop == _fast.STOP_FIN
         self._other_shift = None
         self.frames += frames
@@ -222,9 +245,12 @@ class FrameReader:
         return opened
 
     def _no_frame(self, stop: int) -> None:
+        self._fault(self._why(stop))
+
+    def _why(self, stop: int) -> str:
         why = _FAULTS.get(stop, "cannot be opened")
         kept = f", key generation {self.generation}" if self.generation else ""
-        self._fault(f"the frame at offset {self._stream.base} of the stream {why}{kept}")
+        return f"the frame at offset {self._stream.base} of the stream {why}{kept}"
 
     def _fault(self, text: str) -> None:
         self.errors.append(text)

@@ -105,6 +105,10 @@ def _from_ss(
     opener: Role,
     stated: bytes | None = None,
 ) -> tuple[SessionKeys, Chain]:
+    """RFC 8548 sections 3.3 and 3.5: from ss[i] to what `Material.keys` returns.
+
+    `stated` is a session ID that has to come of it.
+    """
 
     def use() -> tuple[bytes, MasterKey, SessionSecret]:
         index = 1 if agreed.resuming else 0

@@ -16,7 +16,7 @@ __all__ = ["ByteStream"]
 _SEQ_MOD: Final = 1 << 32
 _WINDOW_MAX: Final = 1 << 30
 """RFC 7323 section 2.3: no receiver has a larger window."""
-_WAITING_MAX: Final = 1 << 28
+_WAITING_MAX: Final = 1 << 26
 """Bytes that wait behind a gap at most."""
 _VARIANTS_MAX: Final = 64
 
@@ -84,11 +84,18 @@ class ByteStream:
             self._wait(start, octets)
             return
         self._append(start, octets)
-        while self._starts and self._starts[0] <= self.end:
-            following = self._starts.pop(0)
-            waited = self._waiting.pop(following)
-            self._waiting_bytes -= len(waited)
-            self._append(following, waited)
+        self._merge()
+
+    def _merge(self) -> None:
+        """Append what has waited and waits no longer."""
+        merged = 0
+        while merged < len(self._starts) and self._starts[merged] <= self.end:
+            start = self._starts[merged]
+            octets = self._waiting.pop(start)
+            self._waiting_bytes -= len(octets)
+            self._append(start, octets)
+            merged += 1
+        del self._starts[:merged]
 
     def _append(self, start: int, octets: bytes) -> None:
         known = self.end - start
@@ -151,11 +158,7 @@ class ByteStream:
         self.buffer.clear()
         self._marks.clear()
         self.base = start
-        while self._starts and self._starts[0] <= self.end:
-            following = self._starts.pop(0)
-            waited = self._waiting.pop(following)
-            self._waiting_bytes -= len(waited)
-            self._append(following, waited)
+        self._merge()
 
     def waiting(self, count: int) -> Iterator[tuple[int, memoryview]]:
         """Each of `starts`, and up to `count` bytes from there on, as far as there is no gap.
