@@ -307,7 +307,11 @@ def main() -> int:
     parser.add_argument("--pair", action="append", default=[], help="only this CLIENT,SERVER")
     parser.add_argument("--markdown", action="store_true", help="print a table at the end")
     parser.add_argument("--json", action="store_true", help="print JSON at the end")
-    parser.add_argument("--strict", action="store_true", help="exit 1 for what fails among our own, or gives us wrong bytes")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit 1 for what fails among our own, or gives us wrong bytes",
+    )
     chosen = parser.parse_args()
     become_root()
     for one in implementations().values():
