@@ -207,9 +207,15 @@ class Conversation:
         else:
             self._fail(TruncationError(PeerReason.FIN_DURING_EXCHANGE, self._hint()))
 
-    def receive_reset(self) -> None:
-        """A TCP RST came, or the path is gone."""
-        if self.state is State.AES_MODE and self._session is not None:
+    def receive_reset(self, *, unsent: bool = False) -> None:
+        """A TCP RST came, or the path is gone.
+
+        `unsent`: with bytes of this host that the kernel had not taken.  It is a
+        failure then even where both streams have ended.
+        """
+        if self.state is State.AES_MODE and unsent:
+            self._fail(ResetError(PeerReason.RESET))
+        elif self.state is State.AES_MODE and self._session is not None:
             self._session.receive_reset()
             self._settle(self._session)
         else:

@@ -234,10 +234,9 @@ class InBandSocket(SecureSocket):
     def _lost(self, streams: Streams) -> None:
         """TCP says that the connection is gone."""
         self._check_open()
-        streams.receive_reset()
+        streams.receive_reset(unsent=bool(self._out))
+        # Nobody minds if both streams were over, and all of them had left.
         self._raise_failure()
-        # Both streams were over: nobody minds.
-        self._out.clear()
 
     # --- receiving ------------------------------------------------------------------------------
 

@@ -148,11 +148,11 @@ class Streams:
             self.conversation.receive_eof()
             self._go_on()
 
-    def receive_reset(self) -> None:
-        """A TCP RST came, or the path is gone."""
+    def receive_reset(self, *, unsent: bool = False) -> None:
+        """A TCP RST came, or the path is gone; see `Conversation.receive_reset`."""
         with self._for_opening, self._for_sealing:
             self._take_back()
-            self.conversation.receive_reset()
+            self.conversation.receive_reset(unsent=unsent or bool(self.queue))
             self._go_on()
 
     def close(self) -> None:

@@ -294,6 +294,20 @@ def test_closing_with_bytes_that_nobody_takes_resets(pair: Pair) -> None:
         read(server, total)
 
 
+def test_ending_with_bytes_that_never_left_is_a_failure(pair: Pair) -> None:
+    """Even towards one that has ended its own stream: it may have died in the middle of ours."""
+    client, server = pair
+    server.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    client.setblocking(False)
+    filled(client)
+    server.abort()
+    client.settimeout(PATIENCE)
+    with pytest.raises(ResetError):
+        client.shutdown(socket.SHUT_WR)
+    assert client.failure is Failure.RESET
+
+
 # --- select, files, corks --------------------------------------------------------------------
 
 
