@@ -1,11 +1,19 @@
 """What the docs claim is what the code does."""
 
 import importlib
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tcpcrypt import sockets
 from tcpcrypt.tools.diagrams import states_document
 
 ROOT = Path(__file__).parent.parent
@@ -44,10 +52,76 @@ def test_what_interop_names_is_there() -> None:
         assert (ROOT / path).exists() or (ROOT / "tcpcrypt" / path).exists(), path
 
 
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    """One of README, up to the next title of its rank."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def examples(title: str, language: str) -> list[str]:
+    """The fenced blocks of a section of README that are in this language."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", section(title), re.M | re.S)
+    return [block for named, block in blocks if named == language]
+
+
 def test_the_library_example_of_the_readme_runs() -> None:
-    readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (example,) = examples("As a library, without any I/O", "python")
     exec(compile(example, "README.md", "exec"), {})
+
+
+def test_the_socket_example_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TCPCRYPT_KEYS", str(tmp_path / "meter"))
+    (example,) = examples("Without the daemon", "python")
+    keys = tmp_path / "collector"
+    with sockets.create_server(("127.0.0.1", 0), peer="tofu", keys=keys) as listener:
+        address = listener.getsockname()
+        meant = '("collector.example.org", 5020)'
+        assert meant in example
+        program = example.replace(meant, repr(address[:2]))
+        with ThreadPoolExecutor(1) as pool:
+            accepted = pool.submit(listener.accept)
+            exec(compile(program, "README.md", "exec"), {})
+            connection, _address = accepted.result(10)
+            with connection:
+                assert connection.recv(100) == b"21.5 C"
+
+
+def test_the_transfer_example_of_the_readme_works_as_printed(tmp_path: Path) -> None:
+    """But for the name of the receiver, its port, and that both ends share a directory."""
+    blocks = examples("Without the daemon", "")
+    (lines,) = (block.splitlines() for block in blocks if "stx-send" in block)
+    make, receive, send = (line.partition("  #")[0] for line in lines)
+    scripts = sysconfig.get_path("scripts")
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(line: str) -> None:
+        subprocess.run(line, shell=True, cwd=tmp_path, env=environment, check=True, timeout=60)
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_bytes(os.urandom(70_000))
+    (tmp_path / "notes.txt").write_text("bread, butter\n")
+    run(make)
+    shutil.copy(tmp_path / "client_keys" / "laptop", tmp_path / "laptop")
+    receiver = subprocess.Popen(
+        [*shlex.split(receive.replace("12345", "0")), "--json"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert receiver.stdout is not None
+        port = json.loads(receiver.stdout.readline())["port"]
+        run(send.replace("backup.example.org 12345", f"127.0.0.1 {port}"))
+    finally:
+        receiver.terminate()
+        receiver.communicate(timeout=30)
+    for name in ("photos/one.jpg", "notes.txt"):
+        assert (tmp_path / "incoming" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_the_figures_of_the_performance_page_are_the_results(
