@@ -94,7 +94,7 @@ def test_the_transfer_example_of_the_readme_works_as_printed(tmp_path: Path) -> 
     """But for the name of the receiver, its port, and that both ends share a directory."""
     blocks = examples("Without the daemon", "")
     (lines,) = (block.splitlines() for block in blocks if "stx-send" in block)
-    make, receive, send = (line.partition("  #")[0] for line in lines)
+    prepare, make, receive, send = (line.partition("  #")[0] for line in lines)
     scripts = sysconfig.get_path("scripts")
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
 
@@ -104,6 +104,7 @@ def test_the_transfer_example_of_the_readme_works_as_printed(tmp_path: Path) -> 
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").write_bytes(os.urandom(70_000))
     (tmp_path / "notes.txt").write_text("bread, butter\n")
+    run(prepare)
     run(make)
     shutil.copy(tmp_path / "client_keys" / "laptop", tmp_path / "laptop")
     receiver = subprocess.Popen(
