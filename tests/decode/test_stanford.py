@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,12 @@ from support.hosts import Host
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.key_log import KeyLine
+from tcpcrypt.crypto.aead import aead
+from tcpcrypt.crypto.schedule import SessionSecret
+from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.tools.decode.capture import read_capture
 from tcpcrypt.tools.decode.files import SecretFileError, read_key_log, read_secrets
+from tcpcrypt.tools.decode.frames import FrameReader
 from tcpcrypt.tools.decode.keys import FromExchange, KeyStore
 from tcpcrypt.wire.profile import STANFORD
 from tcpcrypt.wire.segment import Segment
@@ -302,3 +307,52 @@ def test_an_algorithm_that_the_dialect_does_not_have() -> None:
     (report,), sink = decode(made.packets, keys)
     assert report.errors[0] == "secrets: profile stanford has no AEAD 0x0010"
     assert sink.said == {}
+
+
+def test_frames_with_new_keys_that_the_dialect_has_not_are_no_frames() -> None:
+    """Genuine, sealed by a peer that wants the reader to go from one to the next for ever."""
+    made = record(*hosts())
+    made.say(True, b"question")
+    line = KeyLine.parse(made.lines[0])
+    _id, master, _following = SessionSecret(Secret(line.ss.view())).use(0x21, b"")
+    sealer = aead(1).sealer(master.traffic_keys(aead(1)).ab, STANFORD)
+    question = [s for s in made.tape.sent if s.from_client and s.payload][-1]
+    offset, seq, late = len(question.payload), question.seq + len(question.payload), []
+    for _ in range(1500):
+        out = bytearray(21)
+        sealer.seal(b"x", out, offset, 100, True)
+        late.insert(0, replace(question, seq=seq, payload=bytes(out)))
+        offset, seq = offset + len(out), seq + len(out)
+    made.tape.sent += late
+    (report,), sink = decode(made.packets, store(*made.lines))
+    assert "asks for new keys, which this profile does not have" in report.errors[0]
+    assert sink.said == {(0, True): b"question"}
+
+
+def test_what_cannot_be_opened_is_looked_at_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each look costs what there is, and small segments may be many."""
+    looks = 0
+    look = FrameReader._other_frame
+
+    def counted(self: FrameReader) -> bytes | None:
+        nonlocal looks
+        looks += 1
+        return look(self)
+
+    monkeypatch.setattr(FrameReader, "_other_frame", counted)
+    made = record(*hosts())
+    made.say(True, b"question")
+    made.say(True, b"first")
+    last = made.tape.sent[-1]
+    made.tape.sent[-1] = altered(last, 10, 1)
+    seq = last.seq + len(last.payload)
+    for n in range(3000):
+        made.tape.sent.append(replace(last, seq=seq + n, payload=b"\0"))
+        if n < 200:  # and copies of it that differ
+            made.tape.sent.append(altered(last, 11, 1 + n))
+    (report,), sink = decode(made.packets, store(*made.lines))
+    assert "fails authentication" in report.errors[0]
+    assert sink.said == {(0, True): b"question"}
+    assert 64 < looks < 150

@@ -73,6 +73,8 @@ class FrameReader:
         """Why the frame in front cannot be opened, where others may follow it."""
         self._tried: set[int] = set()
         """Offsets behind it at which there is no frame."""
+        self._seen = 0, 0
+        """Bytes and later copies that were there at the last look."""
 
     def read(self) -> Iterator[bytes]:
         """The data of frames that are whole by now."""
@@ -83,7 +85,7 @@ class FrameReader:
                     self._fault(f"bytes follow the frame with FINp, at offset {stream.base}")
                 return
             if self._stop is not None:
-                data = self._other_frame()
+                data = self._other_frame() if self._more_to_see() else None
                 if data is None:
                     if len(stream.buffer) > _STOPPED_MAX:
                         self._no_frame(self._stop)
@@ -150,7 +152,7 @@ class FrameReader:
         if self._other_shift is not None:
             shifts.append(self._other_shift)
         for shift in shifts:
-            if opener.open(_first(candidate), out, start - shift, True)[0]:
+            if opener.open(_first(candidate), out, start - shift, self._profile.rekeying)[0]:
                 self._shift = shift
                 return True
         return False
@@ -164,10 +166,23 @@ class FrameReader:
         if opened[0]:
             return self._take(opened, out)
         self._stop = opened[3]
+        self._seen = self._there
         data = self._other_frame()
         if data is None and not self._profile.frame_per_segment:
             self._no_frame(self._stop)
         return data
+
+    @property
+    def _there(self) -> tuple[int, int]:
+        return len(self._stream.buffer), self._stream.copies
+
+    def _more_to_see(self) -> bool:
+        """Whether another copy has come, or a quarter more: a look costs all there is."""
+        (size, copies), (size_before, copies_before) = self._there, self._seen
+        if copies == copies_before and 4 * size < 5 * size_before and size <= _STOPPED_MAX:
+            return False
+        self._seen = self._there
+        return True
 
     def _other_frame(self) -> bytes | None:
         """What can be opened in the place of a frame that cannot."""

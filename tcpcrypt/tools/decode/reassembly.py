@@ -139,6 +139,11 @@ class ByteStream:
         """Offsets in `buffer`, behind its first byte, at which captured segments begin."""
         return [mark for mark in self._marks if mark > self.base]
 
+    @property
+    def copies(self) -> int:
+        """How many `variants` there are at most."""
+        return len(self._variants)
+
     def variants(self) -> Iterator[bytes]:
         """`buffer` as it would be if a later copy counted instead, the last one first."""
         for start, octets in reversed(self._variants):
