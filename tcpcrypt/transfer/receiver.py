@@ -206,8 +206,9 @@ class Receiving:
             case Alive():
                 pass
             case Bye():
-                if any(file.stage is not Stage.SPOILT for file in self._files.values()):
-                    raise MessageError(detail="a BYE before the last RECEIPT")
+                with self._changed:
+                    if any(file.stage is not Stage.SPOILT for file in self._files.values()):
+                        raise MessageError(detail="a BYE before the last RECEIPT")
                 self.account.confirm(self._delivered)
             case _:
                 raise MessageError(detail=f"a {type(message).__name__.upper()} of the sender")
@@ -215,8 +216,9 @@ class Receiving:
     def _put(self, put: Put) -> None:
         if put.file != self._next:
             raise MessageError(detail=f"file {put.file} announced in the place of {self._next}")
-        if len(self._files) + self._refusals >= self._rules.files and self._unanswered() > 0:
-            raise MessageError(Code.TOO_MANY)
+        with self._changed:
+            if len(self._files) + self._refusals >= self._rules.files and self._unanswered() > 0:
+                raise MessageError(Code.TOO_MANY)
         self._next += 1
         try:
             part = self.account.offer(put, self._looking, self._beat)
@@ -265,6 +267,8 @@ class Receiving:
             return
         part, size = file.part, len(data.data)
         with self._changed:
+            if file.stage is Stage.SPOILT:
+                return  # by a sync that failed just now
             self._unacked += size
             file.unacked += size
         if self._unacked > self._rules.window:
@@ -296,6 +300,9 @@ class Receiving:
                     self._forget(file)
                 return
             with self._changed:
+                if file.stage is Stage.SPOILT:  # by a sync: A has had its answer
+                    self._forget(file)
+                    return
                 file.stage = following
                 self._ended.append(file)
                 self._changed.notify_all()

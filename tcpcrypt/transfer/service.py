@@ -8,9 +8,11 @@ as was asked for; others wait, authenticated, and each in turn.
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ _WAITING_MAX: Final = 256
 _SHARE: Final = 4
 """One client has at most this part of the connections."""
 _BACKLOG: Final = 128
+_SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +125,14 @@ class Service:
                     self._admit(*self._listener.accept())
                 except TimeoutError:
                     continue
-                except OSError:
+                except OSError as error:
                     if self._over:
                         break
-                    raise
+                    if error.errno not in _SCARCE:
+                        raise
+                    # Those who are being served give back what is needed.
+                    self._progress.fault(f"nobody more can be let in: {error.strerror}")
+                    time.sleep(_TURN)
         return self._status
 
     def stop(self) -> None:
@@ -313,11 +320,14 @@ class _Talk:
                 receiving.received(size)
                 self._progress.arrived(size)
             receiving.receive_eof()
-        except (OSError, TcpcryptError) as error:
+        except Exception as error:
             self._error = self._error or error
             self._secured.abort()
-        receiving.wake()
-        writer.join()
+            if not isinstance(error, (OSError, TcpcryptError)):
+                raise
+        finally:
+            receiving.wake()
+            writer.join()  # it uses what is closed next
         self._events(receiving)
 
     def _receive(self, buffer: memoryview) -> int:
@@ -342,9 +352,11 @@ class _Talk:
                 if not out:
                     receiving.handle_timeout()
                     receiving.wait(_TURN)
-        except (OSError, TcpcryptError) as error:
+        except Exception as error:
             self._error = self._error or error
             self._secured.abort()  # whoever reads is to wait no more
+            if not isinstance(error, (OSError, TcpcryptError)):
+                raise
 
     def _conclude(self) -> None:
         error = self._error

@@ -524,6 +524,55 @@ def test_a_sync_that_fails_when_the_file_has_ended_is_left_to_the_commit() -> No
     store.close()
 
 
+def test_a_sync_that_fails_while_the_file_ends_is_answered_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = MemoryDisk()
+    store = Store("out", Rules(), disk)
+    b = Talk(store)
+    data = bytes(MIB)
+    file = b.put(b"a", size=MIB)
+    b.listen()
+    b.data(file, 0, data)
+    incoming = b.machine._files[file]
+    end = incoming.part.end
+
+    def then_fail(*given: object) -> None:
+        """The other thread is in the middle of a sync."""
+        end(*given)  # type: ignore[arg-type]
+        b.machine._spoil(incoming, stop(errno.EIO), unsound=True)
+
+    monkeypatch.setattr(incoming.part, "end", then_fail)
+    b.end(file, data)
+    b.listen()
+    assert [code_of(said) for said in b.heard if isinstance(said, Receipt)] == [Code.STORAGE]
+    assert not b.machine._files
+    b.over()
+    store.close()
+
+
+def test_bytes_that_come_while_a_sync_fails_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = MemoryDisk()
+    store = Store("out", Rules(), disk)
+    b = Talk(store)
+    file = b.put(b"a", size=3 * MIB)
+    b.listen()
+    b.data(file, 0, bytes(MIB))
+    disk.faults["sync_data"] = lambda: stop(errno.EIO)
+    look_up = b.machine._look_up
+
+    def then_fail(*given: object) -> object:
+        found = look_up(*given)  # type: ignore[arg-type]
+        b.listen()
+        return found
+
+    monkeypatch.setattr(b.machine, "_look_up", then_fail)
+    b.data(file, MIB, bytes(MIB))
+    assert b.machine._unacked == 0
+    b.over()
+    store.close()
+
+
 def test_what_ends_while_a_sync_fails_is_not_forgotten() -> None:
     """It waits for the next call, whether or not the sync had anything to say."""
     disk = MemoryDisk()

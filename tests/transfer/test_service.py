@@ -1,0 +1,90 @@
+"""A receiver that lacks what it needs, or has a fault of its own: it goes on for the others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.transfers import Receiver, until
+
+from tcpcrypt.cli import stx_send
+from tcpcrypt.transfer import service
+from tcpcrypt.transfer.receiver import Receiving
+from tcpcrypt.transfer.store import Store
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_TURN", 0.05)
+
+
+@pytest.fixture
+def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Receiver], int]:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(b"hello")
+
+    def run(to: Receiver) -> int:
+        monkeypatch.setenv("STX_KEY_FILE", str(to.keys / "default"))
+        words = ("--retries", "0", "--json", "127.0.0.1", str(to.port), str(file))
+        return stx_send.main(words)
+
+    return run
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+def test_a_host_without_room_for_connections_is_no_reason_to_end(
+    tmp_path: Path,
+    send: Callable[[Receiver], int],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    to = Receiver(tmp_path)
+    listener = to.service._listener
+    accept, refusals = listener.accept, [OSError(number, os.strerror(number))]
+
+    def scarce() -> Any:
+        if refusals:
+            raise refusals.pop()
+        return accept()
+
+    monkeypatch.setattr(listener, "accept", scarce)
+    with to:
+        until(lambda: to.events("error"))
+        assert os.strerror(number) in to.events("error")[0]["message"]
+        assert send(to) == 0
+    assert (to.out / "notes.txt").read_bytes() == b"hello"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("where", ["received", "work"])
+def test_a_fault_in_one_thread_of_a_connection_ends_the_other_before_files_are_closed(
+    tmp_path: Path,
+    send: Callable[[Receiver], int],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    alive: list[str] = []
+    leave = Store.leave
+
+    def then_leave(store: Store, account: Any) -> None:
+        alive.extend(thread.name for thread in threading.enumerate())
+        leave(store, account)
+
+    def fault(*_: object) -> None:
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr(Store, "leave", then_leave)
+    with Receiver(tmp_path) as to:
+        with monkeypatch.context() as faulty:
+            faulty.setattr(Receiving, where, fault)
+            assert send(to) == 1
+            until(lambda: to.events("disconnected"))
+        assert to.events("disconnected")[0]["status"] != 0
+        assert "to default" not in alive, "the thread that writes"
+        assert send(to) == 0
+    assert (to.out / "notes.txt").read_bytes() == b"hello"
