@@ -1,10 +1,10 @@
 """Listening: handshakes run beside each other, and a silent client delays nobody.
 
 Each connection accepted is a `Channel` at once.  At most `HANDSHAKES` of them
-are short of AES_MODE at a time; where there are as many, the next waits in the
-kernel until one is done or the oldest has had a second, which is then dropped.
-So a flood of silent clients takes no more memory than that, and whoever answers
-within a second gets through.
+are short of AES_MODE at a time; where there are as many, or no descriptors for
+more, the next waits in the kernel until one is done or the oldest has had a
+second, which is then dropped.  So a flood of silent clients takes no more memory
+than that, and whoever answers within a second gets through.
 """
 
 from __future__ import annotations
@@ -167,17 +167,26 @@ class SecureServer:
                 if error.errno not in _SCARCE:
                     raise
                 _log.warning("accepting stops for %g s: %s", _BREATH, error.strerror)
+                # Silent clients may have what is missing.
+                while self._pending and self._oldest_may_stay() <= 0:
+                    pass
                 await asyncio.sleep(_BREATH)
+
+    def _oldest_may_stay(self) -> float:
+        """Seconds that the connection which waits longest still has; if none, it is dropped."""
+        oldest = next(iter(self._pending))
+        left = oldest.begun + _PATIENCE - time.monotonic()
+        if left <= 0:
+            detail = "others were waiting"
+            oldest.give_up(HandshakeTimeoutError(PeerReason.TIMEOUT, detail))
+        return left
 
     async def _until_room(self) -> None:
         while self.crowded() or len(self._pending) >= self._limit:
             left = None
             if not self.crowded():
-                oldest = next(iter(self._pending))
-                left = oldest.begun + _PATIENCE - time.monotonic()
+                left = self._oldest_may_stay()
                 if left <= 0:
-                    detail = "others were waiting"
-                    oldest.give_up(HandshakeTimeoutError(PeerReason.TIMEOUT, detail))
                     continue
             self._room.clear()
             with contextlib.suppress(TimeoutError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import struct
 import time
@@ -17,6 +18,7 @@ from aio.ends import HOST, Ends, hurry, in_a_loop
 
 from tcpcrypt import aio
 from tcpcrypt.aio import channel
+from tcpcrypt.aio import server as server_module
 from tcpcrypt.auth.fingerprint import fingerprint
 from tcpcrypt.auth.identity import Identity
 from tcpcrypt.auth.psk import create_psk
@@ -213,6 +215,33 @@ async def test_a_crowd_of_silent_clients_keeps_nobody_out(ends: Ends) -> None:
             sock.close()
         writer.close()
         await writer.wait_closed()
+
+
+def test_silent_clients_do_not_keep_the_last_descriptors(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are fewer descriptors than a server makes handshakes."""
+    monkeypatch.setattr(server_module, "_PATIENCE", 0.1)
+    told: list[str] = []
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def main() -> None:
+        async with await ends.server(
+            echo, on_failure=lambda _who, why: told.append(str(why))
+        ) as server:
+            silent = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(8)]
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, before[1]))
+            while sum("others were waiting" in why for why in told) < 5:
+                await asyncio.sleep(0.01)
+            for sock in silent:
+                sock.close()
+
+    try:
+        ends.run(main)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @in_a_loop
