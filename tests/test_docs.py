@@ -1,13 +1,7 @@
 """What the docs claim is what the code does."""
 
 import importlib
-import json
-import os
 import re
-import shlex
-import shutil
-import subprocess
-import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,41 +82,6 @@ def test_the_socket_example_of_the_readme_runs(
             connection, _address = accepted.result(10)
             with connection:
                 assert connection.recv(100) == b"21.5 C"
-
-
-def test_the_transfer_example_of_the_readme_works_as_printed(tmp_path: Path) -> None:
-    """But for the name of the receiver, its port, and that both ends share a directory."""
-    blocks = examples("Without the daemon", "")
-    (lines,) = (block.splitlines() for block in blocks if "stx-send" in block)
-    prepare, make, receive, send = (line.partition("  #")[0] for line in lines)
-    scripts = sysconfig.get_path("scripts")
-    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
-
-    def run(line: str) -> None:
-        subprocess.run(line, shell=True, cwd=tmp_path, env=environment, check=True, timeout=60)
-
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "one.jpg").write_bytes(os.urandom(70_000))
-    (tmp_path / "notes.txt").write_text("bread, butter\n")
-    run(prepare)
-    run(make)
-    shutil.copy(tmp_path / "client_keys" / "laptop", tmp_path / "laptop")
-    receiver = subprocess.Popen(
-        [*shlex.split(receive.replace("12345", "0")), "--json"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert receiver.stdout is not None
-        port = json.loads(receiver.stdout.readline())["port"]
-        run(send.replace("backup.example.org 12345", f"127.0.0.1 {port}"))
-    finally:
-        receiver.terminate()
-        receiver.communicate(timeout=30)
-    for name in ("photos/one.jpg", "notes.txt"):
-        assert (tmp_path / "incoming" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_the_figures_of_the_performance_page_are_the_results(

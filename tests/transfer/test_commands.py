@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -498,16 +499,8 @@ def test_exit_5_a_sender_that_does_not_follow_the_protocol(tmp_path: Path) -> No
 
 # --- the example ---------------------------------------------------------------------------
 
-EXAMPLE = """\
-stx-keygen --keys client_keys laptop
-mkdir -p incoming; stx-recv --out incoming --keys client_keys &
-cp client_keys/laptop laptop.key    # to the sender's host, unseen by others
-echo "Dear receiver" > letter.txt
-STX_KEY_FILE=laptop.key stx-send --id laptop localhost 12345 letter.txt
-"""
 
-
-def test_the_five_lines_of_the_example_work_as_printed(tmp_path: Path) -> None:
+def test_the_five_lines_of_readme_work_as_printed(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("stx-keygen", "stx-recv", "stx-send"):
@@ -517,7 +510,11 @@ def test_the_five_lines_of_the_example_work_as_printed(tmp_path: Path) -> None:
         path.chmod(0o755)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    text = EXAMPLE.replace("stx-recv", f"stx-recv --listen {port}").replace("12345", str(port))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", readme, re.M | re.S)
+    (example,) = (block for language, block in blocks if not language and "stx-send" in block)
+    assert len(example.splitlines()) == 5
+    text = example.replace("stx-recv", f"stx-recv --listen {port}").replace("12345", str(port))
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     script = f"trap 'kill $!; wait $!' EXIT\nset -e\n{text}"
     done = subprocess.run(
