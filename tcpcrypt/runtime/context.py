@@ -21,7 +21,7 @@ from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.steering import Steering
-from tcpcrypt.wire.profile import PROFILES, WireProfile
+from tcpcrypt.wire.profile import PROFILES, RFC8548, WireProfile
 
 __all__ = ["Context", "Counters", "Report", "Settings"]
 
@@ -60,6 +60,8 @@ class Settings:
                 'backend "sockops" serves profile "rfc8548" alone; "nfqueue" serves all'
             )
         for policy in self.policies:
+            if policy.profile != RFC8548.name and (policy.auth != "none" or policy.pq != "off"):
+                raise LocalError(f'profile "{policy.profile}" serves no policy with `auth` or `pq`')
             for profile in policy.profiles:
                 policy.configure(self.config, profile)  # says what it does not have
 

@@ -125,7 +125,8 @@ STANFORD: Final = WireProfile(
     frame_per_segment=True,
     lacks=(
         "the end of a stream is not authenticated: a forged FIN cuts it off unnoticed",
-        "a resumed session has no fresh randomness: its keys follow from the one before",
+        "a resumed session has no fresh randomness: its keys follow from the one before, and"
+        " what its client sends can be held back, and played to the server once later on",
     ),
 )
 

@@ -22,3 +22,14 @@ def test_a_backend_that_answers_for_all_policies_alike_serves_none_that_authenti
         Settings(policies=(plain, policy), backend="sockops")
     assert Settings(policies=(plain,), backend="sockops").policies == (plain,)
     assert Settings(policies=(plain, policy), backend="auto").policies == (plain, policy)
+
+
+@pytest.mark.parametrize("profile", ["stanford", "both"])
+@pytest.mark.parametrize("asked", [{"auth": "tofu"}, {"pq": "prefer"}])
+def test_a_dialect_that_proves_nothing_serves_no_policy_that_asks_for_proof(
+    profile: str, asked: dict[str, str]
+) -> None:
+    """TEP 0x20 is one of RFC 8548's; offered elsewhere it ends peers."""
+    policy = Policy(Mode.OPPORTUNISTIC, profile=profile, **asked)
+    with pytest.raises(LocalError, match=f'profile "{profile}" serves no policy'):
+        Settings(policies=(policy,))
