@@ -61,7 +61,8 @@ class Account:
 
     def folders(self) -> Folders:
         """For one thread of a connection."""
-        return Folders(self.disk, self.base, self._settled)
+        private = None if self.prefix else self.store.private
+        return Folders(self.disk, self.base, self._settled, private)
 
     # --- PUT -----------------------------------------------------------------------
 
@@ -124,6 +125,8 @@ class Account:
         return None if folder is None else self.disk.look(folder, path[-1])
 
     def _examine(self, part: Part, folders: Folders, beat: Beat) -> None:
+        if part.name in self._parts:
+            self._unlink_delivered(part.name)
         if part.delivery is not None:
             folder = folders.find(part.path[:-1])
             at, name = self.base if folder is None else folder, part.path[-1]
@@ -136,6 +139,17 @@ class Account:
             part.examine(fd, beat)
         finally:
             self.disk.close(fd)
+
+    def _unlink_delivered(self, name: bytes) -> None:
+        """A kill between the two halves of `rename_new` leaves a file with both names.
+
+        To write to it would be to write to what was delivered.
+        """
+        node = self.disk.look(self.home, name)
+        if node is not None and node.links > 1:
+            self.disk.remove(self.home, name)
+            with self._lock:
+                self._parts.discard(name)
 
     def _check_room(self, part: Part) -> None:
         """Raises `TransferError`: NO_SPACE, QUOTA, TOO_MANY."""
@@ -158,7 +172,12 @@ class Account:
             new = name not in self._parts
             self._parts.add(name)
         if new:
-            return self.disk.create(self.home, name, mode)
+            try:
+                return self.disk.create(self.home, name, mode)
+            except OSError:
+                with self._lock:
+                    self._parts.discard(name)
+                raise
         fd = self.disk.open(self.home, name)
         there = self.disk.node(fd).size
         if there != size:

@@ -41,6 +41,8 @@ class Node:
     mode: int
     """Permission bits."""
     owner: int
+    links: int = 1
+    """Names that it has."""
 
     @classmethod
     def of(cls, found: os.stat_result) -> Node:
@@ -54,6 +56,7 @@ class Node:
             stat.S_ISREG(mode),
             stat.S_IMODE(mode),
             found.st_uid,
+            found.st_nlink,
         )
 
 

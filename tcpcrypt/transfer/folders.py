@@ -24,8 +24,18 @@ class Folders:
     kept until `forget`, which is soon: a folder may be moved meanwhile.
     """
 
-    def __init__(self, disk: Disk, base: int, settled: set[Path] | None = None) -> None:
-        """`settled` is shared by all that work below `base`, and outlives them."""
+    def __init__(
+        self,
+        disk: Disk,
+        base: int,
+        settled: set[Path] | None = None,
+        private: tuple[int, int] | None = None,
+    ) -> None:
+        """`settled` is shared by all that work below `base`, and outlives them.
+
+        `private`: device and inode of a folder in `base` that is opened by no
+        name, as file systems that fold names know one by many.
+        """
         self._disk = disk
         self._base = base
         self._open: dict[Path, int] = {}
@@ -35,6 +45,7 @@ class Folders:
         """Folders whose own names are durable: that one is there does not say so, for
         another connection, or a receiver that was killed, may have made it."""
         self._settling: set[Path] = set()
+        self._private = private
 
     def find(self, path: Path) -> int | None:
         """The folder, if it is there.
@@ -91,11 +102,20 @@ class Folders:
 
     def _step(self, at: int, here: Path, *, make: bool, mode: int) -> int:
         try:
-            return self._disk.open_folder(at, here[-1])
+            return self._enter(at, here)
         except FileNotFoundError:
             if not make:
                 raise
         with contextlib.suppress(FileExistsError):  # another connection was quicker
             self._disk.make_folder(at, here[-1], mode | 0o700)
         self._settled.discard(here)
-        return self._disk.open_folder(at, here[-1])
+        return self._enter(at, here)
+
+    def _enter(self, at: int, here: Path) -> int:
+        fd = self._disk.open_folder(at, here[-1])
+        if self._private is not None and len(here) == 1:
+            node = self._disk.node(fd)
+            if (node.device, node.inode) == self._private:
+                self._disk.close(fd)
+                raise TransferError(Code.NAME, f"{shown(here)!r} belongs to the receiver")
+        return fd

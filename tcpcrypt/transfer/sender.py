@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.errors import LocalError
@@ -22,7 +23,9 @@ from tcpcrypt.transfer.events import Accepted, Delivered, NotDelivered, Progress
 from tcpcrypt.transfer.messages import (
     BLOCK_MAX,
     DATA_HEADER,
+    FILES_MAX,
     UNKNOWN_SIZE,
+    WINDOW_MAX,
     Ack,
     Alive,
     Bye,
@@ -229,7 +232,10 @@ class Sending:
                 raise MessageError(Code.ALGORITHM)
             self._algorithm = min(hello.algorithms, key=lambda algorithm: algorithm.value)
         self._block = min(self._block, hello.block, hello.window)
-        self._hello = hello
+        # Of a stream all that is under way is kept, and of each file something.
+        self._hello = replace(
+            hello, window=min(hello.window, WINDOW_MAX), files=min(hello.files, FILES_MAX)
+        )
 
     def _file(self, number: int) -> Outgoing:
         file = self._files.get(number)

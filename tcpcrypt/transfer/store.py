@@ -20,7 +20,7 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.transfer.account import Account
 from tcpcrypt.transfer.codes import Code, TransferError
 from tcpcrypt.transfer.disk import Disk
-from tcpcrypt.transfer.names import PRIVATE, Path, check_component, shown
+from tcpcrypt.transfer.names import PRIVATE, Path, check_path, shown
 from tcpcrypt.transfer.part import Part
 from tcpcrypt.transfer.rules import Rules
 
@@ -134,6 +134,8 @@ class Store:
                 raise LocalError(
                     f"{self.directory}/.stx is not this user's alone: chmod 700, or remove it"
                 )
+            self.private = node.device, node.inode
+            """The folder that no name of a file leads to."""
             self._locked = self._open_lock(private)
         except BaseException:
             self.disk.close(private)
@@ -154,7 +156,7 @@ class Store:
         key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:_NAME_LEN]
         base, prefix = self._root, _NO_FOLDER
         if folder is not None:
-            check_component(folder)
+            check_path((folder,))
             base, prefix = self._folder(self._root, folder, 0o777), (folder,)
         home = self._folder(self._private, key.encode())
         return Account(self, name, home, base, prefix)

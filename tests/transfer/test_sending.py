@@ -18,6 +18,7 @@ from tcpcrypt.transfer.codes import Code, MessageError, TransferError
 from tcpcrypt.transfer.digest import Algorithm, Digest, Hashing, fastest
 from tcpcrypt.transfer.messages import (
     UNKNOWN_SIZE,
+    WINDOW_MAX,
     Ack,
     Alive,
     Bye,
@@ -131,6 +132,16 @@ def test_a_file(file: Path) -> None:
     assert (delivered.path, delivered.size, delivered.digest) == ((b"a.txt",), 5, digest)
     a.machine.close()
     assert list(a.machine.remaining()) == []
+
+
+def test_no_receiver_has_a_sender_keep_more_than_a_window() -> None:
+    """Of a stream all that is not durable is kept."""
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        a = Talk(stream_entry(zeros, (b"zeros",)), block=MIB, window=0xFFFFFFFF, files=0xFFFF)
+        a.listen()
+        a.tell(Have(0, ()))
+        assert len(joined(a.listen())) == WINDOW_MAX
+        a.machine.close()
 
 
 def test_the_id_is_the_same_for_the_same_file_and_another_for_another(

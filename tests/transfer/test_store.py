@@ -616,6 +616,67 @@ def test_a_sync_that_ends_when_the_file_is_gone_acknowledges_nothing() -> None:
     store.close()
 
 
+def test_a_delivered_file_that_has_its_partial_name_still_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file system cannot rename without replacing, a kill may leave both names."""
+    monkeypatch.setattr(disk_module, "_libc", Lacking())
+    store = Store(tmp_path, Rules(reserve=0))
+    b = Talk(store)
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "unlink", lambda *_args, **_kwargs: None)
+        assert code_of(b.send(b"a")) is Code.OK
+    b.over()
+    again = Talk(store)
+    file = again.put(b"a", size=6)
+    again.data(file, 0, b"other!")
+    again.end(file, b"other!")
+    assert code_of(again.listen()[-1]) is Code.EXISTS
+    assert (tmp_path / "a").read_bytes() == b"hello"
+    (tmp_path / "a").rename(tmp_path / "mine")
+    assert code_of(again.send(b"a", data=b"new", number=1)) is Code.OK
+    assert (tmp_path / "mine").read_bytes() == b"hello"
+    assert (tmp_path / "a").read_bytes() == b"new"
+    again.over()
+    store.close()
+
+
+def test_a_partial_file_that_could_not_be_made_is_made_later() -> None:
+    disk = MemoryDisk()
+    store = Store("out", Rules(), disk)
+    b = Talk(store)
+    file = b.put(b"a")
+    disk.faults["create"] = lambda: stop(errno.ENOSPC)
+    b.data(file, 0, b"hello")
+    assert code_of(b.listen()[-1]) is Code.NO_SPACE
+    b.end(file, b"hello")
+    disk.faults.clear()
+    assert code_of(b.send(b"a")) is Code.OK
+    b.over()
+    store.close()
+
+
+class Folding(MemoryDisk):
+    """One that takes many names for one, as file systems that fold Unicode do."""
+
+    def open_folder(self, at: int, name: bytes) -> int:
+        folded = name.decode().replace("\u200c", "").lower().encode()
+        return super().open_folder(at, folded)
+
+
+def test_no_other_name_of_the_receiver_s_own_folder_leads_there() -> None:
+    store = Store("out", Rules(), Folding())
+    b = Talk(store)
+    for name in (".stx", ".STX", ".s\u200ctx"):
+        assert code_of(b.send(name.encode(), b"lock", number=len(b.heard))) is Code.NAME
+    b.over()
+    for folder in (b".stx", b".sTX", b"..", b"a/b"):
+        with pytest.raises(TransferError) as caught:
+            store.account("another", folder=folder)
+        assert caught.value.code is Code.NAME
+    store.close()
+
+
 def test_errors_can_be_pickled() -> None:
     import pickle
 
