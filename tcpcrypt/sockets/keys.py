@@ -14,16 +14,18 @@ otherwise root has the daemon's, /var/lib/tcpcrypt, and anybody else
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
+import time
 from pathlib import Path
 from typing import ClassVar, Final
 
 from tcpcrypt.auth.identity import Identity, ensure_identity
 from tcpcrypt.auth.known_peers import KnownPeers
 from tcpcrypt.auth.known_peers_file import KnownPeersFile
-from tcpcrypt.auth.learned import News
+from tcpcrypt.auth.learned import Learned, News, remember
 from tcpcrypt.auth.psk import PskStore, changed_psks, load_psks
 from tcpcrypt.auth.secret_file import make_directory
 from tcpcrypt.auth.terms import PeerProof
@@ -37,6 +39,9 @@ __all__ = ["KeyDirectory", "Keys", "default_directory"]
 _SYSTEM: Final = Path("/var/lib/tcpcrypt")
 _SYSTEM_PSKS: Final = Path("/etc/tcpcrypt/psk")
 _VARIABLE: Final = "TCPCRYPT_KEYS"
+_REST: Final = 9
+"""How much longer than it took to write what strangers have shown nothing of that kind is
+written: they have a tenth of a server's time for it, however many keys they make."""
 
 Stamp = tuple[int, int, int] | None
 
@@ -76,6 +81,9 @@ class KeyDirectory:
         self._trust: Trust | None = None
         self._identity_stamp: Stamp = None
         self._psks_stamp: tuple[Stamp, ...] = ()
+        self._unwritten: list[Learned] = []
+        """What is known and yet to be written, when `_rest_until` is past."""
+        self._rest_until = 0.0
         self._lock = threading.RLock()
 
     @classmethod
@@ -127,9 +135,16 @@ class KeyDirectory:
             self._forget(changed_psks(trust.psks, psks))
             trust.psks, self._psks_stamp = psks, psks_stamp
         if self._file.refresh() or self._trust is None:
-            trust.known = self._file.current.copy()
+            self._know(trust)
         self._trust = trust
+        if self._unwritten and time.monotonic() >= self._rest_until:
+            self.write()
         return trust
+
+    def _know(self, trust: Trust) -> None:
+        """What the file says, and what is still to be written there."""
+        trust.known = self._file.current.copy()
+        remember(trust.known, self._unwritten, int(trust.clock()))
 
     def _forget(self, psks: frozenset[str]) -> None:
         """Sessions that were authenticated by keys which are no more go on no more."""
@@ -138,7 +153,7 @@ class KeyDirectory:
                 cache.flush_identity(lambda packed: PeerProof.unpack(packed).psk in psks)
 
     def learn(self, terms: TrustTerms, proof: PeerProof, *, insist: bool) -> None:
-        """Remember what a peer has proved, on the disk.
+        """Remember what a peer has proved, on the disk, if not at once then soon.
 
         `insist`: trust is in the memory alone, so that a first contact which
         cannot be remembered is none that counts.  Raises `LocalError` then, and
@@ -153,27 +168,56 @@ class KeyDirectory:
                 raise LocalError(f"{self.path}: no room for more known peers; forget some")
             if learned.news not in (News.FIRST, News.AGAIN):
                 return
-            first = learned.news is News.FIRST and insist
+            self._unwritten.append(learned)
+            if not insist:
+                if time.monotonic() >= self._rest_until:
+                    self.write()
+                    terms.judge(proof)  # by what others have written
+                return
+            unwritten, self._unwritten = self._unwritten, []
             try:
-                written = self._file.learn([learned])
+                written = learned in self._file.learn(unwritten)
             except LocalError:
                 self._relearn()
-                if first:
+                if learned.news is News.FIRST:
                     raise
                 return
             if not written:
                 self._relearn()
                 terms.judge(proof)
 
+    def write(self) -> None:
+        """Write down what strangers have shown lately, if that is possible."""
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, []
+            if not unwritten:
+                return
+            begun = time.monotonic()
+            try:
+                written = self._file.learn(unwritten)
+            except LocalError:
+                written = []
+            if len(written) < len(unwritten):
+                self._relearn()
+            now = time.monotonic()
+            self._rest_until = now + _REST * (now - begun)
+
     def _relearn(self) -> None:
         """Go by the file again, which has not taken what was learnt."""
         with contextlib.suppress(LocalError):
             self._file.refresh()
         if self._trust is not None:
-            self._trust.known = self._file.current.copy()
+            self._know(self._trust)
 
     def __repr__(self) -> str:
         return f"<KeyDirectory {self.path}>"
+
+
+@atexit.register
+def _write_all() -> None:
+    """What is left at the end of the program."""
+    for directory in list(KeyDirectory._all.values()):
+        directory.write()
 
 
 Keys = KeyDirectory | str | os.PathLike[str] | None

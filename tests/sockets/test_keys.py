@@ -10,10 +10,11 @@ from support.conversations import SCOPE, End, carry, connected, finished, told
 
 from tcpcrypt.auth.fingerprint import fingerprint
 from tcpcrypt.auth.identity import Identity, create_identity
-from tcpcrypt.auth.known_peers import KnownPeer, TrustLevel
+from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
 from tcpcrypt.auth.known_peers_file import KnownPeersFile
 from tcpcrypt.auth.learned import LEARNT_OUTGOING_MAX
 from tcpcrypt.auth.psk import create_psk
+from tcpcrypt.auth.terms import PeerProof
 from tcpcrypt.core.events import Role
 from tcpcrypt.errors import IdentityChangedError, LocalError
 from tcpcrypt.sockets import KeyDirectory, default_directory, keys
@@ -130,6 +131,46 @@ def test_strangers_are_not_refused_for_want_of_room(
 ) -> None:
     monkeypatch.setattr("tcpcrypt.auth.learned.LEARNT_INCOMING_MAX", 0)
     connected(End.at(tmp_path / "a"), End.at(tmp_path / "b"))
+
+
+def test_strangers_do_not_keep_a_server_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new key that one of them shows would be a file to be written and synced."""
+    monkeypatch.setattr(keys, "_REST", 1e9)
+    path = tmp_path / "b"
+    server = keys.KeyDirectory.at(path)
+    publics = [Identity.generate() for _ in range(20)]
+    shown = [fingerprint(identity.public) for identity in publics]
+    learn = arrange(PeerSpec.parse("tofu"), Role.B, "", server).learn
+
+    def known(peers: KnownPeers) -> set[str]:
+        return set(peers.of_scope("*"))
+
+    def on_disk() -> set[str]:
+        file = KnownPeersFile(path / "known_peers")
+        file.refresh()
+        return known(file.current)
+
+    for identity in publics:
+        learn(PeerProof(identity.public, "", 1).pack())
+    assert on_disk() == {shown[0]}
+    assert known(server.trust().known) == set(shown)
+    # Another process writes, too, and it is this one's turn at last.
+    other = fingerprint(Identity.generate().public)
+    KnownPeersFile(path / "known_peers").update(
+        lambda peers: peers.put(KnownPeer(other, "*", 1, 1, TrustLevel.TOFU))
+    )
+    assert known(server.trust().known) == {*shown, other}
+    server._rest_until = 0.0
+    server.trust()
+    assert on_disk() == {*shown, other}
+    # What is left at the end of the program.
+    late = Identity.generate()
+    learn(PeerProof(late.public, "", 1).pack())
+    assert fingerprint(late.public) not in on_disk()
+    keys._write_all()
+    assert fingerprint(late.public) in on_disk()
 
 
 def test_a_key_that_was_seen_again_need_not_be_written(
