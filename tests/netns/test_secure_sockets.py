@@ -98,6 +98,18 @@ def test_a_policy_that_proves_nothing_is_not_enough(two: Pair) -> None:
             server.recv(100)
 
 
+def test_a_key_that_is_compared_with_none_is_not_enough(two: Pair) -> None:
+    """The other end proves a key of its own accord, and anybody could: no policy asks for it."""
+    two.client.start(policy("none", pq="prefer"))
+    two.server.start(policy("tofu", "opportunistic"))
+    client, server = wrapped(two, "tofu", "insecure-unauthenticated")
+    with client, server:
+        with pytest.raises(AuthenticationError, match="does not remember"):
+            client.sendall(b"secret")
+        with pytest.raises((ResetError, TruncationError)):
+            server.recv(100)
+
+
 def test_encryption_alone_is_enough_for_who_says_so(two: Pair) -> None:
     two.start(policy("none"))
     client, server = wrapped(two, "insecure-unauthenticated", "insecure-unauthenticated")
