@@ -316,8 +316,8 @@ class Session:
             return None
         if self.state is SessionState.ABORTED or self._lease or self._beginning.to_send:
             return None
-        if self._proof_due:
-            return None  # the frame that proves who the peer is has to be opened here
+        if self._proof_due or self._never_data:
+            return None  # the peer's first frame has to be opened here
         lease = Lease(sender.lend(), receiver.lend())
         if lease.sealing is None and (lease.opening is None or not sender.finished):
             # What the application sends would have to be sealed here.

@@ -411,3 +411,16 @@ def test_data_may_look_like_another_init_message() -> None:
     one.send_data(octets)
     exchange(one, other)
     assert data_of(events(other)) == octets * 2
+
+
+def test_the_first_frame_is_looked_at_here_whoever_moves_the_others() -> None:
+    one, other = open_pair(host(), host())
+    other.finish()
+    drain(other)
+    assert other.lend() is None
+    one.send_data(b"first")
+    other.receive_data(drain(one))
+    events(other)
+    lease = other.lend()
+    assert lease is not None
+    assert lease.sealing is None
