@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from tcpcrypt.errors import LocalError
+from tcpcrypt.transfer.beneath import Place
 from tcpcrypt.transfer.buffers import Uses
 from tcpcrypt.transfer.codes import Code, TransferError
 from tcpcrypt.transfer.digest import Algorithm, Digest, Hashing
@@ -118,38 +119,56 @@ def entries(local: str) -> Iterator[Entry | Skipped]:
         raise LocalError(f"{local!r} is no file and no folder: send it as standard input")
 
 
-def file_entry(local: str | bytes, path: Path, *, follow: bool = True) -> Entry:
+def file_entry(local: str | bytes, path: Path) -> Entry:
     """One file."""
-    return Entry(path, True, lambda: FileSource(local, follow=follow))
+    return Entry(path, True, lambda: FileSource(local))
 
 
-def _folder(local: str | bytes, path: Path) -> Iterator[Entry | Skipped]:
-    waiting: deque[tuple[bytes, Path]] = deque([(os.fsencode(local), path)])
+def _folder(local: str, path: Path) -> Iterator[Entry | Skipped]:
+    waiting = deque([Place(local)])
     while waiting:
-        here, path = waiting.popleft()
-        yield _folder_entry(here, path)
+        place = waiting.popleft()
+        here = path + place.below
+        yield _folder_entry(place, here)
         try:
-            with os.scandir(here) as found:
-                inside = sorted(found, key=lambda item: item.name)
+            found = sorted(_look_into(place))
         except OSError as error:
-            yield Entry(path, False, _raising(error))  # not to be left out in silence
+            yield Entry(here, False, _raising(error))  # not to be left out in silence
             continue
-        for item in inside:
-            below = (*path, item.name)
+        for name, kind in found:
+            below, inside = (*here, name), place.inside(name)
             try:
-                check_component(item.name)
+                check_component(name)
                 check_path(below)
             except TransferError as error:
                 yield Skipped(below, error.detail)
                 continue
-            if item.is_symlink():
-                yield Skipped(below, "a symbolic link")
-            elif item.is_dir(follow_symlinks=False):
-                waiting.append((item.path, below))
-            elif item.is_file(follow_symlinks=False):
-                yield file_entry(item.path, below, follow=False)
+            if kind == stat.S_IFDIR:
+                waiting.append(inside)
+            elif kind == stat.S_IFREG:
+                yield _file_entry(inside, below)
             else:
-                yield Skipped(below, "no file and no folder")
+                link = kind == stat.S_IFLNK
+                yield Skipped(below, "a symbolic link" if link else "no file and no folder")
+
+
+def _look_into(place: Place) -> Iterator[tuple[bytes, int]]:
+    """Names and what they stand for, as in `stat.S_IFMT`."""
+    fd = place.open_folder()
+    try:
+        with os.scandir(fd) as found:
+            for item in found:
+                yield os.fsencode(item.name), _kind(item)
+    finally:
+        os.close(fd)
+
+
+def _kind(item: os.DirEntry[str]) -> int:
+    if item.is_symlink():
+        return stat.S_IFLNK
+    if item.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    return stat.S_IFREG if item.is_file(follow_symlinks=False) else 0
 
 
 def _raising(error: OSError) -> Callable[[], Source]:
@@ -159,8 +178,12 @@ def _raising(error: OSError) -> Callable[[], Source]:
     return raises
 
 
-def _folder_entry(local: bytes, path: Path) -> Entry:
-    return Entry(path, False, lambda: FolderSource(local))
+def _folder_entry(place: Place, path: Path) -> Entry:
+    return Entry(path, False, lambda: FolderSource(place))
+
+
+def _file_entry(place: Place, path: Path) -> Entry:
+    return Entry(path, True, lambda: FileSource(place.named, place.below))
 
 
 class FolderSource:
@@ -169,9 +192,12 @@ class FolderSource:
     size = 0
     offset = 0
 
-    def __init__(self, local: bytes) -> None:
-        os.close(os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # can be read
-        found = os.stat(local)
+    def __init__(self, place: Place) -> None:
+        fd = place.open_folder()
+        try:
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
         self.mode = stat.S_IMODE(found.st_mode)
         self.mtime = found.st_mtime_ns
         self._identity = b"folder %d %d" % (found.st_dev, found.st_ino)
@@ -201,13 +227,11 @@ class FolderSource:
 class FileSource:
     """A file, which must be the same file, unchanged, from the first look to the last."""
 
-    def __init__(self, local: str | bytes, *, follow: bool = True) -> None:
-        self._local = local
-        self._flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        if not follow:
-            self._flags |= os.O_NOFOLLOW
+    def __init__(self, local: str | bytes, below: Path = ()) -> None:
+        """What the caller names, or `below` that (`Place`)."""
+        self._place = Place(local, below)
         self._fd: int | None = None
-        found = os.stat(local, follow_symlinks=follow)
+        found = self._place.stat()
         self._seen = _seen(found)
         self.size = found.st_size
         self.mode = stat.S_IMODE(found.st_mode)
@@ -225,7 +249,7 @@ class FileSource:
 
     def start(self, prefixes: Prefixes, algorithm: Algorithm) -> Iterator[None]:
         self.close()
-        fd = self._fd = os.open(self._local, self._flags)
+        fd = self._fd = self._place.open(os.O_RDONLY | os.O_NONBLOCK)
         self._check(fd)
         hasher = algorithm.new()
         self._algorithm, self._hasher, self._offset = algorithm, hasher.copy(), 0

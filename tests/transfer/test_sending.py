@@ -137,7 +137,7 @@ def test_a_file(file: Path) -> None:
 def test_no_receiver_has_a_sender_keep_more_than_a_window() -> None:
     """Of a stream all that is not durable is kept."""
     with open("/dev/zero", "rb", buffering=0) as zeros:
-        a = Talk(stream_entry(zeros, (b"zeros",)), block=MIB, window=0xFFFFFFFF, files=0xFFFF)
+        a = Talk(stream_entry(zeros, (b"zeros",)), block=MIB, window=2 * WINDOW_MAX, files=0xFFFF)
         a.listen()
         a.tell(Have(0, ()))
         assert len(joined(a.listen())) == WINDOW_MAX
@@ -701,10 +701,10 @@ def test_a_folder_that_cannot_be_read_is_not_left_out_in_silence(
     (tmp_path / "top" / "sub").mkdir(parents=True)
     scandir = os.scandir
 
-    def refuse(path: bytes) -> object:
-        if path.endswith(b"sub"):
+    def refuse(fd: int) -> object:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("sub"):
             raise PermissionError(13, "Permission denied")
-        return scandir(path)
+        return scandir(fd)
 
     monkeypatch.setattr(os, "scandir", refuse)
     wanted = [item for item in entries(str(tmp_path / "top")) if isinstance(item, Entry)]
@@ -713,6 +713,38 @@ def test_a_folder_that_cannot_be_read_is_not_left_out_in_silence(
     (failed,) = a.events()
     assert isinstance(failed, Failed)
     assert (failed.entry.path, failed.code) == ((b"top", b"sub"), Code.UNREADABLE)
+
+
+@pytest.mark.parametrize("when", ["before it is looked into", "before it is opened", "later"])
+def test_a_folder_that_becomes_a_link_gives_away_nothing(tmp_path: Path, when: str) -> None:
+    """Whoever may write to what root sends is not to read what root can."""
+    top, secret = tmp_path / "top", tmp_path / "secret"
+    for folder in (top / "sub", secret):
+        folder.mkdir(parents=True)
+        (folder / "a").write_bytes(b"hello")
+        os.utime(folder / "a", ns=(1, 10**18))
+
+    def swap() -> None:
+        (top / "sub").rename(top / "old")
+        (top / "sub").symlink_to(secret)
+
+    found = entries(str(top))
+    wanted = [next(found), next(found)]
+    if when == "before it is looked into":
+        swap()
+    wanted += list(found)
+    if when == "before it is opened":
+        swap()
+    a = Talk(*[item for item in wanted if isinstance(item, Entry)])
+    puts = [message for message in a.listen() if isinstance(message, Put)]
+    if when == "later":
+        swap()
+    a.tell(*[Have(put.file, ()) for put in puts if put.kind is Kind.FILE])
+    said = a.listen()
+    assert joined(said) == b""
+    failed = [event.code for event in a.events() if isinstance(event, Failed)]
+    given_up = [message.code for message in said if isinstance(message, End)]
+    assert {*failed, *given_up} == {Code.UNREADABLE}
 
 
 def test_a_link_that_is_named_is_followed_and_one_that_appears_is_not(
