@@ -65,6 +65,7 @@ class Channel(asyncio.BufferedProtocol):
         "_timer",
         "_transport",
         "_turning",
+        "_unsent",
         "application",
         "begun",
         "conversation",
@@ -102,6 +103,8 @@ class Channel(asyncio.BufferedProtocol):
         self._full = self._choked = False
         self._answers = 0
         self._turning = False
+        self._unsent = False
+        """The kernel has no room for what waits; once the own stream has ended, for any of it."""
         self.begun = time.monotonic()
         """When the connection came, on the monotonic clock."""
         self.paused = False
@@ -207,12 +210,14 @@ class Channel(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The plain transport is full."""
+        self._unsent = True
         self._full = True
         if self._transport is not None:
             self._transport.fill()
 
     def resume_writing(self) -> None:
         """The plain transport has room again."""
+        self._unsent = False
         self._full, self._answers = False, 0
         if self._choked:
             self._choked = False
@@ -241,6 +246,8 @@ class Channel(asyncio.BufferedProtocol):
         """End the own stream by FINp."""
         (self._bulk or self.conversation).finish()
         self._flush()
+        # Nothing follows: whether it has all left is now what is asked.
+        self.raw.set_write_buffer_limits(0)
 
     def finish_tcp(self) -> None:
         """TCP FIN, behind FINp."""
@@ -374,7 +381,7 @@ class Channel(asyncio.BufferedProtocol):
         if not hasattr(self, "conversation"):
             self.error = exc or ConnectionAbortedError("connection was given up")
             return
-        (self._bulk or self.conversation).receive_reset()
+        (self._bulk or self.conversation).receive_reset(unsent=self._unsent)
         while (event := self.conversation.next_event()) is not None:
             if isinstance(event, Failed):
                 self.error = event.error

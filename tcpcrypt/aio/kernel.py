@@ -121,9 +121,9 @@ class KernelConversation:
             self._ended = True
             self._events.append(StreamEnded())
 
-    def receive_reset(self) -> None:
+    def receive_reset(self, *, unsent: bool = False) -> None:
         """TCP says that the connection is gone."""
-        if not self._ended:
+        if unsent or not self._ended:
             self._kernel._lost()
             self._tell_failure()
 

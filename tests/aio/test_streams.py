@@ -328,6 +328,23 @@ async def test_a_connection_that_is_aborted_is_no_end(ends: Ends) -> None:
 
 
 @in_a_loop
+async def test_closing_with_bytes_that_never_left_is_a_failure(ends: Ends) -> None:
+    """Even towards one that has ended its own stream: it may have died in the middle of ours."""
+    async with ends.pair() as ((reader, writer), (_reader, other)):
+        for end, option in ((writer, socket.SO_SNDBUF), (other, socket.SO_RCVBUF)):
+            end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, 4096)
+        other.write_eof()
+        assert await reader.read() == b""
+        other.transport.pause_reading()
+        writer.write(bytes(250_000))
+        writer.close()
+        await asyncio.sleep(0.1)
+        other.transport.abort()
+        with pytest.raises(ResetError):
+            await writer.wait_closed()
+
+
+@in_a_loop
 async def test_a_server_that_is_closed_keeps_its_connections(ends: Ends) -> None:
     server = await ends.server(echo)
     reader, writer = await ends.connect(server)
