@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -37,3 +38,11 @@ def twin(request: pytest.FixtureRequest) -> ModuleType:
 def twins() -> list[ModuleType]:
     """All twins at once, to hold them to the same answers."""
     return [load_twin(name) for name in (["py"] if PURE_PYTHON else ["py", "c"])]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keys_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What no test names a directory for makes its keys here, not in the one of the system."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TCPCRYPT_KEYS", str(tmp_path_factory.mktemp("keys")))
+        yield
