@@ -9,8 +9,9 @@
 No application byte is delivered or sent before AES_MODE: before the keys are
 there, the peer has proved what policy asks for, and its first authenticated
 frame, or the proof in its Init2, has shown that both ends saw the same options
-and Init messages.  That holds with `insecure-unauthenticated`, too
-(`tcpcrypt.sockets.arrangement.ConfirmedTep`).  FAIL wipes the keys; the owner
+and Init messages.  With `insecure-unauthenticated`, too, B waits for such a frame
+(`tcpcrypt.sockets.arrangement.ConfirmedTep`); A sends once it has keys, with whomever:
+an altered negotiation shows when B cannot open that.  FAIL wipes the keys; the owner
 writes what `data_to_send` still has, if it can at once, and resets the connection.
 """
 

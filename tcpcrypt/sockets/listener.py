@@ -209,16 +209,14 @@ class SecureListener:
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno not in _SCARCE or not self._running:
-                    raise
-                # Whoever keeps silent must not keep others from being heard.
-                self._give_way("this host has no room for more connections")
+                self._make_room(error)
                 continue
             try:
                 secured = self._secure(sock, address)
-            except BaseException:
+            except BaseException as error:
                 reset(sock)
-                raise
+                self._make_room(error)
+                continue
             if not isinstance(secured, InBandSocket):
                 self._ready.append((secured, address))
                 continue
@@ -227,6 +225,16 @@ class SecureListener:
             self._running[secured] = address
             self._selector.register(secured, selectors.EVENT_READ)
             self._advance(secured)
+
+    def _make_room(self, error: BaseException) -> None:
+        """Whoever keeps silent must not keep others from being heard, for want of descriptors.
+
+        Raises whatever else went wrong, for `accept` to tell.
+        """
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not (isinstance(cause, OSError) and cause.errno in _SCARCE and self._running):
+            raise error
+        self._give_way("this host has no room for more connections")
 
     def _give_way(self, why: str) -> None:
         """The handshake that has run longest is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import select
@@ -259,6 +260,35 @@ def test_silent_clients_give_way_where_descriptors_are_scarce(listen) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert {server.failure for server in servers} == {Failure.HANDSHAKE_TIMEOUT}
     assert "no room" in str(servers[0].error)
+    for sock in mute:
+        sock.close()
+
+
+def test_silent_clients_give_way_where_keys_cannot_be_read_for_want_of_descriptors(
+    listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening = listen()
+    listening.settimeout(0)
+    mute = [raw(listening.getsockname())]
+    while not listening._running:
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    failing = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EIO, "gone")]
+    secure = listening._secure
+
+    def scarce(sock: socket.socket, address: object) -> object:
+        if not failing:
+            return secure(sock, address)
+        raise LocalError("known_peers") from failing.pop(0)
+
+    monkeypatch.setattr(listening, "_secure", scarce)
+    listening.settimeout(PATIENCE)
+    mute += [raw(listening.getsockname())]
+    server, _address = listening.accept()
+    assert "no room" in str(server.error)
+    mute += [raw(listening.getsockname())]
+    with pytest.raises(LocalError, match="known_peers"):
+        listening.accept()
     for sock in mute:
         sock.close()
 
