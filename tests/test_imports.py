@@ -1,6 +1,9 @@
 """The import contract: imports point down, and leaves import nothing above them."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,22 @@ def test_every_package_has_its_place() -> None:
 def test_public_names_exist() -> None:
     for name in tcpcrypt.__all__:
         assert getattr(tcpcrypt, name) is not None
+
+
+def test_the_core_needs_nothing_that_other_systems_lack() -> None:
+    """The promise of `tcpcrypt/__init__.py`; Windows has neither these nor forks."""
+    lacking = (
+        "import os, sys\n"
+        "del os.fork, os.register_at_fork\n"
+        "for name in ('fcntl', 'grp', 'pwd', 'resource', 'termios'): sys.modules[name] = None\n"
+        "import tcpcrypt\n"
+        "print(tcpcrypt.Session.__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lacking],
+        env=os.environ | {"TCPCRYPT_PUREPYTHON": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("Session\n", "")

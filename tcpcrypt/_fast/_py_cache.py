@@ -7,6 +7,7 @@ swap takes the C twin's own memory.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -233,5 +234,6 @@ def _at_exit() -> None:
         cache.clear()
 
 
-os.register_at_fork(after_in_child=_forked)
+with contextlib.suppress(AttributeError):  # where no process forks
+    os.register_at_fork(after_in_child=_forked)
 atexit.register(_at_exit)

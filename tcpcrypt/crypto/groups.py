@@ -20,6 +20,7 @@ Open points of the RFC, decided here:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections import deque
@@ -94,7 +95,8 @@ class Group(ABC):
     def __init__(self) -> None:
         self._ready: deque[EphemeralKey] = deque()
         # Two processes must not use the same key pair.
-        os.register_at_fork(after_in_child=self._ready.clear)
+        with contextlib.suppress(AttributeError):  # where no process forks
+            os.register_at_fork(after_in_child=self._ready.clear)
 
     def generate(self) -> EphemeralKey:
         """A new random key pair; each is given out once."""
