@@ -8,20 +8,20 @@ another, which goes on where the receiver's disk has got to.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
-import itertools
 import os
 import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tcpcrypt import sockets
-from tcpcrypt.errors import HandshakeTimeoutError, TcpcryptError
+from tcpcrypt.errors import HandshakeTimeoutError, LocalError, TcpcryptError
 from tcpcrypt.sockets import SecureSocket, State, StateChanged
 from tcpcrypt.transfer import names
 from tcpcrypt.transfer.codes import Code, TransferError
@@ -33,9 +33,10 @@ from tcpcrypt.transfer.progress import Progress, readable
 from tcpcrypt.transfer.rules import IDLE_TIMEOUT
 from tcpcrypt.transfer.sender import Accepted, Delivered, Event, Failed, Sending
 from tcpcrypt.transfer.sender import Progress as Sent
-from tcpcrypt.transfer.source import Entry, Skipped, entries
+from tcpcrypt.transfer.source import Entry, Skipped, entries, lost_entry
 from tcpcrypt.transfer.status import FileError, Status, UsageError, retryable, status_of
 from tcpcrypt.transfer.stream import stream_entry
+from tcpcrypt.transfer.waiting import Waiting
 
 __all__ = ["Order", "deliver"]
 
@@ -89,6 +90,7 @@ class _Delivery:
         self._stdin = stdin
         self._connect = _connector(order)
         self._status = Status.OK
+        self._waiting = Waiting(self._sendable())
         self._again: list[Entry] = []
         """Files that the receiver gave back for the next connection."""
         self._durable: dict[names.Path, int] = {}
@@ -102,10 +104,9 @@ class _Delivery:
         """See `deliver`."""
         if self._progress.counts:
             self._progress.expect(_total(self._files))
-        wanted: Iterable[Entry | Skipped] = self._entries()
         while True:
             self._attempts += 1
-            left, error = self._attempt(wanted)
+            error = self._attempt()
             if error is None:
                 break
             if not retryable(error) or self._is_silence(error):
@@ -123,21 +124,18 @@ class _Delivery:
                 pause=round(pause, 3),
             )
             time.sleep(pause)
-            wanted = left
         self._sum_up()
         return self._status
 
     # --- one connection ----------------------------------------------------------------
 
-    def _attempt(
-        self, wanted: Iterable[Entry | Skipped]
-    ) -> tuple[Iterable[Entry], Exception | None]:
-        """What is left to send, and what went wrong with the connection, if anything did."""
+    def _attempt(self) -> Exception | None:
+        """What went wrong with the connection, if anything did."""
         self._offered = False
         try:
             secured = self._connect(self._step)
         except (OSError, TcpcryptError) as error:
-            return self._sendable(wanted), error
+            return error
         self._known = True
         self._progress.say(
             "connected",
@@ -149,7 +147,7 @@ class _Delivery:
             peer_identity=secured.peer_identity,
         )
         block = min(self._order.block, BLOCK_MAX)
-        sending = Sending(self._sendable(wanted), peer=self._order.host, block=block)
+        sending = Sending(self._waiting, peer=self._order.host, block=block)
         talk = _Talk(secured, sending, self._order.bandwidth, self._tell)
         try:
             failure = talk.run()
@@ -157,9 +155,10 @@ class _Delivery:
             talk.close()
             self._drain(sending)
         again, self._again = self._again, []
-        if failure is None:
-            return again, TransferError(Code.SHUTDOWN) if again else None
-        return itertools.chain(again, sending.remaining()), failure
+        self._waiting.put_back([*again, *sending.unfinished()])
+        if failure is None and again:
+            return TransferError(Code.SHUTDOWN)
+        return failure
 
     def _is_silence(self, error: Exception) -> bool:
         """Whether nobody there has ever offered encryption, which no attempt changes."""
@@ -257,8 +256,8 @@ class _Delivery:
             status=int(self._status),
         )
 
-    def _sendable(self, wanted: Iterable[Entry | Skipped]) -> Iterator[Entry]:
-        for entry in wanted:
+    def _sendable(self) -> Iterator[Entry]:
+        for entry in self._entries():
             if isinstance(entry, Entry):
                 yield entry
             else:
@@ -287,7 +286,10 @@ class _Delivery:
                 stream = io.FileIO(self._stdin, closefd=False)
                 yield stream_entry(stream, names.path_of(self._order.name))
             else:
-                yield from entries(file)
+                try:
+                    yield from entries(file)
+                except (OSError, LocalError) as error:  # it has gone, or become something else
+                    yield lost_entry(file, error)
 
 
 class _Talk:
@@ -317,8 +319,11 @@ class _Talk:
         except (OSError, TcpcryptError) as error:
             self._secured.abort()
             self._reader.join()
-            # What the reader has met explains what the writer has.
-            return self._error or self._secured.error or error
+            # What the reader has met explains what the writer has, unless that was `abort`.
+            met = self._error
+            if isinstance(met, OSError) and met.errno == errno.EBADF:
+                met = None
+            return met or self._secured.error or error
         return self._error if not self._sending.finished else None
 
     def close(self) -> None:

@@ -182,12 +182,14 @@ class Sending:
         except IndexError:
             return None
 
+    def unfinished(self) -> list[Entry]:
+        """After `close`: what was begun and neither was delivered nor failed."""
+        deferred = [] if self._deferred is None else [self._deferred]
+        return [file.entry for file in self._files.values()] + deferred
+
     def remaining(self) -> Iterator[Entry]:
-        """After `close`: what neither was delivered nor failed, for the next connection."""
-        for file in self._files.values():
-            yield file.entry
-        if self._deferred is not None:
-            yield self._deferred
+        """After `close`: all that neither was delivered nor failed, for the next connection."""
+        yield from self.unfinished()
         yield from self._entries
 
     @property

@@ -33,6 +33,7 @@ __all__ = [
     "Source",
     "entries",
     "file_entry",
+    "lost_entry",
     "transfer_id",
 ]
 
@@ -171,7 +172,14 @@ def _kind(item: os.DirEntry[str]) -> int:
     return stat.S_IFREG if item.is_file(follow_symlinks=False) else 0
 
 
-def _raising(error: OSError) -> Callable[[], Source]:
+def lost_entry(local: str, error: OSError | LocalError) -> Entry:
+    """What has been there and cannot be sent any more: not to be left out in silence."""
+    detail = str(error) if isinstance(error, LocalError) else error.strerror or str(error)
+    name = os.fsencode(os.path.basename(os.path.abspath(local)))
+    return Entry((name,), True, _raising(TransferError(Code.UNREADABLE, detail)))
+
+
+def _raising(error: Exception) -> Callable[[], Source]:
     def raises() -> Source:
         raise error
 

@@ -365,6 +365,48 @@ def test_exit_3_a_file_that_is_not_there(tmp_path: Path, send: Send) -> None:
         assert receiver.events("connected") == []
 
 
+@pytest.mark.parametrize("becomes", ["nothing", "a pipe"])
+def test_exit_3_a_file_that_goes_before_its_turn_costs_the_others_nothing(
+    tmp_path: Path, send: Send, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    files = [tmp_path / name for name in ("a", "b", "c")]
+    for path in files:
+        path.write_bytes(CONTENT)
+    connect = KeyedClient.connect
+
+    def late(*given: Any) -> Any:
+        if files[1].is_file():
+            files[1].unlink()
+            if becomes == "a pipe":
+                os.mkfifo(files[1])
+        return connect(*given)
+
+    monkeypatch.setattr(KeyedClient, "connect", late)
+    with Receiver(tmp_path) as receiver:
+        monkeypatch.setenv("STX_KEY_FILE", str(receiver.keys / "default"))
+        words = ("--json", "127.0.0.1", str(receiver.port), *map(str, files))
+        assert stx_send.main(words) == 3
+    assert sorted(path.name for path in receiver.out.iterdir()) == [".stx", "a", "c"]
+
+
+def test_any_number_of_attempts(
+    tmp_path: Path, file: Path, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the interpreter's stack has room for."""
+    monkeypatch.setattr(limits, "BACKOFF_FIRST", 0.0)
+    connect, refusals = KeyedClient.connect, iter(range(sys.getrecursionlimit()))
+
+    def refused(*given: Any) -> Any:
+        for _ in refusals:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return connect(*given)
+
+    monkeypatch.setattr(KeyedClient, "connect", refused)
+    with Receiver(tmp_path) as receiver:
+        assert send(receiver, "--retries", "100000", file) == 0
+    assert (receiver.out / "notes.txt").read_bytes() == CONTENT
+
+
 def test_exit_3_a_file_that_cannot_be_read_costs_the_others_nothing(
     tmp_path: Path, file: Path, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
