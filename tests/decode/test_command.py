@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -407,6 +408,25 @@ def test_what_was_in_the_file_is_gone(files: Files) -> None:
     assert out.stat().st_mode & 0o777 == 0o600
     assert len(list(read_capture(out))) > 3
     assert out.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_a_disk_that_is_full_is_said(
+    files: Files, size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At once, or when the file is closed: what is written is kept back a little."""
+    recorded = record(Host(), Host())
+    recorded.say(False, bytes(size))
+    recorded.close()
+    files.put(recorded)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    out = files.directory / "plain.pcapng"
+    try:
+        assert files.run("--json", "--write", str(out)) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{out}: File too large; what is in it is not all" in capsys.readouterr().err
 
 
 def test_times_that_the_format_cannot_say(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,11 +87,13 @@ class PlainCapture:
     """A `Sink` that writes a pcapng file.  A context manager.
 
     The file is the owner's alone (mode 0600), for what was encrypted is in it.
+    `data`, `end` and the exit raise `LocalError` where the disk takes no more.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises `LocalError` if the file cannot be written, or others could read it."""
         utils = scapy_utils()
+        self._path = path
         try:
             descriptor = _open(path)
         except OSError as error:
@@ -105,8 +107,15 @@ class PlainCapture:
     def __enter__(self) -> PlainCapture:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._writer.close()
+        except OSError as error:
+            if kind is None:  # otherwise it was told
+                raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> LocalError:
+        return LocalError(f"{self._path}: {error.strerror}; what is in it is not all")
 
     def data(self, report: ConnectionReport, from_client: bool, data: bytes, time: float) -> None:
         """See `Sink.data`."""
@@ -144,7 +153,11 @@ class PlainCapture:
 
     def _write(self, packet: bytes, time: float, comment: str = "") -> None:
         # The format has 64 bits of microseconds; a capture may say more.
-        self._writer.write_packet(_Commented.made(packet, comment), sec=min(time, _TIME_MAX))
+        made, time = _Commented.made(packet, comment), min(time, _TIME_MAX)
+        try:
+            self._writer.write_packet(made, sec=time)
+        except OSError as error:
+            raise self._failed(error) from error
 
 
 def _open(path: Path) -> int:
