@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 from tcpcrypt.aio.moving import BULK, SCRATCH, Bulk, deliver
 from tcpcrypt.aio.transport import SecureTransport
 from tcpcrypt.core.events import DataReceived, StreamEnded
+from tcpcrypt.errors import LocalError
 from tcpcrypt.sockets.conversation import Conversation, Failed
 from tcpcrypt.sockets.state import State, StateChanged
 
@@ -58,6 +60,7 @@ class Channel(asyncio.BufferedProtocol):
         "_full",
         "_loop",
         "_on_state",
+        "_owner",
         "_sent",
         "_settled",
         "_silent",
@@ -103,6 +106,7 @@ class Channel(asyncio.BufferedProtocol):
         self._full = self._choked = False
         self._answers = 0
         self._turning = False
+        self._owner = os.getpid()
         self._unsent = False
         """The kernel has no room for what waits; once the own stream has ended, for any of it."""
         self.begun = time.monotonic()
@@ -124,6 +128,11 @@ class Channel(asyncio.BufferedProtocol):
     def connected(self) -> bool:
         """Whether there ever was a plain transport."""
         return hasattr(self, "raw")
+
+    @property
+    def _is_copy(self) -> bool:
+        """Whether this process is a child of the one whose connection it is."""
+        return self._owner != os.getpid()
 
     # --- from the plain transport ------------------------------------------------------
 
@@ -232,7 +241,12 @@ class Channel(asyncio.BufferedProtocol):
     # --- from the application's transport ------------------------------------------------
 
     def send(self, data: memoryview) -> None:
-        """Seal and send; `data` may change afterwards."""
+        """Seal and send; `data` may change afterwards.
+
+        Raises `LocalError` in a child: two that go on with one key use its nonces twice.
+        """
+        if self._is_copy:
+            raise LocalError("a secure connection stays with the process that made it")
         self._sent += len(data)
         if self._sent >= BULK and self._bulk is None:
             self._prepare_for_bulk()
@@ -244,6 +258,8 @@ class Channel(asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """End the own stream by FINp."""
+        if self._is_copy:
+            return
         (self._bulk or self.conversation).finish()
         self._flush()
         # Nothing follows: whether it has all left is now what is asked.
@@ -251,7 +267,7 @@ class Channel(asyncio.BufferedProtocol):
 
     def finish_tcp(self) -> None:
         """TCP FIN, behind FINp."""
-        if not self.over and self.raw.can_write_eof():
+        if not (self.over or self._is_copy) and self.raw.can_write_eof():
             with contextlib.suppress(OSError):  # what is wrong, `connection_lost` will tell
                 self.raw.write_eof()
 
@@ -259,7 +275,8 @@ class Channel(asyncio.BufferedProtocol):
         """The own stream is ended: close, once the kernel has everything."""
         if not self.over:
             self.over = True
-            self.raw.close()
+            if not self._is_copy:
+                self.raw.close()
 
     def abort(self) -> None:
         """Reset the connection; nothing, once its loop is closed."""
@@ -290,7 +307,7 @@ class Channel(asyncio.BufferedProtocol):
     def silence(self) -> None:
         """The application wants to hear nothing but the end."""
         self._silent = True
-        if not self.over:
+        if not (self.over or self._is_copy):
             self.raw.pause_reading()
 
     def take_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -419,7 +436,7 @@ class Channel(asyncio.BufferedProtocol):
         """RST: whatever the peer sees, it is no end of a stream."""
         self.over = True
         self._stop_watching()
-        if self.connected:
+        if self.connected and not self._is_copy:
             sock = self.raw.get_extra_info("socket")
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import socket
 from dataclasses import replace
 from typing import Any
@@ -342,6 +343,36 @@ async def test_closing_with_bytes_that_never_left_is_a_failure(ends: Ends) -> No
         other.transport.abort()
         with pytest.raises(ResetError):
             await writer.wait_closed()
+
+
+@in_a_loop
+async def test_a_child_does_not_seal_with_the_keys_of_its_parent(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a fork both have the keys; one of them uses them."""
+    parent = os.getpid()
+    async with ends.pair() as ((_, writer), (reader, _other)):
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: parent + 1)
+            with pytest.raises(LocalError, match="process that made it"):
+                writer.write(b"child")
+        writer.write(b"parent")
+        assert await reader.read(100) == b"parent"
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "write_eof"])
+@in_a_loop
+async def test_a_child_does_not_end_what_is_its_parents(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    parent = os.getpid()
+    async with ends.pair() as ((_, writer), (reader, _other)):
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: parent + 1)
+            getattr(writer.transport, how)()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.2)
+        writer.transport._channel.raw.abort()  # which the parent would have done
 
 
 @in_a_loop
