@@ -21,6 +21,7 @@ from tcpcrypt.transfer.source import Entry, Prefixes
 __all__ = ["Readable", "StreamSource", "stream_entry"]
 
 _IDENTITY_LEN: Final = 16
+_CHUNK: Final = 16 << 10
 _NO_PREFIX: Final = "the receiver lost bytes that cannot be read again"
 
 
@@ -42,7 +43,8 @@ class _Chunk:
     """Bytes that are not durable at the receiver, as far as is known."""
 
     offset: int
-    data: bytes
+    data: bytearray
+    """It grows up to `_CHUNK`: what comes a byte at a time is not to cost hundreds of each."""
     before: Hasher
     """The digest of all before them."""
 
@@ -108,9 +110,10 @@ class StreamSource:
         took = self._stream.readinto(buffer)
         if not took:
             return 0
-        data = bytes(buffer[:took])
-        self._chunks.append(_Chunk(self._end, data, self._hasher.copy()))
-        self._hasher.update(data)
+        if not self._chunks or len(self._chunks[-1].data) + took > _CHUNK:
+            self._chunks.append(_Chunk(self._end, bytearray(), self._hasher.copy()))
+        self._chunks[-1].data.extend(buffer[:took])
+        self._hasher.update(buffer[:took])
         self._end = self._offset = self._end + took
         return took
 

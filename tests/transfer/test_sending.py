@@ -134,6 +134,25 @@ def test_a_file(file: Path) -> None:
     assert list(a.machine.remaining()) == []
 
 
+def test_a_stream_that_comes_a_byte_at_a_time_is_kept_in_few_pieces() -> None:
+    data = os.urandom(40_000)
+    source = StreamSource(io.BytesIO(data))  # type: ignore[arg-type]
+    list(source.start((), Algorithm.SHA256))
+    uses, hashing = Buffers(1, 1).take(), Hashing()
+    while source.read([memoryview(uses.buffer)], hashing, uses):
+        pass
+    assert len(source._chunks) == 3
+    for at in (0, 1, 16_384, 30_000, 40_000):
+        prefix = (at, hashlib.sha256(data[:at]).digest())
+        list(source.start((prefix,), Algorithm.SHA256))
+        buffer, rest = memoryview(bytearray(7000)), b""
+        while took := source.read([buffer], hashing, uses):
+            rest += buffer[:took]
+        assert rest == data[at:]
+    source.acknowledged(20_000)
+    assert source._chunks[0].offset == 16_384
+
+
 def test_no_receiver_has_a_sender_keep_more_than_a_window() -> None:
     """Of a stream all that is not durable is kept."""
     with open("/dev/zero", "rb", buffering=0) as zeros:
