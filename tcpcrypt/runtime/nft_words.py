@@ -211,7 +211,7 @@ class _Reading:
     @staticmethod
     def _identifier(test: str) -> str:
         # `ruleset` looks for an option with an experiment identifier, at one place at
-        # a time; nft finds it wherever it stands.
+        # a time; nft finds it wherever it stands, if it is the first of its kind.
         head = int(test.strip('"').rpartition("=")[2], 16)
         return f"tcp option @{head >> 24},16,16 {head & 0xFFFF:#x}"
 
