@@ -39,7 +39,7 @@ _TURN: Final = 1.0
 _WAITING_MAX: Final = 256
 """Senders that wait for their turn."""
 _SHARE: Final = 4
-"""One client has at most this part of the connections."""
+"""One client has at most this part of the connections, and of those that wait."""
 _BACKLOG: Final = 128
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -215,10 +215,18 @@ class Service:
         talk = _Talk(self, secured, client, where)
         with self._lock:
             self._waiting.append(talk)
-            dropped = self._waiting.popleft() if len(self._waiting) > _WAITING_MAX else None
+            dropped = self._one_too_many(client)
         if dropped is not None:
             dropped.drop()
         self._next()
+
+    def _one_too_many(self, client: str) -> _Talk | None:
+        """The oldest of those who wait, or of the client's own, if they are too many."""
+        own = [talk for talk in self._waiting if talk.client == client]
+        if len(own) > _WAITING_MAX // _SHARE:
+            self._waiting.remove(own[0])
+            return own[0]
+        return self._waiting.popleft() if len(self._waiting) > _WAITING_MAX else None
 
     def _next(self) -> None:
         """Begin with those who wait, as far as there is room."""

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.transfers import Receiver, until
+from support.transfers import PATIENCE, Receiver, until
 
 from tcpcrypt.cli import stx_send
+from tcpcrypt.sockets import SecureSocket
 from tcpcrypt.transfer import service
+from tcpcrypt.transfer.keys import ClientKey, read_key
+from tcpcrypt.transfer.peers import KeyedClient
 from tcpcrypt.transfer.receiver import Receiving
 from tcpcrypt.transfer.store import Store
 
@@ -88,3 +91,27 @@ def test_a_fault_in_one_thread_of_a_connection_ends_the_other_before_files_are_c
         assert "to default" not in alive, "the thread that writes"
         assert send(to) == 0
     assert (to.out / "notes.txt").read_bytes() == b"hello"
+
+
+def test_one_client_does_not_push_others_out_of_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_WAITING_MAX", 8)
+
+    with Receiver(tmp_path, clients=("evil", "good"), connections=1) as to:
+        keys = {name: ClientKey.of(name, read_key(to.keys / name)) for name in ("evil", "good")}
+
+        def connect(name: str) -> SecureSocket:
+            return KeyedClient(keys[name]).connect("127.0.0.1", to.port, PATIENCE)
+
+        evil = [connect("evil") for _ in range(3)]
+        until(lambda: len(to.service._waiting) == 2)
+        good = connect("good")
+        until(lambda: len(to.service._waiting) == 3)
+        for _ in range(12):
+            evil.append(connect("evil"))
+        for secured in evil:
+            secured.abort()
+        good.settimeout(PATIENCE)
+        assert good.recv(100), "HELLO"
+        good.close()
