@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -46,3 +47,11 @@ def _keys_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TCPCRYPT_KEYS", str(tmp_path_factory.mktemp("keys")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _key_directories_of_one_test() -> Iterator[None]:
+    """A process keeps each directory of keys, and its caches, for good; not so the tests."""
+    yield
+    if (keys := sys.modules.get("tcpcrypt.sockets.keys")) is not None:
+        keys.KeyDirectory._all.clear()
