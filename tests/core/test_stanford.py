@@ -302,7 +302,10 @@ def test_the_peer_may_split_frames_as_it_likes(step: int) -> None:
 
 
 def test_streams_are_not_lent() -> None:
-    one, _other = open_pair(host(), host())
+    one, other = open_pair(host(), host())
+    other.send_data(b"not an Init message")
+    exchange(one, other)
+    events(one)
     assert one.lend() is None
 
 
