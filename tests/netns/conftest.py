@@ -20,6 +20,11 @@ from netns.network import Network
 from tcpcrypt.tools.netns import Lab, become_root
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The soak first: of two processes that share the tests one would wait for it in the end."""
+    items.sort(key=lambda item: "test_soak" not in item.nodeid)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _root() -> None:
     become_root()
