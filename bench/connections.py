@@ -36,6 +36,9 @@ from tcpcrypt.tools.traffic import Traffic, cpu_of
 
 PORT = 80
 KINDS = ("plain", "fresh", "resumed", "authenticated", "hybrid")
+ON_DEMAND = ("sockops",)
+"""Measured when asked for by name: fresh exchanges whose option a BPF program carries."""
+OPTIONS = {"fresh": ("--no-resume",), "sockops": ("--no-resume", "--backend", "sockops")}
 POST_QUANTUM = {"authenticated": "off", "hybrid": "require"}
 FILE = """\
 [daemon]
@@ -99,7 +102,7 @@ def _site(lab: Lab, traffic: Traffic, kind: str, directory: Path) -> Site:
         host.sysctl("net.ipv4.ip_local_port_range", "32768 65000")
         host.sysctl("net.ipv4.tcp_tw_reuse", "1")
         host.sysctl("net.core.somaxconn", "65535")
-    arguments = ("--port", str(PORT), *(("--no-resume",) if kind == "fresh" else ()))
+    arguments = ("--port", str(PORT), *OPTIONS.get(kind, ()))
     daemons: tuple[LabDaemon, ...] = ()
     control = directory / f"{kind}.sock"
     if kind in POST_QUANTUM:
@@ -137,14 +140,19 @@ def run(traffic: Traffic, site: Site, concurrency: int, seconds: float) -> dict[
     return said
 
 
-def measure(kinds: tuple[str, ...], rounds: int, seconds: float) -> dict[str, Any]:
+def measure(
+    kinds: tuple[str, ...],
+    rounds: int,
+    seconds: float,
+    concurrencies: tuple[int, ...] = CONCURRENCIES,
+) -> dict[str, Any]:
     """Medians for each kind and concurrency."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     with sites(kinds) as (traffic, all_sites):
         for site in all_sites.values():
-            run(traffic, site, max(CONCURRENCIES), WARM_UP)
+            run(traffic, site, max(concurrencies), WARM_UP)
         for _ in range(rounds):
-            for concurrency in CONCURRENCIES:
+            for concurrency in concurrencies:
                 for kind, site in all_sites.items():
                     said = run(traffic, site, concurrency, seconds)
                     found.setdefault(kind, {}).setdefault(concurrency, []).append(said)
@@ -207,17 +215,26 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one round; some 25 seconds")
     parser.add_argument(
-        "--kinds", default=",".join(KINDS), help="some of them (default: %(default)s)"
+        "--kinds",
+        default=",".join(KINDS),
+        help="some of them (default: %(default)s), or " + ", ".join(ON_DEMAND),
+    )
+    parser.add_argument(
+        "--at-once",
+        default=",".join(map(str, CONCURRENCIES)),
+        help="connections under way (default: %(default)s)",
     )
     parser.add_argument("--rounds", type=int, help="rounds (default: 5, or 1 with --quick)")
     parser.add_argument("--seconds", type=float, default=None, help="of each measurement")
     arguments = parser.parse_args()
     become_root()
     kinds = tuple(arguments.kinds.split(","))
-    if not set(kinds) <= set(KINDS):
-        parser.error(f"there are {', '.join(KINDS)}")
+    if not set(kinds) <= {*KINDS, *ON_DEMAND}:
+        parser.error(f"there are {', '.join((*KINDS, *ON_DEMAND))}")
+    at_once = tuple(map(int, arguments.at_once.split(",")))
     rounds = arguments.rounds or (1 if arguments.quick else 5)
-    figures = measure(kinds, rounds, arguments.seconds or (1.0 if arguments.quick else 2.0))
+    seconds = arguments.seconds or (1.0 if arguments.quick else 2.0)
+    figures = measure(kinds, rounds, seconds, at_once)
     if arguments.json:
         print(json.dumps(figures))
     else:
