@@ -37,6 +37,9 @@ from tcpcrypt.transfer.keys import ClientKey, ClientTable, NoKeyError
 __all__ = ["Admission", "KeyedClient", "KeyedServer"]
 
 _EXPERIMENTAL: Final = int(Tep.EXPERIMENTAL)
+_SENDER_FIRST: Final = 1.0
+"""Seconds that a receiver waits longer: a sender to whom encryption is not offered is to
+find that out (exit status 2) before it is reset (1)."""
 _INIT_MAX: Final = 4096
 _VERSIONS: Final = (VERSION_X25519,)
 """Of a sender: the pre-shared key is what no quantum computer finds."""
@@ -175,10 +178,13 @@ class KeyedServer:
 
 def _config(terms: _SenderTerms | _ReceiverTerms) -> Config:
     """As the connections of `tcpcrypt.sockets` have it, on other terms."""
+    patience = HANDSHAKE_TIMEOUT
+    if isinstance(terms, _ReceiverTerms):
+        patience += _SENDER_FIRST
     return Config(
         application_aware=True,
         require_encryption=True,
-        handshake_timeout=HANDSHAKE_TIMEOUT,
+        handshake_timeout=patience,
         max_init_len=_INIT_MAX,
         tolerate_offset_origin=False,
         teps=(_EXPERIMENTAL,),

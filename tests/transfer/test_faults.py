@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from support.transfers import PATIENCE, Program, Receiver, events_of, until
 from support.wire import Wire
 
 from tcpcrypt.cli import stx_send
-from tcpcrypt.core.config import Config
 from tcpcrypt.errors import PeerError
 from tcpcrypt.transfer import limits, peers, receiver, service
 from tcpcrypt.transfer.keys import ClientKey, create_key, read_key
@@ -243,15 +241,7 @@ def test_a_bit_that_is_flipped_anywhere_delivers_nothing(
 def test_a_stripped_offer_is_exit_2_and_no_byte(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = peers._config
-
-    def hurried(terms: Any) -> Config:
-        """The sender gives up first; of both at once, one would reset the other."""
-        config = usual(terms)
-        sends = isinstance(terms, peers._SenderTerms)
-        return replace(config, handshake_timeout=0.5) if sends else config
-
-    monkeypatch.setattr(peers, "_config", hurried)
+    monkeypatch.setattr(peers, "HANDSHAKE_TIMEOUT", 0.5)
     for direction in ("forward", "backward"):
         with (
             Receiver(tmp_path / direction) as to,
