@@ -93,6 +93,8 @@ class RecordSender:
         self._out: deque[memoryview] = deque()
         self._lent = False
         self.generation = 0
+        self.frames = 0
+        """Sealed here, in all generations; a borrower counts its own (`Returned`)."""
         self.finished = False
         self._load()
 
@@ -177,6 +179,7 @@ class RecordSender:
         self._rekey_next = False
         self._offset += written
         self._key_frames += frames
+        self.frames += frames
         self._out.append(memoryview(out).toreadonly())
         return consumed
 

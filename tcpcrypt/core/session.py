@@ -163,6 +163,11 @@ class Session:
         return self._error
 
     @property
+    def frames_sealed(self) -> int:
+        """Frames that the session itself has sealed; what a borrower did is not among them."""
+        return self._sender.frames if self._sender is not None else 0
+
+    @property
     def _known(self) -> Established:
         if self._established is None:
             raise LocalError("there is no session ID: the key exchange is not over")

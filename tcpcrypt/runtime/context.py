@@ -21,9 +21,10 @@ from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.steering import Steering
+from tcpcrypt.runtime.tally import Tally
 from tcpcrypt.wire.profile import PROFILES, RFC8548, WireProfile
 
-__all__ = ["Context", "Counters", "Report", "Settings"]
+__all__ = ["Context", "Report", "Settings"]
 
 Report = Callable[[str, dict[str, object]], None]
 """Takes an event's name and its fields; never a secret."""
@@ -66,25 +67,6 @@ class Settings:
                 policy.configure(self.config, profile)  # says what it does not have
 
 
-@dataclass(slots=True)
-class Counters:
-    """Connections since the start, by what became of them."""
-
-    fresh: int = 0
-    resumed: int = 0
-    fallback: int = 0
-    """Plain, through the daemon."""
-    direct: int = 0
-    """Plain, left alone because the peer or path is known not to encrypt."""
-    refused: int = 0
-    aborted: int = 0
-    failed: int = 0
-    """Never came about: the peer refused, could not be reached, or gave up."""
-    exhausted: int = 0
-    """For which there was no room: tried later, or plain where that is allowed."""
-    closed: int = 0
-
-
 _address = functools.lru_cache(1024)(ipaddress.ip_address)
 
 
@@ -101,7 +83,7 @@ class Context:
     privileges: Privileges
     resumption: ResumptionCache
     paths: PathMemory
-    counters: Counters
+    tally: Tally
     report: Report
     authentication: Authentication
     pump: Pumping | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import ipaddress
 import os
@@ -9,10 +10,13 @@ import time
 from collections.abc import Collection
 
 from tcpcrypt import __version__
+from tcpcrypt.auth.known_peers import TrustLevel
+from tcpcrypt.core.policy import FlowDirection
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.connection import Connection, peer_name
 from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import EnoBackend
+from tcpcrypt.runtime.figures import STATES, Figures, connection_slots
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.steering import Steering
 from tcpcrypt.runtime.synhold import SynHold
@@ -52,7 +56,7 @@ class Overview:
             "identity": self._context.authentication.identity,
             "keylog": self._context.key_log is not None,
             "policies": len(self._context.policies),
-            "counters": dataclasses.asdict(self._context.counters),
+            "counters": dataclasses.asdict(self._context.tally.counters),
             "connections": len(self._connections),
             "queue": {
                 "overruns": self._queue.overruns,
@@ -61,6 +65,43 @@ class Overview:
                 "held_overflowed": self._hold.overflowed,
             },
         }
+
+    def figures(self) -> Figures:
+        """All numbers of the host, at this moment."""
+        context, tally = self._context, self._context.tally
+        states = collections.Counter(
+            {(state, direction.value): 0 for state in STATES for direction in FlowDirection}
+        )
+        moved, frames, rekeys = tally.moved.copy(), tally.frames, tally.rekeys
+        for connection in self._connections:
+            states[connection.state, connection.direction] += 1
+            connection.add_to(moved)
+            frames += connection.frames
+            rekeys += connection.rekeys
+        trust = context.authentication.trust
+        return Figures(
+            backend=self._backend.name,
+            steering=self._steering.name,
+            started=self._started,
+            cpu=time.process_time(),
+            policies=len(context.policies),
+            key_log=context.key_log is not None,
+            tally=tally,
+            connections=states,
+            slots=connection_slots(),
+            moved=moved,
+            frames=frames,
+            rekeys=rekeys,
+            cached=len(context.resumption),
+            cache_capacity=context.config.cache_capacity,
+            overruns=self._queue.overruns,
+            evicted=self._backend.evicted,
+            held=len(self._hold),
+            held_overflowed=self._hold.overflowed,
+            identities={}
+            if trust is None
+            else {level: trust.known.count(level) for level in TrustLevel},
+        )
 
     def sessions(self) -> list[dict[str, object]]:
         """One entry a live connection, oldest first."""

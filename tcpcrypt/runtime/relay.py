@@ -103,6 +103,9 @@ class Relay:
         self.session = session
         self.rekeys = 0
         """Key changes of both directions (RFC 8548 section 3.8)."""
+        self.fault: PeerReason | None = None
+        """What the peer did wrong, once that has ended the connection."""
+        self._frames_lent = 0
         self._sent = 0
         self._received = 0
         self._pump = pump
@@ -145,6 +148,12 @@ class Relay:
     def received(self) -> int:
         """Application bytes that came from the peer."""
         return self._received + (self._loan.received if self._loan is not None else 0)
+
+    @property
+    def frames(self) -> int:
+        """Frames sealed, but for those of a loan that is not back yet."""
+        session = self.session
+        return self._frames_lent + (session.frames_sealed if session is not None else 0)
 
     def start(self) -> None:
         """Begin: speak to the peer, and call `ready` as soon as data can pass."""
@@ -297,6 +306,7 @@ class Relay:
                 self._peer_ended = True
                 self._end_inner()
             elif isinstance(event, Aborted):
+                self.fault = event.error.reason
                 self._finish(_ending(event.error), str(event.error))
         self._flush_session()
         self._regulate()
@@ -398,6 +408,7 @@ class Relay:
         self._loan = None
         self._reads = self._read_bytes = 0
         self._sent += back.sent
+        self._frames_lent += back.streams.frames
         self._received += back.received
 
     def _finish(self, ending: Ending, detail: str = "") -> None:
