@@ -24,12 +24,12 @@ from tcpcrypt.daemon.keys import (
     COMBINATIONS_MAX,
     KEYS,
     MATCH,
-    PLANNED,
     POLICIES_MAX,
     SECTIONS,
     Key,
     keys_of,
 )
+from tcpcrypt.daemon.metrics_address import MetricsAddress
 from tcpcrypt.daemon.toml_text import SIZE_MAX, TomlError, parse_toml
 from tcpcrypt.daemon.values import NETWORKS_MAX, shown
 from tcpcrypt.errors import LocalError
@@ -71,6 +71,7 @@ class DaemonSettings:
     log: str = "auto"
     """"auto", "stderr", "journald" or the absolute path of a file."""
     keylog: Path | None = None
+    metrics: MetricsAddress | None = None
     path_memory: float = 600.0
     """Seconds."""
     guard: str = "keep"
@@ -266,9 +267,7 @@ class _Reader:
         name = str(path[-1])
         elsewhere = [key.section for key in KEYS if key.name == name and key.section != section]
         near = difflib.get_close_matches(name[:100], known, 1)
-        if (section, name) in PLANNED:
-            message = "this version does not have it"
-        elif elsewhere:
+        if elsewhere:
             message = f"no such key here; it belongs in {_written(elsewhere[0])}"
         else:
             message = f"no such {'key' if section else 'section'}"

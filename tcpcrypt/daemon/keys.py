@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from tcpcrypt.daemon import values
+from tcpcrypt.daemon.metrics_address import METRICS
 from tcpcrypt.daemon.values import Kind, choice
 
 __all__ = [
     "COMBINATIONS_MAX",
     "KEYS",
     "MATCH",
-    "PLANNED",
     "POLICIES_MAX",
     "SECTIONS",
     "Key",
@@ -85,9 +85,6 @@ SECTIONS: Final = {
     MATCH: "Conditions of a policy.  All that are given have to hold; a policy without any"
     " names every TCP connection of this host.",
 }
-
-PLANNED: Final = {("daemon", "metrics")}
-"""Keys with a meaning that this version does not have."""
 
 KEYS: Final[tuple[Key, ...]] = (
     _choice(
@@ -164,6 +161,19 @@ KEYS: Final[tuple[Key, ...]] = (
         " which `tcpcrypt decode` reads captures.  Whoever has it can decrypt every connection"
         " that was made meanwhile, and those that resume them.  It is made with mode 0600; one"
         " that others may read is refused.  The log warns of it at each start.",
+    ),
+    Key(
+        "daemon",
+        "metrics",
+        METRICS,
+        '"none"',
+        '"127.0.0.1:9469"',
+        "Figures for Prometheus are served at {}.",
+        "Where Prometheus, or any program that reads its format, gets the figures of this host, by"
+        " HTTP with the path /metrics: a Unix socket, or a port of a loopback address; others"
+        " cannot reach it.  Any user of this host may read them; no secret and no address of a"
+        " peer is among them.  Needs the Python package prometheus_client: pip install"
+        " 'tcpcrypt[metrics]'.",
     ),
     Key(
         "daemon",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tcpcrypt.auth.known_peers import TrustLevel
@@ -20,39 +20,39 @@ the control socket and its clients, sockets kept ready (`Privileges`)."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All numbers of a host.  Times are in seconds."""
+    """All numbers of a host.  Times are in seconds.  By default, of one that has not begun."""
 
-    backend: str
-    steering: str
-    started: float
+    backend: str = ""
+    steering: str = ""
+    started: float = 0.0
     """Unix time."""
-    cpu: float
+    cpu: float = 0.0
     """Processor time of this process."""
-    policies: int
-    key_log: bool
-    tally: Tally
-    connections: Mapping[tuple[str, str], int]
+    policies: int = 0
+    key_log: bool = False
+    tally: Tally = field(default_factory=Tally)
+    connections: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Live ones, by state and direction."""
-    slots: int
+    slots: int = 0
     """Connections for which there are descriptors."""
-    moved: Mapping[tuple[bool, str], int]
+    moved: Mapping[tuple[bool, str], int] = field(default_factory=dict)
     """As `Tally.moved`, live connections included."""
-    frames: int
+    frames: int = 0
     """As `Tally.frames`, live connections included, but for what they sealed since
     they were lent to the pump."""
-    rekeys: int
-    cached: int
+    rekeys: int = 0
+    cached: int = 0
     """Session secrets kept for resumption."""
-    cache_capacity: int
-    overruns: int
+    cache_capacity: int = 0
+    overruns: int = 0
     """Times at which the kernel had no room for a packet that was for us."""
-    evicted: int
+    evicted: int = 0
     """Handshakes that had to make room for others."""
-    held: int
+    held: int = 0
     """SYNs of applications that wait for the peer's answer."""
-    held_overflowed: int
+    held_overflowed: int = 0
     """SYNs for which there was no room to wait."""
-    identities: Mapping[TrustLevel, int]
+    identities: Mapping[TrustLevel, int] = field(default_factory=dict)
     """Lines of known peers, by how far their keys are trusted; empty: none are kept."""
 
 

@@ -11,12 +11,11 @@ from collections.abc import Collection
 
 from tcpcrypt import __version__
 from tcpcrypt.auth.known_peers import TrustLevel
-from tcpcrypt.core.policy import FlowDirection
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.connection import Connection, peer_name
 from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import EnoBackend
-from tcpcrypt.runtime.figures import STATES, Figures, connection_slots
+from tcpcrypt.runtime.figures import Figures, connection_slots
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.steering import Steering
 from tcpcrypt.runtime.synhold import SynHold
@@ -69,9 +68,7 @@ class Overview:
     def figures(self) -> Figures:
         """All numbers of the host, at this moment."""
         context, tally = self._context, self._context.tally
-        states = collections.Counter(
-            {(state, direction.value): 0 for state in STATES for direction in FlowDirection}
-        )
+        states: collections.Counter[tuple[str, str]] = collections.Counter()
         moved, frames, rekeys = tally.moved.copy(), tally.frames, tally.rekeys
         for connection in self._connections:
             states[connection.state, connection.direction] += 1
