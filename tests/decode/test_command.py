@@ -70,6 +70,7 @@ def test_json_says_everything(files: Files, capsys: pytest.CaptureFixture[str]) 
         "session_id": recorded.one.session_id.hex(),
         "application_aware": {"client": False, "server": False},
         "fallback": None,
+        "authentication": None,
         "client_to_server": direction(b"question", 2),
         "server_to_client": direction(b"answer " * 1000, 6),
         "errors": [],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from tcpcrypt.errors import FallbackReason, LocalError, PeerError
-from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC
-from tcpcrypt.tools.decode.frames import FrameReader
+from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC, Tep
+from tcpcrypt.tools.decode.frames import FrameReader, FrameSink
 from tcpcrypt.tools.decode.handshake import (
     Agreed,
     Plain,
@@ -19,6 +19,7 @@ from tcpcrypt.tools.decode.handshake import (
 from tcpcrypt.tools.decode.keys import Exchange, KeyStore, SessionKeys
 from tcpcrypt.tools.decode.reassembly import ByteStream
 from tcpcrypt.tools.decode.report import ConnectionReport, DirectionReport
+from tcpcrypt.tools.decode.shown import shown
 from tcpcrypt.tools.decode.sink import Sink
 from tcpcrypt.wire.messages import Init1, Init2, message_length
 from tcpcrypt.wire.profile import ResumptionForm
@@ -30,14 +31,20 @@ _INIT_MAX: Final = 1 << 20
 """Bytes of an Init message, here; a host takes fewer."""
 _UNDECIDED_MAX: Final = 1 << 26
 """Bytes of one direction that are kept for want of a handshake or of keys."""
+_UNOPENED_MAX: Final = 1 << 20
+"""Bytes of one direction that are kept for keys that may still come."""
 _SEQ_MOD: Final = 1 << 32
 _MAGIC_LEN: Final = 4
 _TCPS: Final = "tcps"
 _PLAIN: Final = "plain"
+_NOTHING: Final = ByteStream(0)
+"""The stream of a direction before its first packet, and once it is read no more."""
 
 
 class _Direction:
     """One direction: what was captured of it, and who reads it."""
+
+    __slots__ = ("cut", "fin_at", "isn", "name", "reader", "region", "report", "reset", "stream")
 
     def __init__(self, name: str, report: DirectionReport) -> None:
         self.name = name
@@ -45,7 +52,7 @@ class _Direction:
         self.isn: int | None = None
         self.region: bytes | None = None
         """Options of its SYN or SYN-ACK."""
-        self.stream = ByteStream(0)
+        self.stream = _NOTHING
         self.reader: FrameReader | None = None
         self.fin_at: int | None = None
         self.reset = False
@@ -63,12 +70,34 @@ class _Direction:
             return None
         return head == magic
 
+    @property
+    def ended(self) -> bool:
+        """Its sender has said that nothing follows, or that nobody shall listen."""
+        return self.reset or self.fin_at is not None
+
+    @property
+    def complete(self) -> bool:
+        """All up to its end was read."""
+        return self.fin_at is not None and self.stream.base == self.fin_at
+
 
 class Connection:
     """Takes the segments of one connection; what it carries goes to the sink."""
 
-    def __init__(self, report: ConnectionReport, store: KeyStore, sink: Sink) -> None:
+    __slots__ = ("_agreed", "_finished", "_first_ack", "_frames", "_over", "_sink", "_store",
+                 "_unopened", "client", "report", "server")  # fmt: skip
+
+    def __init__(
+        self,
+        report: ConnectionReport,
+        store: KeyStore,
+        sink: Sink,
+        frames: FrameSink | None = None,
+    ) -> None:
         self.report = report
+        self._frames = frames
+        self._unopened: tuple[Agreed, Exchange | None] | None = None
+        """What keys are waited for."""
         self.client = _Direction("client to server", report.client_to_server)
         self.server = _Direction("server to client", report.server_to_client)
         self._store = store
@@ -79,6 +108,16 @@ class Connection:
         self._over = False
         """Nothing more can be read, whatever comes."""
         self._finished = False
+
+    @property
+    def ended(self) -> bool:
+        """Both sides have ended it; what was lost may come once more."""
+        return self.client.ended and self.server.ended
+
+    @property
+    def complete(self) -> bool:
+        """Both sides have ended it, and all was read."""
+        return self.client.complete and self.server.complete
 
     @property
     def opening(self) -> bool:
@@ -109,7 +148,8 @@ class Connection:
         if not self._over:
             mine.stream.add(seq, payload[: max(0, len(payload) - missing)])
             self._advance(time)
-            if mine.stream.held > _UNDECIDED_MAX and not self._over:
+            most = _UNDECIDED_MAX if self._unopened is None else _UNOPENED_MAX
+            if mine.stream.held > most and not self._over:
                 self._decide_now(time)
 
     @staticmethod
@@ -165,7 +205,10 @@ class Connection:
             self._decide(last=True)
             self._advance(time)
         if isinstance(self._agreed, Agreed) and self.client.reader is None and not self._over:
-            self._give_up(self._why_no_exchange(self._agreed))
+            if self._unopened is not None:
+                self._give_up(self._why_no_key(*self._unopened))
+            else:
+                self._give_up(self._why_no_exchange(self._agreed))
 
     @staticmethod
     def _half(one: bytes | None, other: bytes | None) -> Plain | Undecodable:
@@ -211,7 +254,16 @@ class Connection:
 
     # --- keys --------------------------------------------------------------------------
 
+    def keys_came(self, time: float) -> None:
+        """The store has more than before."""
+        if self._unopened is not None:
+            self._find_keys(*self._unopened)
+            if self._unopened is None:
+                self._advance(time)
+
     def _exchange(self, agreed: Agreed) -> None:
+        if self._unopened is not None or self._over:
+            return
         if agreed.resuming:
             self._find_keys(agreed, None)
             return
@@ -230,6 +282,8 @@ class Connection:
             self._give_up(str(error))
             return
         self.report.aead = init2.cipher
+        if agreed.tep == Tep.EXPERIMENTAL:
+            self.report.shown = shown(agreed, init1, init2)
         host_a.stream.consume(len(first))
         host_b.stream.consume(len(second))
         self._find_keys(agreed, Exchange(first, second, init1.nonce, init2.cipher))
@@ -254,13 +308,20 @@ class Connection:
                 continue
             if chain is not None:
                 self._store.add_chain(material.source, chain)
+            self._unopened = None
             self._start(agreed, keys)
             return
         for why in refused:
             self.report.note(why)
+        if self._store.growing and not refused:
+            self._unopened = agreed, exchange
+        else:
+            self._give_up(self._why_no_key(agreed, exchange))
+
+    def _why_no_key(self, agreed: Agreed, exchange: Exchange | None) -> str:
         what = f"N_A {exchange.nonce_a.hex()}" if exchange else f"session {agreed.identifier.hex()}"
-        fits = "that fits" if refused else "of it"
-        self._give_up(f"no key: the {self._store.entries} secrets given hold none {fits} ({what})")
+        fits = "that fits" if self.report.errors else "of it"
+        return f"no key: the {self._store.entries} secrets given hold none {fits} ({what})"
 
     def _start(self, agreed: Agreed, keys: SessionKeys) -> None:
         self.report.session_id, self.report.aead = keys.session_id, keys.aead.id
@@ -270,12 +331,15 @@ class Connection:
         ):
             mine.report.readable = True
             master = keys.master()
-            mine.reader = FrameReader(mine.stream, agreed.profile, keys.aead, master, ab=ab)
+            mine.reader = FrameReader(
+                mine.stream, agreed.profile, keys.aead, master, ab=ab, frames=self._frames
+            )
 
     def _give_up(self, why: str) -> None:
         self.report.note(why)
         self._over = True
-        self.client.stream = self.server.stream = ByteStream(0)
+        self._unopened = None
+        self.client.stream = self.server.stream = _NOTHING
 
     # --- data --------------------------------------------------------------------------
 
@@ -287,8 +351,7 @@ class Connection:
             self._give(mine, data, time)
 
     def _give(self, mine: _Direction, data: bytes, time: float) -> None:
-        mine.report.bytes += len(data)
-        mine.report.sum.update(data)
+        mine.report.update(data)
         self._sink.data(self.report, mine is self.client, data, time)
 
     # --- the end -----------------------------------------------------------------------
@@ -305,6 +368,11 @@ class Connection:
         for mine in (self.client, self.server):
             self._finish(mine, time)
         self._over = True
+        for mine in (self.client, self.server):
+            # Late copies may come; what is kept for them is that it is over.
+            mine.stream, mine.reader, mine.region = _NOTHING, None, None
+            mine.report.seal()
+        self._first_ack, self._agreed = None, None
         self._sink.end(self.report, time)
 
     def _no_beginning(self) -> None:

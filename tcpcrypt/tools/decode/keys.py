@@ -263,6 +263,8 @@ class KeyStore:
         self._chains: list[tuple[str, Chain]] = []
         self._expanded: dict[ResumptionForm, int] = dict.fromkeys(ResumptionForm, 0)
         self.entries = 0
+        self.growing = False
+        """More may come, for connections that are under way."""
 
     def add_fresh(self, nonce_a: bytes, material: Material) -> None:
         """Material of a fresh exchange."""
