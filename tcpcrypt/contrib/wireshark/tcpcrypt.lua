@@ -114,8 +114,11 @@ local ill_formed = ProtoExpert.new(
 local out_of_step = ProtoExpert.new(
     "tcpcrypt.out_of_step", "No frame begins here: something before it was not captured",
     expert.group.SEQUENCE, expert.severity.WARN)
+local unreadable = ProtoExpert.new(
+    "tcpeno.unreadable", "Malformed, or cut when it was captured: TCP, or what it carries",
+    expert.group.MALFORMED, expert.severity.ERROR)
 tcpcrypt.experts = { malformed, out_of_step }
-eno.experts = { ill_formed }
+eno.experts = { ill_formed, unreadable }
 
 tcpcrypt.prefs.opened = Pref.string(
     "Opened frames", "", "File that `tcpcrypt decode --opened` wrote; read anew with the capture")
@@ -334,10 +337,19 @@ DissectorTable.get("tcp.option"):add(ENO_KIND, option)
 -- In front of TCP's own dissector, for there are no fields at a pass at which nobody
 -- looks.  Kind 253 belongs to many: Wireshark shows it, and this behind it once more.
 local tcp = DissectorTable.get("ip.proto"):get_dissector(TCP)
+
+-- What TCP or a protocol above it cannot read comes as an error, and is not Lua's.
+local function call_tcp(tvb, pinfo, tree)
+    local done, taken = pcall(tcp.call, tcp, tvb, pinfo, tree)
+    if done then return taken end
+    tree:add_proto_expert_info(unreadable)
+    return tvb:len()
+end
+
 function eno.dissector(tvb, pinfo, tree)
     local header = tvb:len() >= 20 and 4 * math.floor(tvb(12, 1):uint() / 16) or 0
     if header < 20 or header > tvb:len() or pinfo.in_error_pkt then
-        return tcp:call(tvb, pinfo, tree)
+        return call_tcp(tvb, pinfo, tree)
     end
     local flags = tvb(13, 1):uint()
     local dialect, contents, at, length
@@ -349,7 +361,7 @@ function eno.dissector(tvb, pinfo, tree)
         agreed = note_segment(pinfo, tvb, flags, dialect, contents)
     end
     syn_in_hand = flags % 4 >= 2
-    local taken = tcp:call(tvb, pinfo, tree)
+    local taken = call_tcp(tvb, pinfo, tree)
     -- By then TCP has a conversation, and this is whose data it carries.
     if agreed then pinfo.conversation = tcpcrypt end
     if dialect == STANFORD then
