@@ -58,6 +58,10 @@ class KeyStream:
         """`length` bytes of the stream itself."""
         return self.mixed(position, bytes(length))
 
+    def key(self) -> bytes:
+        """The key itself, for test vectors."""
+        return self._key.view().tobytes()
+
     def wipe(self) -> None:
         """Forget the key.  Idempotent."""
         self._key.wipe()

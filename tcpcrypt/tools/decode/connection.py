@@ -21,6 +21,7 @@ from tcpcrypt.tools.decode.reassembly import ByteStream
 from tcpcrypt.tools.decode.report import ConnectionReport, DirectionReport
 from tcpcrypt.tools.decode.shown import shown
 from tcpcrypt.tools.decode.sink import Sink
+from tcpcrypt.tools.decode.tcps import TcpsReader
 from tcpcrypt.wire.messages import Init1, Init2, message_length
 from tcpcrypt.wire.profile import ResumptionForm
 from tcpcrypt.wire.segment import Segment
@@ -102,7 +103,7 @@ class Connection:
         self.server = _Direction("server to client", report.server_to_client)
         self._store = store
         self._sink = sink
-        self._agreed: Agreed | Plain | Undecodable | None = None
+        self._agreed: Agreed | Plain | Undecodable | TcpsReader | None = None
         self._first_ack: bytes | None = None
         """Options of the client's first segment without SYN."""
         self._over = False
@@ -142,7 +143,10 @@ class Connection:
             self._first_ack = bytes(segment.options)
         if mine.isn is None:
             return
-        if flags.fin and mine.fin_at is None:
+        fin = flags.fin
+        if self._is_tcps() and not flags.syn:
+            payload, fin = self._open_tcps(segment, from_client, missing)
+        if fin and mine.fin_at is None:
             mine.fin_at = mine.stream.offset(seq + len(payload))
         mine.cut |= missing > 0
         if not self._over:
@@ -151,6 +155,22 @@ class Connection:
             most = _UNDECIDED_MAX if self._unopened is None else _UNOPENED_MAX
             if mine.stream.held > most and not self._over:
                 self._decide_now(time)
+
+    def _is_tcps(self) -> bool:
+        """Whether segments have tags; settled before the first of them is looked at."""
+        if self._agreed is None and self._first_ack is not None:
+            one, other = self.client.region, self.server.region
+            if one is not None and other is not None and is_tcps(one) and is_tcps(other):
+                self._decide()
+        return isinstance(self._agreed, TcpsReader)
+
+    def _open_tcps(
+        self, segment: Segment, from_client: bool, missing: int
+    ) -> tuple[memoryview, bool]:
+        if missing or not isinstance(self._agreed, TcpsReader):
+            return memoryview(b""), False
+        data, fin = self._agreed.read(segment, from_client=from_client)
+        return memoryview(data), fin
 
     @staticmethod
     def _note_syn(mine: _Direction, region: bytes) -> bool:
@@ -163,7 +183,7 @@ class Connection:
     def _advance(self, time: float) -> None:
         if self._agreed is None:
             self._decide()
-        if isinstance(self._agreed, Plain):
+        if isinstance(self._agreed, Plain | TcpsReader):
             for mine in (self.client, self.server):
                 self._read_plain(mine, time)
                 if mine.stream.overfull:
@@ -186,8 +206,7 @@ class Connection:
         if one is None or other is None:
             self._agreed = self._half(one, other)
         elif is_tcps(one) and is_tcps(other):
-            self.report.profile = _TCPS
-            self._agreed = Undecodable(None, None, "TCP/S is not decoded by this version")
+            self._agreed = self._agree_tcps(one, other)
         else:
             agreed = agree(one, other)
             if isinstance(agreed, Agreed) and not self._acknowledged(agreed):
@@ -198,6 +217,12 @@ class Connection:
                     agreed = Plain(FallbackReason.NO_ENO_IN_FIRST_ACK)
             self._agreed = agreed
         self._note_agreed(self._agreed)
+
+    def _agree_tcps(self, one: bytes, other: bytes) -> TcpsReader | Undecodable:
+        self.report.profile = _TCPS
+        isns = self.client.isn or 0, self.server.isn or 0
+        reader = self._store.tcps.reader(one, other, *isns)
+        return Undecodable(None, None, reader) if isinstance(reader, str) else reader
 
     def _decide_now(self, time: float) -> None:
         """So much has come that what is still missing will not."""
@@ -235,8 +260,12 @@ class Connection:
         found = {self.client.begins(INIT1_MAGIC), self.server.begins(INIT2_MAGIC)}
         return True if True in found else False if False in found else None
 
-    def _note_agreed(self, agreed: Agreed | Plain | Undecodable) -> None:
+    def _note_agreed(self, agreed: Agreed | Plain | Undecodable | TcpsReader) -> None:
         report = self.report
+        if isinstance(agreed, TcpsReader):
+            for direction in (report.client_to_server, report.server_to_client):
+                direction.readable, direction.frames = True, 0
+            return
         if isinstance(agreed, Plain):
             report.profile, report.fallback = _PLAIN, agreed.reason
             for direction in (report.client_to_server, report.server_to_client):
@@ -396,12 +425,23 @@ class Connection:
                 self.report.note(f"{mine.name}: {error}")
             report.frames = reader.frames
             report.authenticated = reader.intact
+        elif isinstance(self._agreed, TcpsReader):
+            self._finish_tcps(self._agreed, mine, time)
         elif isinstance(self._agreed, Plain):
             self._finish_plain(mine, time)
         self._missing_tail(mine)
         if mine.cut and self.report.errors:
             self.report.note(f"{mine.name}: packets were cut when captured (tcpdump -s 0 does not)")
         report.ended = self._ended(mine)
+
+    def _finish_tcps(self, reader: TcpsReader, mine: _Direction, time: float) -> None:
+        from_client, whole = mine is self.client, mine.stream.gap is None and not mine.cut
+        self._finish_plain(mine, time)
+        for fault in reader.faults(from_client=from_client):
+            self.report.note(f"{mine.name}: {fault}")
+        mine.report.frames = reader.frames(from_client=from_client)
+        authenticated = reader.authenticated(from_client=from_client)
+        mine.report.authenticated = authenticated and whole
 
     def _finish_plain(self, mine: _Direction, time: float) -> None:
         while mine.stream.gap is not None:
@@ -420,7 +460,7 @@ class Connection:
         if at is None or self._over or at <= mine.stream.end or (reader and reader.failed):
             return
         self._note_gap(mine, mine.stream.end, at)
-        if reader is not None:
+        if mine.report.authenticated:
             mine.report.authenticated = False
 
     def _note_gap(self, mine: _Direction, start: int, end: int) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from tcpcrypt.core.key_log import KeyLine
+from tcpcrypt.crypto.groups import EphemeralKey
 from tcpcrypt.crypto.schedule import SessionSecret
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import LocalError
 from tcpcrypt.registry import K_LEN, NONCE_LEN, RESUME_ID_LEN, SESSION_ID_LEN, AeadId
+from tcpcrypt.tcps.schedule import PUBLIC_LEN, X25519
 from tcpcrypt.tools.decode.keys import Chain, FromExchange, FromLine, FromMaster, KeyStore
 from tcpcrypt.tools.vector_fields import Fields, VectorFileError
 
@@ -113,8 +115,9 @@ def read_secrets(path: Path, store: KeyStore) -> None:
     """Add the secrets of a JSON file.
 
     Two forms are known: events of the daemons of hosts `A` and `B` (`kex`, `keys`,
-    `keys_resumed`), and the keys of TCP/S connections (`hosts`, `connections`), of
-    which nothing can be used.  Raises `SecretFileError`.
+    `keys_resumed`), and the private keys of TCP/S: of `connections` (`client_priv`,
+    `server_priv`: one of them is enough) and, static ones, of `hosts` (`priv`).
+    Raises `SecretFileError`.
     """
     try:
         document = json.loads(_read(path))
@@ -122,6 +125,7 @@ def read_secrets(path: Path, store: KeyStore) -> None:
         raise SecretFileError(f"{path}: not JSON: {error}") from None
     try:
         if isinstance(document, dict) and {"hosts", "connections"} <= document.keys():
+            _read_tcps(Fields(document, path.name), store)
             return
         if not isinstance(document, dict) or not {"A", "B"} & document.keys():
             raise SecretFileError(
@@ -133,6 +137,27 @@ def read_secrets(path: Path, store: KeyStore) -> None:
                 _Events(store, of_a=side == "A").read(top.objects(side))
     except VectorFileError as error:
         raise SecretFileError(f"{path}: {error}") from None
+
+
+def _read_tcps(top: Fields, store: KeyStore) -> None:
+    secrets = store.tcps
+    for connection in top.objects("connections"):
+        for side in ("client", "server"):
+            _add_key(connection, f"{side}_", secrets.ephemeral)
+    hosts = top.object("hosts")
+    for name in hosts.names():
+        _add_key(hosts.object(name), "", secrets.static)
+
+
+def _add_key(fields: Fields, prefix: str, keys: dict[bytes, EphemeralKey]) -> None:
+    """A private key, if it is there, which has to be that of the public one beside it."""
+    name = f"{prefix}priv"
+    if name not in fields:
+        return
+    key = X25519.from_private(_sized(fields, name, PUBLIC_LEN))
+    if f"{prefix}pub" in fields and fields.octets(f"{prefix}pub") != key.public:
+        raise VectorFileError(f"{fields.where}: {prefix}pub: is not that of {name}")
+    keys[key.public] = key
 
 
 class _Events:

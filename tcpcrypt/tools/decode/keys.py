@@ -21,6 +21,7 @@ from tcpcrypt.crypto.schedule import MasterKey, SessionSecret
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.tools.decode.handshake import Agreed
+from tcpcrypt.tools.decode.tcps import TcpsSecrets
 from tcpcrypt.wire.messages import Init1, Init2
 from tcpcrypt.wire.profile import ResumptionForm
 
@@ -257,6 +258,8 @@ class KeyStore:
     """The material of all files, by what a capture shows of a session."""
 
     def __init__(self) -> None:
+        self.tcps = TcpsSecrets()
+        """Private keys of TCP/S."""
         self._fresh: dict[bytes, list[Material]] = defaultdict(list)
         self._resumed: dict[bytes, list[Material]] = defaultdict(list)
         self._following: dict[tuple[ResumptionForm, bytes], _Following] = {}
