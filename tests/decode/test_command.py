@@ -215,7 +215,7 @@ def test_why_a_connection_is_plain(  # noqa: PLR0917
     [
         (b"\x45\x03\x30", b"\x45\x04\x01\x30", "TEP 0x30 is not one of tcpcrypt"),
         (b"\x45\x05\xa0XX", b"\x45\x06\x01\xa0XX", "TEP 0x20 is for experiments"),
-        (b"\xfd\x24TC" + bytes(32), b"\xfd\x24TC" + bytes(32), "no key: none of the 0 private keys"),
+        (b"\xfd\x24TC" + bytes(32), b"\xfd\x24TC" + bytes(32), "none of the 0 private keys"),
     ],
 )
 def test_encryption_that_is_not_known(
