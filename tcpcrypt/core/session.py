@@ -36,6 +36,7 @@ from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.core.tep import tep_spec
 from tcpcrypt.errors import (
     HandshakeTimeoutError,
+    IntegrityError,
     LocalError,
     PeerError,
     PeerReason,
@@ -213,6 +214,13 @@ class Session:
         # its own have not even left.
         happened = SessionInput.FAULT if unsent else SessionInput.TCP_RESET
         self._input(happened, ResetError(PeerReason.RESET))
+
+    def receive_disorder(self) -> None:
+        """The peer `repeats_anew`, and some of its segments were lost or overtaken.
+
+        To be called before the bytes that fill the gap are given to `receive_data`.
+        """
+        self._input(SessionInput.FAULT, IntegrityError(PeerReason.REPEATED_ANEW))
 
     def handle_timeout(self) -> None:
         """Abort if the deadline has passed before the keys were there."""

@@ -42,6 +42,7 @@ from tcpcrypt.errors import AuthenticationError, LocalError, PeerError, PeerReas
 from tcpcrypt.runtime.channel import Channel
 from tcpcrypt.runtime.loop import Loop, Timer
 from tcpcrypt.runtime.pump import Back, Loan, Pumping, Why
+from tcpcrypt.runtime.tcp_info import has_sack, lost_order
 
 __all__ = ["PENDING_MAX", "Ending", "Relay"]
 
@@ -134,6 +135,10 @@ class Relay:
             drained=self._regulate,
             failed=lambda _error: self._outer_lost(),
         )
+        self._watchful = False
+        """Whether the peer, once it has lost its place, sends what it did not mean."""
+        if session is not None and session.config.profile.repeats_anew and not has_sack(outer):
+            self._watchful, self._pump = True, None
         if session is not None and session.config.profile.frame_per_segment:
             # Linux joins nothing to such a segment, not even when it is sent again.
             self._outer.send_flags = socket.MSG_EOR
@@ -252,7 +257,9 @@ class Relay:
         size = self._receive(self._outer)
         if size is None:
             return
-        if size == 0:
+        if self._watchful and self.session is not None and lost_order(self._outer.sock):
+            self.session.receive_disorder()
+        elif size == 0:
             self._outer.reading = False
             self._outer_at_eof = True
             if self.session is None:
