@@ -19,7 +19,7 @@ from netns.observed import segments
 
 from tcpcrypt.daemon.client import Client
 from tcpcrypt.errors import PeerReason
-from tcpcrypt.registry import ENO_EXID
+from tcpcrypt.registry import ENO_EXID, INIT1_MAGIC
 from tcpcrypt.runtime.netlink import Verdict
 from tcpcrypt.tools.decode.capture import Packet
 from tcpcrypt.tools.decode.decoder import Decoder
@@ -142,6 +142,20 @@ def test_a_lost_packet_of_the_handshake(path: Network, tmp_path: Path, lost: str
     with Capture(path.client_end) as near:
         assert path.curl("/page") == "a page"
         two.client.wait_for("closed")
+    (report,) = two.decoded(near)
+    check(report, resumed=False)
+
+
+def test_init1_that_is_repeated_with_the_number_of_the_syn(path: Network, tmp_path: Path) -> None:
+    """So the real daemon repeats it, and its own takes no notice of numbers."""
+    (tmp_path / "page").write_bytes(b"a page")
+    path.web(tmp_path)
+    two = Two(path, tmp_path).begin()
+    assert path.middle is not None
+    with Capture(path.client_end) as near, Lowered(path.middle) as lowered:
+        assert path.curl("/page") == "a page"
+        two.client.wait_for("closed")
+    assert lowered.changed == 1
     (report,) = two.decoded(near)
     check(report, resumed=False)
 
@@ -275,6 +289,28 @@ def _send(sock: socket.socket, data: bytes) -> None:
 def _receive(sock: socket.socket, got: bytearray) -> None:
     while data := sock.recv(1 << 16):
         got += data
+
+
+class Lowered(Rewriter):
+    """Gives Init1 a sequence number that is one too low."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, lambda _segment: None)
+
+    def _rule(self, what: str) -> None:
+        self._host.run(
+            *("iptables", "-t", "mangle", what, "FORWARD", "-p", "tcp", "--dport", str(PORT)),
+            *("-j", "NFQUEUE", "--queue-num", "7"),
+        )
+
+    def _decide(self, packet: object) -> None:
+        segment = Segment.parse(packet.payload)  # type: ignore[attr-defined]
+        changed = None
+        if segment.payload[:4] == INIT1_MAGIC:
+            self.changed += 1
+            options = bytes(segment.options)
+            changed = segment.altered(options, bytes(segment.payload), seq=segment.seq - 1)
+        self._queue.verdict(packet, Verdict.ACCEPT, changed)  # type: ignore[arg-type]
 
 
 class Tamperer(Rewriter):
