@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import random
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tcpcrypt.tcps.options import find_identity, find_key, find_tag
 from tcpcrypt.tools.netns import Capture, Host, free_of, wait_until
 
 QUEUE = 9
+TCP_CLOSE = 7
 SECRET = b"for the right host alone"
 REQUIRE = policy("none", profile="tcps")
 OPPORTUNISTIC = policy("none", "opportunistic", profile="tcps")
@@ -128,6 +130,12 @@ def ended(sock: socket.socket) -> bool:
     return False
 
 
+def gone(sock: socket.socket) -> bool:
+    """Whether the kernel has no connection of this socket any more."""
+    state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state == TCP_CLOSE
+
+
 @contextlib.contextmanager
 def talking(pair: Pair, client: str, server: str) -> Iterator[None]:
     """What each host has: a policy's text, or `model`."""
@@ -216,6 +224,23 @@ def test_a_session_is_shown_and_its_end_is_not_in_the_clear(ends: Pair) -> None:
         assert ended(one)
         ends.server.reload(policy("none", profile="rfc8548"))
         assert ended(other)
+    assert free_of(capture.settled(), SECRET) == [SECRET]
+
+
+def test_a_killed_daemon_leaves_nothing_in_the_clear(ends: Pair) -> None:
+    network = ends.network
+    with (
+        talking(ends, REQUIRE, REQUIRE),
+        Capture(network.client_end) as capture,
+        network.conversation() as (one, other),
+    ):
+        for side in (ends.client, ends.server):
+            side.daemon.process.send_signal(signal.SIGKILL)
+            side.daemon.process.wait(10)
+        for sock in (one, other):
+            with contextlib.suppress(ConnectionAbortedError, BrokenPipeError):
+                sock.sendall(SECRET)
+            wait_until(lambda sock=sock: gone(sock), "end of the connection")
     assert free_of(capture.settled(), SECRET) == [SECRET]
 
 
