@@ -43,6 +43,7 @@ IDENTITIES = Plan(
 )
 SOCKETS = Plan("tests/sockets/test_document.py::test_the_five_minutes")
 DEMO = Plan("tests/netns/test_demo.py::test_it_verifies_everything")
+DOCTOR = Plan("tests/netns/test_doctor.py::test_a_host_that_can")
 PROBE = Plan("tests/netns/test_probe.py::test_a_host_that_encrypts")
 VECTORS = Plan("tests/test_docs_site.py::test_the_vectors_commands_run")
 ITSELF = Plan(why="it is what runs these tests")
@@ -57,7 +58,6 @@ WHOLE: dict[str, Plan] = {
 """Documents of which all commands have one plan."""
 _FIRST_STEPS = dict.fromkeys(
     (
-        "tcpcrypt doctor",
         "mkdir -p /etc/tcpcrypt",
         "tcpcrypt policy init /etc/tcpcrypt/tcpcrypt.toml",
         "tcpcrypt policy check /etc/tcpcrypt/tcpcrypt.toml",
@@ -69,6 +69,7 @@ COMMANDS: dict[str, dict[str, Plan]] = {
     "README.md": {
         "make demo": DEMO,
         "make test": ITSELF,
+        "tcpcrypt doctor": DOCTOR,
         **_FIRST_STEPS,
         "tcpcrypt proxy server 7000 127.0.0.1:5432": PROXIES,
         "tcpcrypt proxy client 127.0.0.1:5432 db.example.org:7000": PROXIES,
@@ -80,6 +81,7 @@ COMMANDS: dict[str, dict[str, Plan]] = {
     },
     "index.md": {
         "make demo": DEMO,
+        "tcpcrypt doctor": DOCTOR,
         **_FIRST_STEPS,
         **dict.fromkeys(
             (
@@ -89,9 +91,9 @@ COMMANDS: dict[str, dict[str, Plan]] = {
             TWO_HOSTS,
         ),
     },
-    "administrator.md": dict.fromkeys(
+    "administrator.md": {"tcpcrypt doctor": DOCTOR}
+    | dict.fromkeys(
         (
-            "tcpcrypt doctor",
             "tcpcrypt probe 10.0.0.7:5432",
             "tcpcrypt policy check /etc/tcpcrypt/tcpcrypt.toml",
             "tcpcrypt rules --print --config /etc/tcpcrypt/tcpcrypt.toml",
