@@ -88,6 +88,7 @@ class Overview:
             key_log=context.key_log is not None,
             tally=tally,
             connections=states,
+            tcps=collections.Counter(str(entry["state"]) for entry in self._tcps.sessions()),
             slots=connection_slots(),
             moved=moved,
             frames=frames,
