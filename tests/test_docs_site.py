@@ -66,6 +66,29 @@ def test_labels_are_text_and_stay_on_the_picture() -> None:
     assert texts[-1].startswith("x < y & z")
 
 
+@pytest.mark.parametrize(
+    ("html", "fault"),
+    [
+        ('<a href="https://example.org/">x</a><img src="a.svg">', ""),
+        ('<link rel="canonical" href="https://example.org/">', ""),
+        ('<script src="https://unpkg.com/mermaid"></script>', "fetches https://unpkg.com/mermaid"),
+        ('<link rel="stylesheet" href="//fonts.example.org/a.css">', "fetches //fonts"),
+        ('<pre class="mermaid">', "was not drawn"),
+    ],
+)
+def test_a_site_that_fetches_from_elsewhere_is_noticed(
+    tmp_path: Path, html: str, fault: str
+) -> None:
+    """What `tox run -e docs` does with the built one."""
+    (tmp_path / "page.html").write_text(html)
+    program = ROOT / "docs/hooks/offline.py"
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == bool(fault)
+    assert fault in done.stdout
+
+
 # --- policies --------------------------------------------------------------------------------
 
 
