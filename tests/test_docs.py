@@ -1,6 +1,7 @@
 """What the docs claim is what the code does."""
 
 import importlib
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,3 +94,20 @@ def test_the_figures_of_the_performance_page_are_the_results(
     assert document.written(text) == text, "run: python bench/document.py"
     for name in document.PARTS:  # each has its place
         document.between(text, name, "")
+
+
+def test_the_pictures_of_the_performance_page_show_the_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    plot = importlib.import_module("connections_plot")
+    result = json.loads((ROOT / "bench/results/connections.json").read_text())
+    picture = (ROOT / "docs/connections.svg").read_text()
+    kinds = plot.rows(result["text"])
+    assert {"plain", "fresh", "resumed"} <= set(kinds)
+    for kind, rates in kinds.items():
+        for rate in rates.values():
+            assert f"{rate:,}" in picture, f"{kind}: run: python bench/document.py"
+    assert result["when"] in picture
+    plot.draw(result, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").stat().st_size > 10_000

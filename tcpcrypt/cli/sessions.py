@@ -122,7 +122,7 @@ def describe(session: SessionInfo) -> dict[str, Any]:
         "transcript": None if session.transcript is None else session.transcript.hex(),
         "rekeys": session.rekeys,
         "profile": session.profile,
-        "lacks": list(session.lacks) if session.encrypted else None,
+        "lacks": list(session.lacks) if session.encrypted or session.lacks else None,
         "sent": session.sent,
         "received": session.received,
     }

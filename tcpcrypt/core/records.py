@@ -58,8 +58,10 @@ class KeyRing:
         return self._kept.pop((direction, generation))
 
     def close(self, direction: Direction) -> None:
-        """No key of this direction will be taken any more."""
+        """No key of this direction will be taken any more; the last one ends the ring."""
         self._closed.add(direction)
+        if len(self._closed) == len(Direction):
+            self._master.wipe()
         for kept in [kept for kept in self._kept if kept[0] is direction]:
             self._kept.pop(kept).wipe()
 
@@ -153,8 +155,9 @@ class RecordSender:
             self.end()
 
     def end(self) -> None:
-        """No frame follows any more."""
+        """No frame follows any more: the key is not needed, whatever the owner does next."""
         self.finished = True
+        self._sealer.wipe()
         self._ring.close(Direction.SENDING)
 
     def _seal_some(self, view: memoryview, fin: bool, urgent: int) -> int:
@@ -335,9 +338,8 @@ class RecordReceiver:
         self._offset += consumed
         self._other_offset = None
         self._application_offset += written
-        self.finished = stop == _fast.STOP_FIN
-        if self.finished:
-            self._ring.close(Direction.RECEIVING)
+        if stop == _fast.STOP_FIN:
+            self.end()
         urgent_index = self._application_offset - last + urgent if urgent >= 0 else None
         return Received(
             self._given(written),
@@ -346,6 +348,12 @@ class RecordReceiver:
             rekeyed,
             self.finished,
         )
+
+    def end(self) -> None:
+        """No frame is expected any more: the key is not needed."""
+        self.finished = True
+        self._opener.wipe()
+        self._ring.close(Direction.RECEIVING)
 
     @property
     def between_frames(self) -> bool:

@@ -201,7 +201,7 @@ class Session:
             and not receiver.finished
             and receiver.between_frames
         ):
-            receiver.finished = True
+            receiver.end()
             self._input(SessionInput.PEER_FINISH, None)
             return
         reason = PeerReason.TRUNCATED if self.established else PeerReason.FIN_DURING_EXCHANGE

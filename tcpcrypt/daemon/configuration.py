@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import FlowDirection, Match, Policy
+from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Policy
 from tcpcrypt.daemon.demands import contradictions, demands, effective_mode
 from tcpcrypt.daemon.key_lines import KeyPath, Lines
 from tcpcrypt.daemon.keys import (
@@ -295,7 +295,15 @@ class _Reader:
 
     def _check_profiles(self, configuration: Configuration) -> None:
         """What [crypto] lists has to be of use in every dialect that a policy allows."""
+        others = False
         for index, policy in enumerate(configuration.policies):
+            if policy.profile == TCPS and others:
+                self._problem(
+                    ("policy", index, "profile"),
+                    _label("policy", index) + "profile",
+                    'policies with "tcps" have to stand before all others',
+                )
+            others |= policy.profile != TCPS
             try:
                 for profile in policy.profiles:
                     policy.configure(configuration.config, profile)
@@ -341,6 +349,12 @@ class _Reader:
                     _label(MATCH, index) + name,
                     "tells who opens a connection here; with direction"
                     ' "incoming" it could never match',
+                )
+            elif name in match and found.get("profile") == TCPS:
+                self._problem(
+                    (*path, "match", name),
+                    _label(MATCH, index) + name,
+                    'goes by packets that have no owner with `profile` = "tcps"',
                 )
         if len(self.problems) > before:
             return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tcpcrypt.core.policy import BOTH, FlowDirection, Mode, Policy
+from tcpcrypt.core.policy import BOTH, TCPS, FlowDirection, Mode, Policy
+from tcpcrypt.tcps.weaknesses import LACKS
 from tcpcrypt.wire.profile import RFC8548, STANFORD
 
 __all__ = ["contradictions", "demands", "effective_mode", "sentences", "warnings"]
@@ -13,10 +14,10 @@ __all__ = ["contradictions", "demands", "effective_mode", "sentences", "warnings
 
 def demands(found: Mapping[str, Any]) -> dict[str, str]:
     """The fields of a `Policy` from the keys that a file gives."""
-    auth = found.get("auth", "none")
+    auth, profile = found.get("auth", "none"), found.get("profile")
     return {
         "auth": auth,
-        "pq": found.get("pq", "off" if auth == "none" else "prefer"),
+        "pq": found.get("pq", "off" if auth == "none" or profile == TCPS else "prefer"),
         "psk": found.get("psk", ""),
         "profile": found.get("profile", RFC8548.name),
     }
@@ -45,7 +46,12 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name in ("auth", "pq"):
             if found.get(name, "none") not in ("none", "off"):
                 yield name, 'with `mode` = "never" connections are left alone and prove nothing'
-    if asked["profile"] != RFC8548.name and (auth != "none" or pq != "off"):
+    if asked["profile"] == TCPS:
+        if auth not in ("none", "tofu"):
+            yield "auth", '"tcps" has "none" and "tofu" alone, and "tofu" is worth little there'
+        if pq != "off":
+            yield "pq", '"tcps" has no post-quantum key agreement'
+    elif asked["profile"] != RFC8548.name and (auth != "none" or pq != "off"):
         yield "profile", f'"{asked["profile"]}" proves nothing: `auth` and `pq` need "rfc8548"'
     if mode == Mode.OPPORTUNISTIC.value and pq == "require" and auth in ("none", "tofu"):
         yield (
@@ -57,6 +63,11 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def sentences(policy: Policy) -> str:
     """What `policy` asks, in plain words; empty, or begins with a space."""
+    if policy.profile == TCPS:
+        text = " It is spoken as the TCP/S kernel module does, over IPv4 alone, and is weak."
+        if policy.auth == "tofu":
+            text += " Another key than the first one that an address has shown is refused."
+        return text
     text = {
         "none": "",
         "tofu": " The key that a host first proves to have is remembered, and another one"
@@ -80,7 +91,14 @@ def sentences(policy: Policy) -> str:
 
 def warnings(policy: Policy, mode: str) -> Iterator[str]:
     """What may not be meant; `mode` is what the file says."""
-    if policy.mode is Mode.OPPORTUNISTIC and policy.auth == "tofu":
+    if policy.profile == TCPS and policy.mode is not Mode.NEVER:
+        yield from (f'`profile` = "tcps" is for hosts that have nothing else: {it}' for it in LACKS)
+        if policy.mode is Mode.OPPORTUNISTIC:
+            yield (
+                "a server with TCP/S whose first SYN-ACK is lost looks as if it had none, and is"
+                " spoken to in the clear"
+            )
+    elif policy.mode is Mode.OPPORTUNISTIC and policy.auth == "tofu":
         yield (
             "the first contact with a host may go in the clear, and is whoever answers; from the"
             " second on only its key does, as long as the daemon runs"

@@ -345,6 +345,7 @@ KEYS: Final[tuple[Key, ...]] = (
             "stanford": "the protocol on the wire is that of the Stanford tcpcryptd of 2016",
             "both": "the protocol on the wire is that of RFC 8548 or that of the Stanford"
             " tcpcryptd, as the other host has it",
+            "tcps": "the protocol on the wire is that of the TCP/S kernel module",
         },
         "The dialect spoken on the wire.  The Stanford tcpcryptd (drafts tcpinc-tcpeno-03 and"
         " tcpinc-tcpcrypt-02) knows no other than its own, which is weaker: nothing protects the"
@@ -353,8 +354,10 @@ KEYS: Final[tuple[Key, ...]] = (
         " dialect; where this host connects, it offers RFC 8548 first, and the other dialect on"
         " the next connection if that did not lead to encryption.  Only policies without `auth`"
         ' and `pq` may have "stanford" or "both", and only TEPs 0x21 and 0x22 and AES-GCM serve'
-        " there.",
-        planned=("tcps",),
+        ' there.  "tcps" is another protocol altogether, for hosts with the TCP/S kernel module of'
+        " commit f166d11 and over IPv4 alone; what it lacks docs/tcps.md says, and `tcpcrypt policy"
+        " check` warns of it.  Such policies stand before all others, name no `uid` or `cgroup`,"
+        ' and have `auth` "none" or "tofu"; their connections end when the daemon does.',
     ),
     _choice(
         "policy",

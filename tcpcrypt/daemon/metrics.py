@@ -175,6 +175,12 @@ def _of_connections(figures: Figures) -> Iterator[Metric]:
         },
     )
     yield _gauge(
+        "tcpcrypt_tcps_connections",
+        "Live connections of profile tcps, which no other metric counts",
+        ("state",),
+        {(state,): figures.tcps.get(state, 0) for state in STATES},
+    )
+    yield _gauge(
         "tcpcrypt_connection_slots",
         "Connections for which there are descriptors",
         (),

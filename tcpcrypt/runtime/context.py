@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.key_log import KeyLog
-from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
+from tcpcrypt.core.policy import TCPS, Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.crypto.groups import GROUPS, KEYS_READY
 from tcpcrypt.errors import LocalError
@@ -61,7 +61,9 @@ class Settings:
                 'backend "sockops" serves profile "rfc8548" alone; "nfqueue" serves all'
             )
         for policy in self.policies:
-            if policy.profile != RFC8548.name and (policy.auth != "none" or policy.pq != "off"):
+            if policy.profile not in {RFC8548.name, TCPS} and (
+                policy.auth != "none" or policy.pq != "off"
+            ):
                 raise LocalError(f'profile "{policy.profile}" serves no policy with `auth` or `pq`')
             for profile in policy.profiles:
                 policy.configure(self.config, profile)  # says what it does not have

@@ -33,6 +33,8 @@ class Figures:
     tally: Tally = field(default_factory=Tally)
     connections: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Live ones, by state and direction."""
+    tcps: Mapping[str, int] = field(default_factory=dict)
+    """Live connections of profile `tcps`, by state; nothing else here counts them."""
     slots: int = 0
     """Connections for which there are descriptors."""
     moved: Mapping[tuple[bool, str], int] = field(default_factory=dict)

@@ -51,6 +51,7 @@ from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
 from tcpcrypt.runtime.tally import Tally
+from tcpcrypt.runtime.tcps import TCPS_QUEUE, TcpsDivert
 from tcpcrypt.wire.eno import find_eno
 from tcpcrypt.wire.profile import WireProfile
 
@@ -128,6 +129,9 @@ class Host:
             pump=Pumping.open(self.loop),
             key_log=settings.key_log,
         )
+        self._tcps = TcpsDivert(
+            queue, lambda: self._context.policies, report, self._context.next_number
+        )
         self.overview = Overview(
             self._context,
             connections=self.connections,
@@ -135,6 +139,7 @@ class Host:
             queue=queue,
             backend=self._backend,
             steering=steering,
+            tcps=self._tcps,
         )
         self._closed = False
 
@@ -145,6 +150,7 @@ class Host:
         _collect_garbage_seldom()
         self.loop.failed = self._on_bug
         self._take_queues()
+        self._tcps.warn()
         self._backend.configure(self.settings.config)
         for listener in self._steering.peer_listeners:
             self._backend.adopt_listener(listener, self._request)
@@ -163,6 +169,7 @@ class Host:
         now = time.monotonic()
         for opening in tuple(self._waiting.values()):
             opening.look_after(now)
+        self._tcps.expire()
         self.loop.call_later(_LOOK_AFTER, self._look_after)
 
     def run(self) -> None:
@@ -182,6 +189,7 @@ class Host:
         self._context.paths.seconds = settings.path_memory
         self._backend.configure(settings.config)
         self._take_queues()
+        self._tcps.warn()
 
     def trust(self, trust: Trust | None) -> None:
         """Believe by this from now on; live connections and cached sessions, too."""
@@ -218,6 +226,7 @@ class Host:
         if self._context.pump is not None:
             self._context.pump.close()
         self._context.resumption.flush()
+        self._tcps.close()
         self.loop.close()
 
     def _listeners(self) -> Sequence[socket.socket]:
@@ -276,6 +285,8 @@ class Host:
                 self._backend.take(packet)
             else:
                 self._queue.verdict(packet, Verdict.DROP)
+        elif packet.queue == TCPS_QUEUE:
+            self._tcps.take(packet)
         elif packet.queue == STRAY_QUEUE:
             self._hold.take_stray(packet, self._is_bound_to_device)
         else:

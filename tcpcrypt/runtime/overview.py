@@ -19,6 +19,7 @@ from tcpcrypt.runtime.figures import Figures, connection_slots
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.steering import Steering
 from tcpcrypt.runtime.synhold import SynHold
+from tcpcrypt.runtime.tcps import TcpsDivert
 
 __all__ = ["Overview"]
 
@@ -35,6 +36,7 @@ class Overview:
         queue: PacketQueue,
         backend: EnoBackend,
         steering: Steering,
+        tcps: TcpsDivert,
     ) -> None:
         self._context = context
         self._connections = connections
@@ -42,6 +44,7 @@ class Overview:
         self._queue = queue
         self._backend = backend
         self._steering = steering
+        self._tcps = tcps
         self._started = time.time()
 
     def status(self) -> dict[str, object]:
@@ -85,6 +88,7 @@ class Overview:
             key_log=context.key_log is not None,
             tally=tally,
             connections=states,
+            tcps=collections.Counter(str(entry["state"]) for entry in self._tcps.sessions()),
             slots=connection_slots(),
             moved=moved,
             frames=frames,
@@ -102,7 +106,9 @@ class Overview:
 
     def sessions(self) -> list[dict[str, object]]:
         """One entry a live connection, oldest first."""
-        return [c.entry() for c in sorted(self._connections, key=lambda c: c.number)]
+        entries = [c.entry() for c in sorted(self._connections, key=lambda c: c.number)]
+        # Both are in order; most hosts have none of the second.
+        return entries + self._tcps.sessions()
 
     def peers(self) -> list[dict[str, object]]:
         """One entry a service of another host that applications here used lately."""

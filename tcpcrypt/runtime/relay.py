@@ -162,6 +162,8 @@ class Relay:
 
     def start(self) -> None:
         """Begin: speak to the peer, and call `ready` as soon as data can pass."""
+        # Whoever sets URG on the path would take a byte out of the stream.
+        self._outer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         if self.session is None:
             self._ready(None)
             return

@@ -307,6 +307,8 @@ def _needed(action: argparse.Action) -> bool:
 def _written(action: argparse.Action) -> str:
     if action.option_strings:
         option = roff.bold(action.option_strings[-1])
+        if action.nargs == "?":
+            return f"{option} [{_argument(action)}]"
         return f"{option} {_argument(action)}" if action.nargs != 0 else option
     return _argument(action)
 
@@ -333,7 +335,10 @@ def _options(parser: argparse.ArgumentParser, *, with_help: bool = False) -> lis
         names = [roff.bold(name) for name in action.option_strings]
         label = ", ".join(names)
         if action.nargs != 0:
-            label = f"{label} {_argument(action)}".strip()
+            value = _argument(action)
+            if names and action.nargs == "?":
+                value = f"[{value}]"
+            label = f"{label} {value}".strip()
         lines += roff.item(label, _help(parser, action))
     if with_help:
         text = "Show the arguments of the program or, after a command's name, of the command."

@@ -90,6 +90,25 @@ def test_nothing_follows_finp() -> None:
         sender.seal(b"more")
 
 
+def test_nothing_is_taken_behind_finp() -> None:
+    r = receiver()
+    r.feed(frame(b"\x01end"))
+    step = r.step()
+    assert step is not None
+    assert step.fin
+    r.feed(b"")
+    with pytest.raises(PeerError) as caught:
+        r.feed(b"x")
+    assert caught.value.reason is PeerReason.DATA_AFTER_FINP
+
+
+def test_a_ring_that_was_wiped_gives_no_key() -> None:
+    keys = ring(Role.A)
+    keys.wipe()
+    with pytest.raises(KeyError):
+        keys.take(Direction.SENDING, 0)
+
+
 def test_48_3_8_every_generation_is_announced_by_a_frame_of_its_own() -> None:
     sender = RecordSender(Config(), ring(Role.A), AES, offset=0)
     sender.advance_key()

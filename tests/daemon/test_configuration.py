@@ -274,7 +274,10 @@ BAD = [
     (OPEN + "profile = 'both'\npq = 'prefer'", 3, "policy 1, profile", 'need "rfc8548"'),
     (X25519_ALONE + OPEN + "profile = 'both'", 5, "policy 1, profile", "none of the"),
     (CHACHA_ALONE + OPEN + "profile = 'stanford'", 5, "policy 1, profile", "none of the"),
-    (POLICY + "profile = 'tcps'", 3, "policy 1, profile", "this version does not have"),
+    (OPEN + "profile = 'tcps'\nauth = 'pinned'", 4, "policy 1, auth", "worth little there"),
+    (OPEN + "profile = 'tcps'\npq = 'prefer'", 4, "policy 1, pq", '"tcps" has no post-quantum'),
+    (OPEN + OPEN + "profile = 'tcps'", 5, "policy 2, profile", "before all others"),
+    (OPEN + "profile = 'tcps'\nmatch.uid = 0", 4, "policy 1, match.uid", "have no owner"),
     (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
     # what is not what it should be
     ("daemon = 3", 1, "daemon", "3 is not a table of keys"),

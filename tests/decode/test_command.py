@@ -68,6 +68,7 @@ def test_json_says_everything(files: Files, capsys: pytest.CaptureFixture[str]) 
         "aead": 1,
         "resumed": False,
         "session_id": recorded.one.session_id.hex(),
+        "in_band": None,
         "application_aware": {"client": False, "server": False},
         "fallback": None,
         "authentication": None,
@@ -215,7 +216,7 @@ def test_why_a_connection_is_plain(  # noqa: PLR0917
     [
         (b"\x45\x03\x30", b"\x45\x04\x01\x30", "TEP 0x30 is not one of tcpcrypt"),
         (b"\x45\x05\xa0XX", b"\x45\x06\x01\xa0XX", "TEP 0x20 is for experiments"),
-        (b"\xfd\x24TC" + bytes(32), b"\xfd\x24TC" + bytes(32), "none of the 0 private keys"),
+        (b"\xfd\x24TC" + bytes(32), b"\xfd\x24TC" + bytes(32), "no key: none of the 0 private"),
     ],
 )
 def test_encryption_that_is_not_known(

@@ -6,6 +6,7 @@ from typing import Final
 
 from tcpcrypt.errors import FallbackReason, LocalError, PeerError
 from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC, Tep
+from tcpcrypt.tools.decode.direction import NOTHING, Direction
 from tcpcrypt.tools.decode.frames import FrameReader, FrameSink
 from tcpcrypt.tools.decode.handshake import (
     Agreed,
@@ -16,9 +17,9 @@ from tcpcrypt.tools.decode.handshake import (
     is_tcps,
     offered_profile,
 )
+from tcpcrypt.tools.decode.inband import preface
 from tcpcrypt.tools.decode.keys import Exchange, KeyStore, SessionKeys
-from tcpcrypt.tools.decode.reassembly import ByteStream
-from tcpcrypt.tools.decode.report import ConnectionReport, DirectionReport
+from tcpcrypt.tools.decode.report import ConnectionReport
 from tcpcrypt.tools.decode.shown import shown
 from tcpcrypt.tools.decode.sink import Sink
 from tcpcrypt.tools.decode.tcps import TcpsReader
@@ -35,51 +36,8 @@ _UNDECIDED_MAX: Final = 1 << 26
 _UNOPENED_MAX: Final = 1 << 20
 """Bytes of one direction that are kept for keys that may still come."""
 _SEQ_MOD: Final = 1 << 32
-_MAGIC_LEN: Final = 4
 _TCPS: Final = "tcps"
 _PLAIN: Final = "plain"
-_NOTHING: Final = ByteStream(0)
-"""The stream of a direction before its first packet, and once it is read no more."""
-
-
-class _Direction:
-    """One direction: what was captured of it, and who reads it."""
-
-    __slots__ = ("cut", "fin_at", "isn", "name", "reader", "region", "report", "reset", "stream")
-
-    def __init__(self, name: str, report: DirectionReport) -> None:
-        self.name = name
-        self.report = report
-        self.isn: int | None = None
-        self.region: bytes | None = None
-        """Options of its SYN or SYN-ACK."""
-        self.stream = _NOTHING
-        self.reader: FrameReader | None = None
-        self.fin_at: int | None = None
-        self.reset = False
-        self.cut = False
-
-    def start(self, isn: int) -> None:
-        if self.isn is None:
-            self.isn = isn
-            self.stream = ByteStream(isn)
-
-    def begins(self, magic: bytes) -> bool | None:
-        """Whether the stream begins so; None: not known yet."""
-        head = bytes(self.stream.buffer[:_MAGIC_LEN])
-        if len(head) < _MAGIC_LEN and magic.startswith(head):
-            return None
-        return head == magic
-
-    @property
-    def ended(self) -> bool:
-        """Its sender has said that nothing follows, or that nobody shall listen."""
-        return self.reset or self.fin_at is not None
-
-    @property
-    def complete(self) -> bool:
-        """All up to its end was read."""
-        return self.fin_at is not None and self.stream.base == self.fin_at
 
 
 class Connection:
@@ -99,8 +57,8 @@ class Connection:
         self._frames = frames
         self._unopened: tuple[Agreed, Exchange | None] | None = None
         """What keys are waited for."""
-        self.client = _Direction("client to server", report.client_to_server)
-        self.server = _Direction("server to client", report.server_to_client)
+        self.client = Direction("client to server", report.client_to_server)
+        self.server = Direction("server to client", report.server_to_client)
         self._store = store
         self._sink = sink
         self._agreed: Agreed | Plain | Undecodable | TcpsReader | None = None
@@ -173,7 +131,7 @@ class Connection:
         return memoryview(data), fin
 
     @staticmethod
-    def _note_syn(mine: _Direction, region: bytes) -> bool:
+    def _note_syn(mine: Direction, region: bytes) -> bool:
         """Keep the options of the last SYN with ENO; whether this one has it."""
         eno = offered_profile(region) is not None
         if mine.region is None or eno:
@@ -216,7 +174,26 @@ class Connection:
                 if not doubt:
                     agreed = Plain(FallbackReason.NO_ENO_IN_FIRST_ACK)
             self._agreed = agreed
+        if isinstance(self._agreed, Plain):
+            within = self._within()
+            if within is True and not last:
+                self._agreed = None
+                return
+            if not isinstance(within, bool):
+                self._agreed, self.report.in_band = within, True
         self._note_agreed(self._agreed)
+
+    def _within(self) -> Agreed | Undecodable | bool:
+        """What prefaces of both streams agree on; True: they may yet, False: they are none."""
+        client, server = (preface(mine.stream.buffer) for mine in (self.client, self.server))
+        if isinstance(client, bool) or isinstance(server, bool):
+            return client is not False and server is not False
+        agreed = agree(client[0], server[0])
+        if isinstance(agreed, Plain):
+            return False
+        self.client.stream.consume(client[1])
+        self.server.stream.consume(server[1])
+        return agreed
 
     def _agree_tcps(self, one: bytes, other: bytes) -> TcpsReader | Undecodable:
         self.report.profile = _TCPS
@@ -317,7 +294,7 @@ class Connection:
         host_b.stream.consume(len(second))
         self._find_keys(agreed, Exchange(first, second, init1.nonce, init2.cipher))
 
-    def _message(self, name: str, mine: _Direction, magic: bytes) -> bytes | None:
+    def _message(self, name: str, mine: Direction, magic: bytes) -> bytes | None:
         """Init1 or Init2 once it is whole."""
         buffer = mine.stream.buffer
         try:
@@ -368,18 +345,18 @@ class Connection:
         self.report.note(why)
         self._over = True
         self._unopened = None
-        self.client.stream = self.server.stream = _NOTHING
+        self.client.stream = self.server.stream = NOTHING
 
     # --- data --------------------------------------------------------------------------
 
-    def _read_plain(self, mine: _Direction, time: float) -> None:
+    def _read_plain(self, mine: Direction, time: float) -> None:
         stream = mine.stream
         if stream.buffer:
             data = bytes(stream.buffer)
             stream.consume(len(data))
             self._give(mine, data, time)
 
-    def _give(self, mine: _Direction, data: bytes, time: float) -> None:
+    def _give(self, mine: Direction, data: bytes, time: float) -> None:
         mine.report.update(data)
         self._sink.data(self.report, mine is self.client, data, time)
 
@@ -399,7 +376,7 @@ class Connection:
         self._over = True
         for mine in (self.client, self.server):
             # Late copies may come; what is kept for them is that it is over.
-            mine.stream, mine.reader, mine.region = _NOTHING, None, None
+            mine.stream, mine.reader, mine.region = NOTHING, None, None
             mine.report.seal()
         self._first_ack, self._agreed = None, None
         self._sink.end(self.report, time)
@@ -416,7 +393,7 @@ class Connection:
         name = "Init2" if whole else "Init1"
         return f"its {name} is not in the capture, or not as a whole"
 
-    def _finish(self, mine: _Direction, time: float) -> None:
+    def _finish(self, mine: Direction, time: float) -> None:
         report, reader = mine.report, mine.reader
         if reader is not None:
             for data in reader.finish():
@@ -434,7 +411,7 @@ class Connection:
             self.report.note(f"{mine.name}: packets were cut when captured (tcpdump -s 0 does not)")
         report.ended = self._ended(mine)
 
-    def _finish_tcps(self, reader: TcpsReader, mine: _Direction, time: float) -> None:
+    def _finish_tcps(self, reader: TcpsReader, mine: Direction, time: float) -> None:
         from_client, whole = mine is self.client, mine.stream.gap is None and not mine.cut
         self._finish_plain(mine, time)
         for fault in reader.faults(from_client=from_client):
@@ -443,18 +420,18 @@ class Connection:
         authenticated = reader.authenticated(from_client=from_client)
         mine.report.authenticated = authenticated and whole
 
-    def _finish_plain(self, mine: _Direction, time: float) -> None:
+    def _finish_plain(self, mine: Direction, time: float) -> None:
         while mine.stream.gap is not None:
             self._skip_gap(mine, time)
 
-    def _skip_gap(self, mine: _Direction, time: float) -> None:
+    def _skip_gap(self, mine: Direction, time: float) -> None:
         gap = mine.stream.gap
         if gap is not None:
             self._note_gap(mine, *gap)
             mine.stream.skip_to(gap[1])
             self._read_plain(mine, time)
 
-    def _missing_tail(self, mine: _Direction) -> None:
+    def _missing_tail(self, mine: Direction) -> None:
         """FIN tells where the stream ended."""
         at, reader = mine.fin_at, mine.reader
         if at is None or self._over or at <= mine.stream.end or (reader and reader.failed):
@@ -463,13 +440,13 @@ class Connection:
         if mine.report.authenticated:
             mine.report.authenticated = False
 
-    def _note_gap(self, mine: _Direction, start: int, end: int) -> None:
+    def _note_gap(self, mine: Direction, start: int, end: int) -> None:
         self.report.note(
             f"{mine.name}: bytes {start} to {end - 1} of the stream are not in the capture"
         )
 
     @staticmethod
-    def _ended(mine: _Direction) -> str:
+    def _ended(mine: Direction) -> str:
         if mine.reader is not None and mine.reader.fin:
             return "finp"
         if mine.fin_at is not None:

@@ -97,6 +97,8 @@ class ConnectionReport:
     aead: int | None = None
     resumed: bool | None = None
     session_id: bytes | None = None
+    in_band: bool | None = None
+    """Negotiated within the streams, not by TCP options."""
     application_aware: tuple[bool, bool] | None = None
     """Bit `a` of client and server."""
     fallback: FallbackReason | None = None
@@ -128,6 +130,7 @@ class ConnectionReport:
             "aead": self.aead,
             "resumed": self.resumed,
             "session_id": None if self.session_id is None else self.session_id.hex(),
+            "in_band": self.in_band,
             "application_aware": None
             if aware is None
             else {"client": aware[0], "server": aware[1]},

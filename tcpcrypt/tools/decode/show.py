@@ -128,6 +128,8 @@ def _what(report: ConnectionReport) -> str:
         words.append(f"AEAD {report.aead:#06x}")
     if report.resumed:
         words.append("resumed")
+    if report.in_band:
+        words.append("in the streams")
     if report.fallback is not None:
         words.append(f"({report.fallback.value})")
     return " ".join(words)

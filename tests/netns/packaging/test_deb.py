@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 from netns.network import Network
 from netns.packaging import story
 from netns.packaging.root import Root
@@ -29,6 +30,7 @@ def test_from_installation_to_purge(package: Path, pair: Network, tmp_path: Path
         story.purged(root)
 
 
+@pytest.mark.long
 def test_an_upgrade_that_does_not_start_again_stays_closed(
     package: Path, pair: Network, tmp_path: Path
 ) -> None:
