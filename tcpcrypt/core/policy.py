@@ -115,6 +115,10 @@ class Policy:
     profile: str = RFC8548.name
     """The dialect: one of `PROFILES`, or BOTH of them, one a connection; or TCPS."""
 
+    application_aware: bool = False
+    """The application knows of encryption and asks for session IDs: bit `a` of TCP-ENO
+    (RFC 8547 section 4.2) is set."""
+
     @property
     def profiles(self) -> tuple[WireProfile, ...]:
         """The dialects, the one to try first in front; none with TCPS."""
@@ -131,6 +135,7 @@ class Policy:
             base.in_profile(profile or self.profiles[0]),
             enabled=self.mode is not Mode.NEVER,
             require_encryption=self.mode is Mode.REQUIRE,
+            application_aware=base.application_aware or self.application_aware,
         )
 
 

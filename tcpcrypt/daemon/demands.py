@@ -1,4 +1,4 @@
-"""What a policy of the file asks of the peer: its keys `auth`, `pq`, `psk` and `profile`."""
+"""What a policy of the file asks of the peer, and what it tells him."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tcpcrypt.wire.profile import RFC8548, STANFORD
 __all__ = ["contradictions", "demands", "effective_mode", "sentences", "warnings"]
 
 
-def demands(found: Mapping[str, Any]) -> dict[str, str]:
+def demands(found: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `Policy` from the keys that a file gives."""
     auth, profile = found.get("auth", "none"), found.get("profile")
     return {
@@ -20,6 +20,7 @@ def demands(found: Mapping[str, Any]) -> dict[str, str]:
         "pq": found.get("pq", "off" if auth == "none" or profile == TCPS else "prefer"),
         "psk": found.get("psk", ""),
         "profile": found.get("profile", RFC8548.name),
+        "application_aware": found.get("application_aware", False),
     }
 
 
@@ -51,6 +52,8 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "auth", '"tcps" has "none" and "tofu" alone, and "tofu" is worth little there'
         if pq != "off":
             yield "pq", '"tcps" has no post-quantum key agreement'
+        if asked["application_aware"]:
+            yield "application_aware", '"tcps" has nothing to tell it by'
     elif asked["profile"] != RFC8548.name and (auth != "none" or pq != "off"):
         yield "profile", f'"{asked["profile"]}" proves nothing: `auth` and `pq` need "rfc8548"'
     if mode == Mode.OPPORTUNISTIC.value and pq == "require" and auth in ("none", "tofu"):
@@ -79,6 +82,8 @@ def sentences(policy: Policy) -> str:
         text = " Each host that proves a key is remembered by it; revoked keys are refused."
     if policy.pq == "require":
         text += " Keys are agreed on with a post-quantum hybrid or not at all."
+    if policy.application_aware:
+        text += " The other host is told that the application here asks for session IDs."
     return (
         text
         + {

@@ -359,6 +359,18 @@ KEYS: Final[tuple[Key, ...]] = (
         " check` warns of it.  Such policies stand before all others, name no `uid` or `cgroup`,"
         ' and have `auth` "none" or "tofu"; their connections end when the daemon does.',
     ),
+    Key(
+        "policy",
+        "application_aware",
+        values.BOOLEAN,
+        "false",
+        "true",
+        "The other host is told that the application here knows of encryption: {}.",
+        "Whether applications of this policy ask for the session ID (`tcpcrypt session-id`, or by"
+        " the control socket) and check it with the other side.  It is told in TCP-ENO (RFC 8547,"
+        " section 4.2), so that both sides know whether the other one does, and changes nothing"
+        " else.",
+    ),
     _choice(
         "policy",
         "plane",

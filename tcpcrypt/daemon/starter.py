@@ -109,7 +109,7 @@ def _table(section: str) -> str:
         lines += textwrap.wrap(
             text,
             _WIDTH,
-            initial_indent=f"# {key.name:<12}",
+            initial_indent=f"# {key.name:<11} ",
             subsequent_indent=indent,
             break_on_hyphens=False,
         )

@@ -54,6 +54,10 @@ class Settings:
             raise LocalError(
                 'backend "sockops" serves no policy with `auth` or `pq`; "nfqueue" serves all'
             )
+        if self.backend == "sockops" and any(policy.application_aware for policy in self.policies):
+            raise LocalError(
+                'backend "sockops" serves no policy with `application_aware`; "nfqueue" serves all'
+            )
         if self.backend == "sockops" and any(
             policy.profiles != (self.config.profile,) for policy in self.policies
         ):

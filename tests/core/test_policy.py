@@ -60,6 +60,9 @@ def test_each_condition_can_refuse() -> None:
 def test_policy_configures_a_connection() -> None:
     assert Policy(Mode.REQUIRE).configure(Config()).require_encryption
     assert not Policy(Mode.OPPORTUNISTIC).configure(Config()).require_encryption
+    assert not Policy(Mode.REQUIRE).configure(Config()).application_aware
+    assert Policy(Mode.REQUIRE, application_aware=True).configure(Config()).application_aware
+    assert Policy(Mode.REQUIRE).configure(Config(application_aware=True)).application_aware
 
 
 def test_the_dialects_of_a_policy() -> None:
