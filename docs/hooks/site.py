@@ -17,6 +17,8 @@ from tcpcrypt.tools.ladder import drawing
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = re.compile(r"\]\(\.\./((?!\.\.)[\w./-]+)\)")
+INTO_DOCS = re.compile(r"\]\(docs/([\w./-]+)\)")
+ROOT_PAGES = ("SECURITY.md", "THREAT_MODEL.md")
 MANUAL = re.compile(r"\]\((?:docs/)?man/[\w.-]+\)")
 
 
@@ -30,14 +32,15 @@ def on_files(files: Files, config: Any) -> Files:
         for path in OUTSIDE.findall(page.read_text())
         if (ROOT / path).is_file()
     }
-    for path in sorted(wanted):
+    for path in sorted(wanted | set(ROOT_PAGES)):
         files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
     return files
 
 
 def on_page_markdown(markdown: str, **_more: Any) -> str:
     """Draw the diagrams; point to files outside of docs/ where they are on the site."""
-    return MANUAL.sub("](reference/commands.md)", OUTSIDE.sub(r"](\1)", drawing(markdown)))
+    text = INTO_DOCS.sub(r"](\1)", OUTSIDE.sub(r"](\1)", drawing(markdown)))
+    return MANUAL.sub("](reference/commands.md)", text)
 
 
 def commands() -> str:

@@ -86,8 +86,10 @@ class Decoder:
 
     def keys_came(self) -> None:
         """The key store has more than before: connections that waited may be read."""
-        for connection, _from_client in list(self._by_flow.values()):
+        for flow, (connection, _from_client) in list(self._by_flow.items()):
             connection.keys_came(self._time)
+            if connection.complete:
+                self._close(connection, flow)
 
     def finish(self) -> list[ConnectionReport]:
         """All connections that are kept, in the order of their first packets."""

@@ -7,11 +7,13 @@ interface will do.  Needs CAP_NET_RAW.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from tcpcrypt.tools.decode.capture import CaptureError, Packet
 
@@ -27,6 +29,8 @@ _PACKET_MAX: Final = 1 << 18
 _IP: Final = frozenset({0x0800, 0x86DD})
 _LOOPBACK: Final = 772
 """ARPHRD_LOOPBACK: there each packet is seen twice, as it leaves and as it comes."""
+_QUEUED_MAX: Final = 1 << 16
+"""Packets that are read behind the end, at most; the kernel keeps fewer."""
 _TICK: Final = 0.1
 """Seconds after which it is told that nothing has come."""
 
@@ -61,6 +65,8 @@ class LiveCapture:
             raise CaptureError(f"{interface}: {os.strerror(error.errno or 0)}") from error
         self.dropped = 0
         """Packets that the kernel could not keep; known at the exit."""
+        self._stopped = False
+        self._before: Any = None
 
     def _enlarge(self) -> None:
         try:
@@ -69,9 +75,18 @@ class LiveCapture:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
     def __enter__(self) -> Self:
+        """From here on the first Ctrl-C ends the reading in order, and loses nothing."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._stop)
         return self
 
+    def _stop(self, _number: int, _frame: object) -> None:
+        self._stopped = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
         statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         self.dropped = struct.unpack("=II", statistics)[1]
         self._socket.close()
@@ -82,15 +97,23 @@ class LiveCapture:
         Raises `CaptureError` if the interface goes.
         """
         number = 0
+        over, last = False, 0
         end = None if self._seconds is None else time.monotonic() + self._seconds
         while self._packets is None or number < self._packets:
-            if end is not None and time.monotonic() >= end:
+            if not over and (self._stopped or (end is not None and time.monotonic() >= end)):
+                # What had come by then is read, too.
+                over, end = True, None
+                last = number + _QUEUED_MAX
+                self._socket.setblocking(False)
+            if over and number >= last:
                 return
             try:
                 data, address = self._socket.recvfrom(_PACKET_MAX)
             except TimeoutError:
                 yield None
                 continue
+            except BlockingIOError:
+                return
             except OSError as error:
                 raise CaptureError(f"{self._interface}: {error.strerror}") from error
             _name, protocol, way, kind, _hardware = address
