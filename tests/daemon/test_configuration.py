@@ -283,7 +283,7 @@ BAD = [
         "policy 1, application_aware",
         "nothing to tell it by",
     ),
-    (OPEN + "application_aware = 1", 3, "policy 1, application_aware", "1 is neither true nor false"),
+    (OPEN + "application_aware = 1", 3, "policy 1, application_aware", "1 is neither true"),
     (OPEN + OPEN + "profile = 'tcps'", 5, "policy 2, profile", "before all others"),
     (OPEN + "profile = 'tcps'\nmatch.uid = 0", 4, "policy 1, match.uid", "have no owner"),
     (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
