@@ -109,6 +109,18 @@ def test_live_connections_and_why_others_are_plain(
     assert plain("connections_plain_total", how="fallback", reason="no_eno_in_syn_ack") == 1
 
 
+def test_what_policy_refuses_is_counted_with_its_reason(pair: Network, tmp_path: Path) -> None:
+    """The server has no daemon, and the policy says `require`."""
+    tmp_path.chmod(0o755)
+    Daemon(pair.client, tmp_path, "require", 'metrics = "127.0.0.1:9469"').started()
+    with pair.listen(), pytest.raises(ConnectionRefusedError):
+        pair.connect()
+    found = Scrape(pair.client, TCP)
+    assert found("connections_refused_total", reason="no_eno_in_syn_ack") == 1
+    assert found.sum("connections_refused_total") == 1
+    assert found.sum("connections_plain_total") == found.sum("connections_failed_total") == 0
+
+
 def test_nobody_serves_metrics_where_none_are_asked_for(pair: Network, tmp_path: Path) -> None:
     """And the library for them is not even loaded."""
     tmp_path.chmod(0o755)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import socket
 from dataclasses import asdict
 
 import pytest
 from conftest import PURE_PYTHON
-from support.relays import Chain, receive
+from support.relays import Chain, receive, until
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.errors import PeerReason
@@ -64,3 +65,33 @@ def test_frames_are_counted_wherever_they_are_sealed(pumps: bool) -> None:
         after = both.call(lambda: relay.frames)
         # A read of the application need not end where a frame is full.
         assert 500 <= after - before <= 1000
+
+
+@pytest.mark.parametrize("pumps", [False, True], ids=["loop", "pump"])
+@pytest.mark.parametrize(
+    ("wire", "reason"),
+    [
+        (b"", PeerReason.TRUNCATED),
+        (bytes((0, 0, 40)) + bytes(40), PeerReason.FRAME_TAG),
+        (bytes((0, 0, 16)) + bytes(16), PeerReason.FRAME_TOO_SHORT),
+    ],
+    ids=["truncated", "tag", "short"],
+)
+def test_what_the_peer_did_is_known_when_it_has_ended_the_connection(
+    pumps: bool, wire: bytes, reason: PeerReason
+) -> None:
+    if pumps and PURE_PYTHON:
+        pytest.skip("the Python twin has no pump")
+    with Chain(pumps=pumps) as both:
+        if pumps:
+            both.warm_up()
+        for one, other in ((both.client, both.server), (both.server, both.client)):
+            one.app.sendall(b"?")
+            assert receive(other.app, 1) == b"?"
+        assert both.client.relay.fault is None
+        if wire:
+            both.wire[1].send(wire)
+        else:
+            both.wire[1].shutdown(socket.SHUT_WR)
+        until(lambda: both.client.endings)
+        assert both.client.relay.fault is reason
