@@ -46,6 +46,12 @@ DEMO = Plan("tests/netns/test_demo.py::test_it_verifies_everything")
 DOCTOR = Plan("tests/netns/test_doctor.py::test_a_host_that_can")
 PROBE = Plan("tests/netns/test_probe.py::test_a_host_that_encrypts")
 VECTORS = Plan("tests/test_docs_site.py::test_the_vectors_commands_run")
+PACKAGE = Plan("tests/netns/packaging/test_deb.py::test_from_installation_to_purge")
+FROM_NOTHING = Plan(
+    "tests/netns/packaging/test_fresh_root.py::test_apt_installs_it_and_curl_is_encrypted"
+)
+PIPX = Plan("tests/netns/packaging/test_fresh_root.py::test_pipx_installs_it")
+SYSTEMD = Plan(why="it takes a machine that systemd runs; tests/daemon/test_unit.py has the unit")
 ITSELF = Plan(why="it is what runs these tests")
 MEASURES = Plan(why="it measures, for minutes to an hour, on a machine that does nothing else")
 DRAWING = Plan(why="a line of a picture that begins with the name of a program")
@@ -110,6 +116,18 @@ COMMANDS: dict[str, dict[str, Plan]] = {
         ),
         TWO_HOSTS,
     ),
+    "install.md": {
+        "make deb": PACKAGE,
+        "apt install ./dist/tcpcrypt_0.1.0_amd64.deb": FROM_NOTHING,
+        "tcpcrypt policy check": PACKAGE,
+        "tcpcrypt up --confirm 60s": TWO_HOSTS,
+        "systemctl enable --now tcpcryptd": SYSTEMD,
+        "apt remove tcpcrypt": FROM_NOTHING,
+        "apt purge tcpcrypt": FROM_NOTHING,
+        "pipx install .": PIPX,
+        "make build": ITSELF,
+        "make test": ITSELF,
+    },
     "metrics.md": dict.fromkeys(
         (
             "curl -s http://127.0.0.1:9469/metrics",

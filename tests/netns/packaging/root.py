@@ -2,8 +2,9 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from tcpcrypt.tools.netns import Host, wait_until
@@ -73,14 +74,19 @@ class Root:
         return Path(f"/proc/{self._first}/root")
 
     def run(
-        self, *argv: str, check: bool = True, network: bool = True, timeout: float = 300
+        self,
+        *argv: str,
+        check: bool = True,
+        network: bool = True,
+        timeout: float = 300,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in it; without `network` of its own: in that of this process."""
         spaces = ("--mount", "--pid", "--root", "--wd", *(("--net",) if network else ()))
         done = subprocess.run(
             ("nsenter", "--target", self._first, *spaces, "--", *argv),
-            env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=timeout, check=False,
+            env={**ENVIRONMENT, **variables}, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=timeout, check=False,
         )  # fmt: skip
         if check:
             assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
