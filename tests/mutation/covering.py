@@ -44,17 +44,25 @@ class Covering:
         return sorted(tests, key=lambda test: (self.seconds.get(test, 0.0), test))
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"tests": self.tests, "seconds": self.seconds}))
+        names = list(self.seconds)
+        number = {name: at for at, name in enumerate(names)}
+        tests = {
+            file: {at: [number[name] for name in of] for at, of in lines.items()}
+            for file, lines in self.tests.items()
+        }
+        seconds = [round(self.seconds[name], 4) for name in names]
+        path.write_text(json.dumps({"names": names, "seconds": seconds, "tests": tests}))
 
     @classmethod
     def load(cls, path: Path) -> Covering:
-        """What `save` wrote."""
+        """What `save` wrote.  A name is one object, however many lines it stands by."""
         read = json.loads(path.read_text())
+        names = read["names"]
         tests = {
-            file: {int(at): names for at, names in lines.items()}
+            file: {int(at): [names[n] for n in of] for at, of in lines.items()}
             for file, lines in read["tests"].items()
         }
-        return cls(tests, read["seconds"])
+        return cls(tests, dict(zip(names, read["seconds"], strict=True)))
 
 
 class Contexts:

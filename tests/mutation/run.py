@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib.abc
 import importlib.machinery
 import json
@@ -266,6 +267,7 @@ def main(given: list[str] | None = None) -> int:
         known = {key: outcome for key, outcome in known.items() if outcome != "survived"}
     known.update(dict.fromkeys(explained(), "equivalent"))
     outcomes: dict[str, str] = {}
+    gc.freeze()  # or each fork would copy what the collector looks at
     with results.open("a") as file:
         for mutant in chosen[: wanted.sample or None]:
             outcome = known.get(mutant.key)
