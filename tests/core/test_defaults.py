@@ -71,6 +71,7 @@ PROFILES = {
         "stream_max": 1 << 64,
         "init_as_data": False,
         "frame_per_segment": False,
+        "repeats_anew": False,
     },
     STANFORD: {
         "name": "stanford",
@@ -94,6 +95,7 @@ PROFILES = {
         "stream_max": 1 << 32,
         "init_as_data": True,
         "frame_per_segment": True,
+        "repeats_anew": True,
     },
 }
 
@@ -154,7 +156,8 @@ def test_a_policy_that_says_nothing_more_than_its_mode() -> None:
         if field.default is not dataclasses.MISSING
     }
     match = found.pop("match")
-    assert found == {"auth": "none", "pq": "off", "psk": "", "profile": "rfc8548"}
+    asked = {"auth": "none", "pq": "off", "psk": "", "profile": "rfc8548"}
+    assert found == asked | {"application_aware": False}
     assert not any(fields(match).values()), "every connection"
 
 
