@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import http.server
 import io
+import ipaddress
+import re
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -47,6 +49,7 @@ PATIENCE: Final = 10.0
 _ACCEPT_PAUSE: Final = 0.1
 _END: Final = b"\r\n\r\n"
 _CHUNK: Final = 4096
+_HOST: Final = re.compile(r"(localhost|[0-9.]+|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
 
 
 class _Request(http.server.BaseHTTPRequestHandler):
@@ -71,6 +74,9 @@ class _Request(http.server.BaseHTTPRequestHandler):
         self._serve(body=False)
 
     def _serve(self, *, body: bool) -> None:
+        if not _is_here(self.headers.get("Host", "")):
+            self.send_error(HTTPStatus.FORBIDDEN, explain="ask by localhost or its address")
+            return
         if self.path.partition("?")[0] != PATH:
             self.send_error(HTTPStatus.NOT_FOUND, explain=f"metrics are at {PATH}")
             return
@@ -84,6 +90,21 @@ class _Request(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *_values: object) -> None:
         """Readers come every few seconds, and are no news."""
+
+
+def _is_here(host: str) -> bool:
+    """Whether a reader calls this host by a name of its own.
+
+    A browser of this host would also bring a page of another one here, whose
+    name was made to lead to 127.0.0.1 meanwhile; it gives that name.
+    """
+    found = _HOST.fullmatch(host)
+    if found is None or found[1] == "localhost":
+        return found is not None or not host
+    try:
+        return ipaddress.ip_address(found[1].strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def answer(request: bytes, page: Page) -> bytes:

@@ -186,6 +186,22 @@ def test_answers(request_: bytes, first: str, has: str) -> None:
     assert has in body
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((name, 200) for name in ("localhost", "localhost:9469", "127.0.0.1:9469", "127.9.9.9")),
+        *((name, 200) for name in ("[::1]:9469", "[::1]", "")),
+        *((name, 403) for name in ("evil.example.org", "10.0.0.1:9469", "[::2]", "localhost.evil")),
+        *((name, 403) for name in ("[", "]", "::1:", "1.2", "127.0.0.1.evil.example")),
+    ],
+)
+def test_a_page_of_another_host_gets_nothing_through_a_browser(host: str, status: int) -> None:
+    """DNS rebinding: the name in the field Host is that of the other host."""
+    text = answer(GET.replace(b"localhost", host.encode()), Pages(Figures)).decode()
+    assert text.startswith(f"HTTP/1.0 {status} ")
+    assert ("tcpcrypt_policies" in text) is (status == 200)
+
+
 def test_head_has_no_body() -> None:
     text = answer(GET.replace(b"GET", b"HEAD"), Pages(Figures)).decode()
     assert text.startswith("HTTP/1.0 200 OK")
