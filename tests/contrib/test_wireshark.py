@@ -1,6 +1,5 @@
 """The Wireshark dissector, run by tshark over captures that this package's own core made."""
 
-import hashlib
 import random
 import subprocess
 from dataclasses import replace
@@ -9,11 +8,14 @@ from typing import Any
 
 import pytest
 from support.captures import CLIENT6, SERVER6, Recorded, Sent, Tape, record, write
+from support.conversations import End, carry
 from support.hosts import Host
 from support.terms import Conditions, identity, shared, ta_host
 
+from tcpcrypt import sockets
 from tcpcrypt.cli.tcpcrypt import main
 from tcpcrypt.core.config import Config
+from tcpcrypt.core.events import Role
 from tcpcrypt.registry import Tep
 from tcpcrypt.wire.messages import Init1, Init2
 
@@ -172,7 +174,6 @@ def test_a_copied_tag_opens_nothing(two: tuple[Path, Recorded, Recorded], tmp_pa
     forged.sent[at] = replace(forged.sent[at], payload=bytes(payload))
     altered = write(tmp_path / "x.pcap", forged.packets())
     uri = "http.request.uri"
-    assert fields(capture, uri, where="http.request && ip", opened=path) == [["/what-nobody-reads"]]
     assert fields(altered, uri, where="http.request && ip", opened=path) == []
 
 
@@ -189,6 +190,7 @@ def test_the_authenticated_tep(tmp_path: Path) -> None:
         capture,
         *("tcpeno.suboption.version", "tcpcrypt.init", "tcpcrypt.init.static_key"),
         *("tcpcrypt.init.hint", "tcpcrypt.init.psk", "_ws.expert.message"),
+        *("tcpcrypt.init.sealed", "tcpcrypt.init.proof"),
         where="tcpeno.suboption.version || tcpcrypt.init",
     )
     assert [row[0] for row in rows if row[0]] == ["1", "1", "2", "2"]
@@ -197,9 +199,8 @@ def test_the_authenticated_tep(tmp_path: Path) -> None:
     shown = [identity(1).public.hex(), bytes([7] * 8).hex(), "1"]
     assert [row[2:5] for row in inits] == [shown, ["", "", "1"]] * 2
     assert not any("flags" in row[5] for row in inits)
-    lengths = fields(capture, "tcpcrypt.init.sealed", "tcpcrypt.init.proof",
-                     where='tcpcrypt.init == "Init2"')  # fmt: skip
-    assert [[len(value) // 2 for value in row] for row in lengths] == [[48, 32]] * 2
+    lengths = [[len(value) // 2 for value in row[6:]] for row in inits]
+    assert lengths == [[0, 0], [48, 32]] * 2
 
 
 def test_connections_that_stay_plain_are_left_to_whom_they_belong(tmp_path: Path) -> None:
@@ -214,8 +215,53 @@ def test_connections_that_stay_plain_are_left_to_whom_they_belong(tmp_path: Path
         tape.say(True, REQUEST, "PA")
         packets += tape.packets()
     capture = write(tmp_path / "x.pcap", packets)
-    assert fields(capture, "http.request.uri", where="http") == [["/what-nobody-reads"]] * 2
-    assert fields(capture, "tcp.port", where="tcpcrypt") == []
+    rows = fields(capture, "http.request.uri", where="http || tcpcrypt")
+    assert rows == [["/what-nobody-reads"]] * 2
+
+
+def test_secure_sockets_negotiate_within_their_streams(tmp_path: Path) -> None:
+    """docs/sockets.md: prefaces, Init1 behind the first one, frames; fresh and resumed."""
+    client, server = End.at(tmp_path / "a"), End.at(tmp_path / "b")
+    log, packets = tmp_path / "keys.log", []
+    sockets.log_keys(log)
+    try:
+        for number in range(2):
+            tape = Tape(("192.0.2.1", 40000 + number), ("192.0.2.7", 5020))
+            tape.syn(b"\x02\x04\x05\xb4")
+            tape.syn(b"\x02\x04\x05\xb4", from_client=False, ack=True)
+            tape.say(True, b"")
+
+            def path(role: Role, data: bytes, tape: Tape = tape) -> list[bytes]:
+                if data:
+                    tape.say(role is Role.A, data, "PA")
+                return [data]
+
+            a, b = client.converse(Role.A), server.converse(Role.B)
+            carry(a, b, path=path)
+            a.send(b"what the meter says")
+            carry(a, b, path=path)
+            a.finish()
+            b.finish()
+            carry(a, b, path=path)
+            packets += tape.packets()
+    finally:
+        sockets.log_keys(None)
+    capture = write(tmp_path / "x.pcap", packets)
+    opened = tmp_path / "opened"
+    main(["decode", str(capture), "--keylog", str(log), "--opened", str(opened), "--json"])
+    rows = fields(
+        capture,
+        *("tcpcrypt.preface", "tcpeno.suboption.tep", "tcpcrypt.init", "tcpcrypt.frame.data"),
+        "tcpcrypt.resumed",
+        where="tcpcrypt",
+        opened=opened,
+    )
+    assert sum(bool(row[0]) for row in rows) == 4
+    assert {row[1] for row in rows if row[1]} == {"0x20"}
+    assert [row[2] for row in rows if row[2]] == ["Init1", "Init2"]
+    said = [bytes.fromhex(row[3]) for row in rows if row[3]]
+    assert said == [b"what the meter says"] * 2
+    assert {row[4] for row in rows if row[3]} == {"0", "1"}
 
 
 def test_segments_out_of_order_and_a_gap(tmp_path: Path) -> None:
@@ -305,17 +351,15 @@ def test_plaintext_as_a_capture_is_followed_by_tshark(
     keys, plain = tmp_path / "keys", tmp_path / "plain.pcapng"
     keys.write_text("".join(f"{line}\n" for each in (fresh, resumed) for line in each.lines))
     assert main(["decode", str(capture), "--keylog", str(keys), "--write", str(plain)]) == 0
-    for number, each in enumerate((fresh, resumed)):
-        done = subprocess.run(
-            ["tshark", "-r", str(plain), "-q", "-z", f"follow,tcp,raw,{number}"],
-            capture_output=True, text=True, check=True, timeout=60,
-        )  # fmt: skip
-        lines = done.stdout.splitlines()
-        nodes = [n for n, line in enumerate(lines) if line.startswith("Node 1")]
-        body = [line for line in lines[nodes[0] + 1 :] if not line.startswith("=")]
+    done = subprocess.run(
+        ["tshark", "-r", str(plain), "-q", "-z", "follow,tcp,raw,0", "-z", "follow,tcp,raw,1"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    followed = sorted(done.stdout.split("Follow: tcp,raw")[1:])  # by "tcp.stream eq N"
+    for text, each in zip(followed, (fresh, resumed), strict=True):
+        body = text.partition("Node 1")[2].splitlines()[1:]
         said = {True: "", False: ""}
         for line in body:
-            said[not line.startswith("\t")] += line.strip()
+            said[not line.startswith("\t")] += line.strip(" \t=")
         for from_client in (True, False):
-            heard = hashlib.sha256(bytes(each.heard[from_client])).hexdigest()
-            assert hashlib.sha256(bytes.fromhex(said[from_client])).hexdigest() == heard
+            assert bytes.fromhex(said[from_client]) == bytes(each.heard[from_client])

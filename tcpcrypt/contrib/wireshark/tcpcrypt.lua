@@ -5,7 +5,8 @@
 -- or in the directory of personal plugins (Help, About Wireshark, Folders).
 --
 -- What there is: the suboptions of option 69 and of its experimental form, Init1 and
--- Init2, frames, put together over segments by Wireshark's own reassembly.
+-- Init2, frames, put together over segments by Wireshark's own reassembly; and the same
+-- within the streams of secure sockets (docs/sockets.md), on ports that nobody else has.
 --
 -- Lua in Wireshark has no AEAD and no HKDF, and ciphers are not written here.  Frames
 -- are opened by `tcpcrypt decode CAPTURE --keylog FILE --opened FILE`; the preference
@@ -23,6 +24,7 @@ local INIT_MAX = 1048576
 local TCP = 6
 local NONCE_LEN, FRAME_HEADER_LEN, FRAME_MIN, TAG_LEN = 32, 3, 17, 16
 local RESUME_ID_LEN = 9
+local PREFACE, PREFACE_LEN = "TCENO\x01\x45", 6 -- and an option, of which it has the kind
 local EXPERIMENTAL_TEP, AUTHENTICATED = 0x20, "\x54\x41"
 local OPENED_MAX = 4000000 -- frames of a file that are looked for
 
@@ -77,6 +79,7 @@ local e = {
 eno.fields = e
 
 local f = {
+    preface = ProtoField.string("tcpcrypt.preface", "Preface"),
     init = ProtoField.string("tcpcrypt.init", "Message"),
     magic = ProtoField.uint32("tcpcrypt.init.magic", "Magic number", base.HEX),
     message_len = ProtoField.uint32("tcpcrypt.init.message_len", "message_len"),
@@ -538,6 +541,7 @@ end
 -- Whether the connection is encrypted: the first payload tells, behind a handshake in
 -- which a middlebox may have kept the client's acknowledgment of the option.
 local function is_encrypted(c, tvb, from_client)
+    if c.in_band then return true end
     if c.encrypted == nil then
         local magic = (from_client == c.client_is_a) and INIT1 or INIT2
         if c.resumed then
@@ -549,10 +553,16 @@ local function is_encrypted(c, tvb, from_client)
     return c.encrypted
 end
 
--- Bytes of what begins at `at`, and whether it is an Init message; nil: not yet known,
--- false: nothing of this protocol begins there.
+-- Bytes of what begins at `at`, and what it is; nil: not yet known, false: nothing of
+-- this protocol begins there.
 local function size_at(tvb, at, c, side, pinfo)
     local left = tvb:len() - at
+    if c.in_band and at == 0 and (side.preface == nil or side.preface == pinfo.number) then
+        local head = tvb(0, math.min(#PREFACE, left)):bytes():raw()
+        if not begins_with(head, PREFACE) then return false end
+        if left <= #PREFACE then return nil end
+        return PREFACE_LEN + math.max(2, tvb(#PREFACE, 1):uint()), "preface"
+    end
     local due = not c.resumed and (side.init == nil or side.init == pinfo.number)
     if due then
         local head = tvb(at, math.min(4, left)):bytes():raw()
@@ -560,7 +570,7 @@ local function size_at(tvb, at, c, side, pinfo)
             if left < 8 then return nil end
             local length = tvb(at + 4, 4):uint()
             if length < 8 + 1 + NONCE_LEN or length > INIT_MAX then return false end
-            return length, true
+            return length, "init"
         elseif side.init == nil then
             return false
         end
@@ -568,19 +578,34 @@ local function size_at(tvb, at, c, side, pinfo)
     if left < FRAME_HEADER_LEN then return nil end
     local length = tvb(at + 1, 2):uint()
     if tvb(at, 1):uint() > 1 or length < FRAME_MIN then return false end
-    return FRAME_HEADER_LEN + length, false
+    return FRAME_HEADER_LEN + length, "frame"
 end
 
 local function show_connection(root, range, c)
     local tree = root:add(tcpcrypt, range, "tcpcrypt, " .. c.dialect.name)
-    tree:add(f.tep, c.tep):set_generated()
-    tree:add(f.resumed, c.resumed):set_generated()
+    if c.tep then
+        tree:add(f.tep, c.tep):set_generated()
+        tree:add(f.resumed, c.resumed):set_generated()
+    end
     return tree
+end
+
+-- docs/sockets.md: "TCENO", a version, and the option of a SYN.
+local function show_preface(range, c, pinfo, side, from_client, tree)
+    local contents = range:len() > PREFACE_LEN + 2 and range(PREFACE_LEN + 2) or nil
+    if not pinfo.visited then
+        local octets = contents and contents:bytes():raw() or ""
+        side.preface = pinfo.number
+        c[from_client and "offer_of_client" or "offer_of_server"] = offer_of(octets)
+        agree(c)
+    end
+    local part = tree:add(f.preface, range, "negotiation within the stream")
+    show_contents(contents, true, pinfo, RFC8548, part)
 end
 
 function tcpcrypt.dissector(tvb, pinfo, root)
     local c = by_packet[pinfo.number]
-    if c == nil or c.tep == nil or tvb:len() == 0 then return 0 end
+    if c == nil or tvb:len() == 0 or not (c.tep or c.in_band) then return 0 end
     local from_client = c.client == flow_of(pinfo, pinfo.src_port, pinfo.dst_port)
     if not is_encrypted(c, tvb, from_client) then return 0 end
     c.port = from_client and pinfo.dst_port or pinfo.src_port
@@ -588,7 +613,7 @@ function tcpcrypt.dissector(tvb, pinfo, root)
     pinfo.cols.protocol = "tcpcrypt"
     local at, tree = 0, nil
     while at < tvb:len() do
-        local size, is_init = size_at(tvb, at, c, side, pinfo)
+        local size, what = size_at(tvb, at, c, side, pinfo)
         local whole = size and at + size <= tvb:len()
         local more = tvb:len() == tvb:reported_len() and pinfo.can_desegment > 0
         if not whole and size ~= false and more then
@@ -606,7 +631,9 @@ function tcpcrypt.dissector(tvb, pinfo, root)
             tree:add_tvb_expert_info(out_of_step, tvb(at), "It is not here as a whole")
             return tvb:len()
         end
-        if is_init then
+        if what == "preface" then
+            show_preface(tvb(at, size), c, pinfo, side, from_client, tree)
+        elseif what == "init" then
             side.init = pinfo.number
             show_init(tvb(at, size), c, pinfo, tree)
         else
@@ -616,3 +643,17 @@ function tcpcrypt.dissector(tvb, pinfo, root)
     end
     return tvb:len()
 end
+
+-- Secure sockets: the first to speak begins with a preface.
+tcpcrypt:register_heuristic("tcp", function(tvb, pinfo, root)
+    if tvb:len() <= #PREFACE or tvb(0, #PREFACE):bytes():raw() ~= PREFACE then return false end
+    local flow, back = flow_of(pinfo, pinfo.src_port, pinfo.dst_port)
+    if by_packet[pinfo.number] == nil and not pinfo.visited then
+        local c = { client = flow, dialect = RFC8548, in_band = true, [true] = {}, [false] = {} }
+        by_flow[flow], by_flow[back], by_packet[pinfo.number] = c, c, c
+    end
+    if by_packet[pinfo.number] == nil then return false end
+    pinfo.conversation = tcpcrypt
+    tcpcrypt.dissector(tvb, pinfo, root)
+    return true
+end)
