@@ -159,7 +159,7 @@ def test_the_vectors_commands_run(monkeypatch: pytest.MonkeyPatch) -> None:
         if one.plan is VECTORS:
             words = one.words
             if words[0] == "tcpcrypt":
-                words = [sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", *words[1:]]
+                words = [str(Path(sys.executable).with_name("tcpcrypt")), *words[1:]]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
             ran += 1

@@ -61,6 +61,7 @@ class Terminal:
             stdout=self.slave,
             stderr=self.slave,
             start_new_session=True,
+            cwd="/",
             env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
         )
 
@@ -238,6 +239,7 @@ def piped(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd="/",
     )
     try:
         yield process
