@@ -108,6 +108,13 @@ def test_dialects(profile: WireProfile) -> None:
     assert bool(lacks) is (profile is STANFORD), "what is missing is told to people"
 
 
+def test_words_that_are_kept_or_passed_on_as_numbers() -> None:
+    assert [(form.name, int(form)) for form in ResumptionForm] == [
+        ("RESUME_IDENTIFIER", 0),
+        ("SESSION_ID", 1),
+    ]
+
+
 def test_a_dialect_is_rfc_8548_where_it_says_nothing() -> None:
     given = ("name", "option_kind", "option_exid", "transcript_suffix", "cipher_id_len")
     more = ("compressed_points", "nonce_form", "offset_counts_init")
