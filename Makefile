@@ -10,13 +10,13 @@ SOURCES := setup.py pyproject.toml $(wildcard ext/*)
 APT := python3-venv python3-dev gcc libc6-dev libssl-dev iptables iproute2 tcpdump curl nodejs \
        openssl ca-certificates clang libbpf-dev
 
+# What makes the Debian package.
+APT_DEB := debhelper dpkg-dev
+
 # Programs that the tests run as they are, and that nothing else needs.
 APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-server \
             systemd groff-base man-db nftables valgrind tshark debootstrap fish zsh \
             $(APT_DEB)
-
-# What makes the Debian package.
-APT_DEB := debhelper dpkg-dev
 
 # Programs that the benchmark of whole chains sets beside this one.
 APT_BENCH := stunnel4 spiped openssh-server openssh-client openssl

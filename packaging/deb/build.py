@@ -33,6 +33,8 @@ PYTHON = Path("/usr/bin/python3")
 HOME = Path("usr/lib/tcpcrypt")
 ADMINISTRATORS = frozenset({"tcpcryptd"})
 """Programs for /usr/sbin."""
+FOR_OTHERS = ("grafana", "prometheus", "wireshark")
+"""Of contrib/: what other programs read, in /usr/share/tcpcrypt."""
 OF_THE_INSTALLER = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """What pip notes for itself, with paths of this build; dpkg is the installer here."""
 
@@ -227,6 +229,8 @@ def _beside_the_programs(stage: Path, site: Path, debian: Path, programs: list[s
     for page in pages:
         shutil.copy(page, debian / page.name)
     (debian / "tcpcrypt.manpages").write_text("".join(f"debian/{page.name}\n" for page in pages))
+    for name in FOR_OTHERS:
+        shutil.copytree(contrib / name, stage / "usr/share/tcpcrypt" / name)
     _completions(stage / "usr/share", site, programs)
     configuration = stage / "etc/tcpcrypt/tcpcrypt.toml"
     configuration.parent.mkdir(parents=True)

@@ -73,6 +73,8 @@ def test_what_is_in_it(package: Path) -> None:
         "/usr/share/bash-completion/completions/stx-send",
         "/usr/share/fish/vendor_completions.d/tcpcrypt.fish",
         "/usr/share/zsh/vendor-completions/_tcpcrypt",
+        "/usr/share/tcpcrypt/grafana/tcpcrypt.json",
+        "/usr/share/tcpcrypt/wireshark/tcpcrypt.lua",
         f"{site}tcpcrypt/runtime/eno_sockops.bpf.o",
         f"{site}cryptography/",
         f"{site}scapy/",
