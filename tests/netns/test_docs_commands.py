@@ -74,8 +74,9 @@ def test_the_commands_between_two_hosts(pair: Network, programs: Path, tmp_path:
     for command in commands():
         step = command.replace("10.0.0.7", service)
         if "--watch" in command:  # until it has shown something and is ended
-            step += (
-                " >/run/shown & until [ -s /run/shown ]; do sleep 0.1; done;"
+            step = (
+                f"rm -f /run/shown; {step} >/run/shown &"
+                " until [ -s /run/shown ]; do sleep 0.1; done;"
                 " kill $!; wait $! || [ $? = 143 ] && cat /run/shown"
             )
         steps.append(step)
