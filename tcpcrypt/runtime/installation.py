@@ -42,7 +42,7 @@ from tcpcrypt.runtime.ruleset import (
 from tcpcrypt.runtime.sock_diag import destroy
 from tcpcrypt.runtime.sockops import Attachment, Maps, pass_rules
 from tcpcrypt.runtime.steering import TransparentSteering
-from tcpcrypt.runtime.tcps import TCPS_QUEUE, tcps_rules
+from tcpcrypt.runtime.tcps import TCPS_QUEUE, diverted_by, tcps_rules
 
 __all__ = ["QUEUE_NUMBERS", "Installation", "remove_everything", "rules_for"]
 
@@ -124,6 +124,7 @@ class Installation:
     def install(self) -> None:
         """Let connections come; the listeners and the queues have to be served by now."""
         self._installed = True
+        _end_left_behind(self._firewall)
         self.older = older_connections(self.settings.policies)
         self._routing.install()
         self._firewall.install(self.rules())
@@ -291,11 +292,20 @@ def remove_everything(families: Sequence[int] = (4, 6)) -> int:
     lock = _only_one()
     try:
         PacketQueue.open({QUEUE_NUMBER: 1}).close()  # nobody but a daemon has it
-        count = Firewall(families).remove()
+        firewall = Firewall(families)
+        _end_left_behind(firewall)
+        count = firewall.remove()
         return count + Routing(families).remove()
     finally:
         if lock is not None:
             lock.close()
+
+
+def _end_left_behind(firewall: Firewall) -> None:
+    """What a daemon that left its rules had encrypted by TCP/S must not go on without them."""
+    policies = diverted_by(firewall.listed())
+    if policies:
+        destroy(diverted_connections(policies, ()))
 
 
 def _only_one() -> socket.socket | None:

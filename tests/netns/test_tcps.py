@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import random
 import signal
 import socket
@@ -227,6 +228,27 @@ def test_a_session_is_shown_and_its_end_is_not_in_the_clear(ends: Pair) -> None:
     assert free_of(capture.settled(), SECRET) == [SECRET]
 
 
+def test_nor_does_one_of_which_nobody_is_left(ends: Pair) -> None:
+    """Its rules stand, and the next daemon does not take its connections for older ones."""
+    network = ends.network
+    with (
+        talking(ends, REQUIRE, REQUIRE),
+        Capture(network.client_end) as capture,
+        network.conversation() as (one, _other),
+    ):
+        daemon = ends.client.daemon
+        parent = daemon.process.pid
+        os.kill(parent, signal.SIGSTOP)  # or it would find the janitor a successor
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for pid in (*map(int, children), parent):
+            os.kill(pid, signal.SIGKILL)
+        daemon.process.wait(10)
+        one.sendall(SECRET)
+        ends.client.start(REQUIRE)
+        assert gone(one)
+    assert free_of(capture.settled(), SECRET) == [SECRET]
+
+
 def test_a_killed_daemon_leaves_nothing_in_the_clear(ends: Pair) -> None:
     network = ends.network
     with (
@@ -234,8 +256,9 @@ def test_a_killed_daemon_leaves_nothing_in_the_clear(ends: Pair) -> None:
         Capture(network.client_end) as capture,
         network.conversation() as (one, other),
     ):
+        os.kill(ends.client.daemon.worker, signal.SIGKILL)
+        os.kill(ends.server.daemon.process.pid, signal.SIGKILL)
         for side in (ends.client, ends.server):
-            side.daemon.process.send_signal(signal.SIGKILL)
             side.daemon.process.wait(10)
         for sock in (one, other):
             with contextlib.suppress(ConnectionAbortedError, BrokenPipeError):

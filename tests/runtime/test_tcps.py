@@ -17,7 +17,7 @@ from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.older import OlderConnection, diverted_connections, older_connections
 from tcpcrypt.runtime.rules import MARK_DONE, MARK_PASSED
 from tcpcrypt.runtime.ruleset import accepting_rules, guard_rules, opening_rules
-from tcpcrypt.runtime.tcps import TCPS_QUEUE, TcpsDivert, tcps_rules
+from tcpcrypt.runtime.tcps import TCPS_QUEUE, TcpsDivert, diverted_by, tcps_rules
 from tcpcrypt.tcps.schedule import X25519
 from tcpcrypt.tcps.weaknesses import LACKS
 
@@ -224,6 +224,41 @@ def test_other_rules_do_not_steer_what_is_diverted() -> None:
     }
     assert targets == {"RETURN"}
     assert any("tcp-reset" in rule.words for rule in guard_rules([REQUIRED], serving=False))
+
+
+NETWORK = IPv4Network("10.0.0.0/8")
+EIGHTIES = (range(80, 81), range(8000, 8100))
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        (
+            "mangle -A TCPCRYPT-OUTPUT -d 10.0.0.0/8 ! -o lo -p tcp -m multiport"
+            " --dports 80,8000:8099 -j NFQUEUE --queue-num 29797",
+            Match(FlowDirection.OUTGOING, remote=(NETWORK,), ports=EIGHTIES),
+        ),
+        (
+            "mangle -A TCPCRYPT-OUTPUT -s 10.0.0.0/8 ! -o lo -p tcp -m tcp --sport 80"
+            " -j NFQUEUE --queue-num 29797",
+            Match(FlowDirection.INCOMING, local=(NETWORK,), ports=EIGHTIES[:1]),
+        ),
+        ("mangle -A TCPCRYPT-OUTPUT ! -o lo -p tcp -j NFQUEUE --queue-num 29797", Match()),
+        (
+            'mangle_output meta nfproto ipv4 oifname != "lo" ip daddr 10.0.0.0/8'
+            " tcp dport { 80, 8000-8099 } queue to 29797",
+            Match(FlowDirection.OUTGOING, remote=(NETWORK,), ports=EIGHTIES),
+        ),
+    ],
+)
+def test_what_a_former_daemon_diverted_is_read_from_its_rules(line: str, match: Match) -> None:
+    others = [
+        line.replace("OUTPUT", "INPUT").replace("_output", "_input"),
+        line.replace("29797", "29795"),
+        line.replace("29797", "297970"),
+    ]
+    (policy,) = diverted_by([line, *others])
+    assert (policy.match, policy.profile) == (match, TCPS)
 
 
 # --- connections that are there ------------------------------------------------------------
