@@ -109,10 +109,14 @@ def test_live_connections_and_why_others_are_plain(
     assert plain("connections_plain_total", how="fallback", reason="no_eno_in_syn_ack") == 1
 
 
-def test_what_policy_refuses_is_counted_with_its_reason(pair: Network, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [(), ("--single-process",)], ids=["separated", "alone"])
+def test_what_policy_refuses_is_counted_with_its_reason(
+    pair: Network, tmp_path: Path, words: tuple[str, ...]
+) -> None:
     """The server has no daemon, and the policy says `require`."""
     tmp_path.chmod(0o755)
-    Daemon(pair.client, tmp_path, "require", 'metrics = "127.0.0.1:9469"').started()
+    daemon = Daemon(pair.client, tmp_path, "require", 'metrics = "127.0.0.1:9469"', *words)
+    daemon.wait_for("started")
     with pair.listen(), pytest.raises(ConnectionRefusedError):
         pair.connect()
     found = Scrape(pair.client, TCP)
