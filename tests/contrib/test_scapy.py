@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,22 @@ def test_frames_of_our_own_hosts_are_opened(cipher: AeadId, profile: str) -> Non
                 said += key.open(frame, offset).data
                 offset += len(bytes(frame))
             assert said == bytes(recorded.heard[from_client])
+
+
+def test_the_example_of_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = record(Host(), Host())
+    recorded.say(True, b"question")
+    (tmp_path / "keys.log").write_text("".join(f"{line}\n" for line in recorded.lines))
+    (tmp_path / "client-to-server").write_bytes(streams(recorded)[True])
+    document = (Path(__file__).parents[2] / "docs" / "decode.md").read_text()
+    example = document.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        exec(compile(example, "decode.md", "exec"), {})
+    assert capsys.readouterr().out == "b'question'\n"
 
 
 def test_what_it_makes_a_session_takes() -> None:

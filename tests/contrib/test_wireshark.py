@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet6 import IPv6
 from support.captures import CLIENT6, SERVER6, Recorded, Sent, Tape, record, write
 from support.conversations import End, carry
 from support.hosts import Host
@@ -14,10 +15,10 @@ from support.terms import Conditions, identity, shared, ta_host
 
 from tcpcrypt import sockets
 from tcpcrypt.cli.tcpcrypt import main
+from tcpcrypt.contrib.scapy import Init1, Init2, eno_of, split
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Role
 from tcpcrypt.registry import Tep
-from tcpcrypt.wire.messages import Init1, Init2
 
 ROOT = Path(__file__).parents[2]
 DISSECTOR = ROOT / "tcpcrypt" / "contrib" / "wireshark" / "tcpcrypt.lua"
@@ -70,20 +71,15 @@ def web(recorded: Recorded, size: int = 5000) -> Recorded:
     return recorded
 
 
-def client_options(recorded: Recorded) -> bytes:
-    return recorded.tape.sent[0].options
-
-
-def messages(recorded: Recorded, key_len: int = 32) -> tuple[Init1, Init2]:
+def messages(recorded: Recorded) -> tuple[Init1, Init2]:
     """Init1 and Init2 as they lie on the tape."""
-    streams = {
-        side: b"".join(s.payload for s in recorded.tape.sent if s.from_client is side)
-        for side in (True, False)
-    }
     one, other = (
-        stream[: int.from_bytes(stream[4:8], "big")] for stream in (streams[True], streams[False])
+        split(b"".join(s.payload for s in recorded.tape.sent if s.from_client is side))[0]
+        for side in (True, False)
     )
-    return Init1.parse(one, key_len), Init2.parse(other, key_len)
+    assert isinstance(one, Init1)
+    assert isinstance(other, Init2)
+    return one, other
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +103,10 @@ def test_suboptions_and_init_messages(two: tuple[Path, Recorded, Recorded]) -> N
     assert [row[0] for row in rows] == ["0x21 0x24 0x23", "0x23", ""] * 2
     assert [row[1] for row in rows] == ["", "1", ""] * 2
     assert {row[4] for row in rows} == {"69"}
-    options = client_options(resumed)
-    data = options[options.index(b"\xa3") + 1 :]
-    assert rows[3][2:4] == [data[:9].hex(), data[9:17].hex()]
+    syn = eno_of(IPv6(resumed.packets[0]))
+    assert syn is not None
+    data = syn.suboptions[-1].data
+    assert rows[3][2:4] == [data[:9].hex(), data[9:].hex()]
     init1, init2 = messages(fresh)
     rows = fields(
         capture,
@@ -117,10 +114,10 @@ def test_suboptions_and_init_messages(two: tuple[Path, Recorded, Recorded]) -> N
         *("tcpcrypt.init.public", "tcpcrypt.init.message_len", "tcpcrypt.init.tail"),
         where="tcpcrypt.init",
     )
-    ciphers = " ".join(f"0x{cipher:04x}" for cipher in init1.ciphers)
+    ciphers = " ".join(f"0x{cipher:04x}" for cipher in init1.sym_ciphers)
     assert rows == [
-        ["Init1", ciphers, init1.nonce.hex(), init1.public_key.hex(), "79", ""],
-        ["Init2", f"0x{init2.cipher:04x}", init2.nonce.hex(), init2.public_key.hex(), "74", ""],
+        ["Init1", ciphers, init1.nonce.hex(), init1.public.hex(), "79", ""],
+        ["Init2", f"0x{init2.sym_cipher:04x}", init2.nonce.hex(), init2.public.hex(), "74", ""],
     ]
 
 
