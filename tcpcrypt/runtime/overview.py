@@ -59,7 +59,7 @@ class Overview:
             "keylog": self._context.key_log is not None,
             "policies": len(self._context.policies),
             "counters": dataclasses.asdict(self._context.tally.counters),
-            "connections": len(self._connections),
+            "connections": len(self._connections) + len(self._tcps.sessions()),
             "queue": {
                 "overruns": self._queue.overruns,
                 "evicted": self._backend.evicted,
@@ -78,6 +78,8 @@ class Overview:
             connection.add_to(moved)
             frames += connection.frames
             rekeys += connection.rekeys
+        for entry in self._tcps.sessions():
+            states[str(entry["state"]), str(entry["direction"])] += 1
         trust = context.authentication.trust
         return Figures(
             backend=self._backend.name,

@@ -17,6 +17,7 @@ from netns.observed import segments
 from netns.trusting import Pair, Trusting, policy
 from tcps.model import Module
 
+from tcpcrypt.daemon.client import Client
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.tcps.options import find_identity, find_key, find_tag
@@ -221,6 +222,8 @@ def test_a_session_is_shown_and_its_end_is_not_in_the_clear(ends: Pair) -> None:
         assert (session.state, session.profile) == ("encrypted", "tcps")
         assert len(session.lacks) == 3
         assert (session.sent, session.received) == (1, 1)
+        with Client(ends.client.control) as client:
+            assert client.status()["connections"] == 1
         ends.client.stop()
         assert ended(one)
         ends.server.reload(policy("none", profile="rfc8548"))
