@@ -57,6 +57,31 @@ def test_what_ended_is_forgotten_after_a_while() -> None:
     assert [report.errors for report in decoder.finish()] == [[], []]
 
 
+def test_a_forged_end_ends_nothing() -> None:
+    """RFC 8548 sections 3.7 and 8: neither RST nor FIN is authenticated; FINp is."""
+    for flags in ("R", "FA"):
+        recorded = record(Host(), Host())
+        recorded.say(True, b"question")
+        end = len(recorded.tape.sent)
+        for side in (True, False):
+            before = recorded.tape.next[side]
+            recorded.tape.say(side, b"", flags)
+            recorded.tape.next[side] = before
+        forged = len(recorded.tape.sent)
+        recorded.say(False, b"answer")
+        recorded.close()
+        sink = Kept()
+        decoder = Decoder(store(*recorded.lines), sink)
+        feed(decoder, recorded.packets[:forged])
+        assert end < forged
+        # Its hosts go on, for longer than what has ended is remembered.
+        for n, packet in enumerate(recorded.packets[forged:]):
+            feed(decoder, [packet], 200.0 * (n + 1))
+        (report,) = decoder.finish()
+        assert sink.said[0, False] == b"answer"
+        assert report.server_to_client.ended == "finp"
+
+
 def test_however_many_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ENDED_MAX", 3)
     connections = several(6)

@@ -44,7 +44,7 @@ class Connection:
     """Takes the segments of one connection; what it carries goes to the sink."""
 
     __slots__ = ("_agreed", "_finished", "_first_ack", "_frames", "_over", "_sink", "_store",
-                 "_unopened", "client", "report", "server")  # fmt: skip
+                 "_unopened", "client", "last", "report", "server")  # fmt: skip
 
     def __init__(
         self,
@@ -54,6 +54,8 @@ class Connection:
         frames: FrameSink | None = None,
     ) -> None:
         self.report = report
+        self.last = 0.0
+        """When its last segment came."""
         self._frames = frames
         self._unopened: tuple[Agreed, Exchange | None] | None = None
         """What keys are waited for."""
@@ -87,6 +89,7 @@ class Connection:
         """Take a segment of this connection; its last `missing` bytes were not captured."""
         mine, other = (self.client, self.server) if from_client else (self.server, self.client)
         flags, seq, payload = segment.flags, segment.seq, segment.payload
+        self.last = time
         if flags.syn:
             mine.start(seq)
             if flags.ack:

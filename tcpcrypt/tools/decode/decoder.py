@@ -106,10 +106,16 @@ class Decoder:
 
     def _forget(self) -> None:
         """Let go of connections that ended long ago, or many others ago."""
-        while self._ended and (
-            len(self._ended) > _ENDED_MAX or self._ended[0][0] + _LINGERING < self._time
-        ):
-            _time, flow, connection = self._ended.popleft()
+        while self._ended:
+            at, flow, connection = self._ended[0]
+            crowded = len(self._ended) > _ENDED_MAX
+            if not crowded and at + _LINGERING >= self._time:
+                return
+            self._ended.popleft()
+            if not crowded and connection.last > at and not connection.complete:
+                # A RST, or a FIN, that its hosts have not believed.
+                self._ended.append((connection.last, flow, connection))
+                continue
             self._close(connection, flow)
             for way in (flow, (*flow[2:], *flow[:2])):
                 if way in self._by_flow and self._by_flow[way][0] is connection:

@@ -50,5 +50,7 @@ class Direction:
 
     @property
     def complete(self) -> bool:
-        """All up to its end was read."""
+        """All up to its end was read; a FIN that anybody can forge is none where FINp is."""
+        if self.reader is not None and not self.reader.over:
+            return False
         return self.fin_at is not None and self.stream.base == self.fin_at

@@ -82,6 +82,11 @@ class FrameReader:
         self._seen = 0, 0
         """Bytes and later copies that were there at the last look."""
 
+    @property
+    def over(self) -> bool:
+        """No frame can follow; with a profile that has no FINp, none need follow."""
+        return self.fin or self.failed or not self._profile.authenticated_end
+
     def read(self) -> Iterator[bytes]:
         """The data of frames that are whole by now."""
         stream = self._stream
