@@ -58,9 +58,9 @@ class Input(enum.Enum):
     SYN_ACK_BAD = "SYN-ACK without a usable key, or without one where policy refuses that"
     DATA = "data or FIN"
     ACK = "segment without either"
-    IDENTITY = "such a segment, in its place, with a TI option"
-    IDENTITY_BAD = "the same, with one that policy refuses"
-    KEY_BAD = "the answer to a SYN whose key is no key"
+    IDENTITY = "TI option on a segment that is in its place"
+    IDENTITY_BAD = "such a TI option that policy refuses"
+    KEY_BAD = "first segment of a peer whose key is none"
     RST = "RST"
 
 

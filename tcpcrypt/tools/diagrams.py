@@ -13,13 +13,14 @@ from tcpcrypt.core.negotiation import Fallback, Negotiation, Opener
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.core.session import Session
 from tcpcrypt.errors import LocalError
+from tcpcrypt.tcps import states
 
 __all__ = ["connection_diagrams", "states_document"]
 
 _HEAD = """# State machines
 
-Generated from the tables of `tcpcrypt.core` by `python -m tcpcrypt.tools.diagrams`;
-a test compares this file with them.
+Generated from the tables of `tcpcrypt.core` and `tcpcrypt.tcps` by
+`python -m tcpcrypt.tools.diagrams`; a test compares this file with them.
 """
 
 
@@ -56,6 +57,13 @@ def states_document() -> str:
         _mermaid(
             lifecycle.SessionState.EXCHANGING,
             ((s, i.value, following) for (s, i), (_, following) in lifecycle.TABLE.items()),
+        ),
+        "## TCP/S (docs/tcps.md)\n",
+        "What the table lacks is dropped, and changes nothing.  Nothing leads to PLAIN but the"
+        " handshake.\n",
+        _mermaid(
+            states.State.START,
+            ((s, i.value, following) for (s, i), (_, following) in states.TABLE.items()),
         ),
     ]
     return "\n".join(parts)
