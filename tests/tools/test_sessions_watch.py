@@ -25,6 +25,7 @@ from daemon.overview import SESSION, Memory, Service, authenticated, entry, plai
 from tcpcrypt.cli import tcpcrypt as command
 from tcpcrypt.cli.sessions import _peer
 from tcpcrypt.cli.sessions_watch import Look, View, changes, rate
+from tcpcrypt.cli.table import table_lines
 from tcpcrypt.daemon.client import SessionInfo
 
 PERIOD = "0.1"
@@ -348,3 +349,15 @@ def test_nothing_is_drawn_beyond_the_screen(size: tuple[int, int]) -> None:
     lines = view.lines(Look(0.0), Look(1.0, sessions, {"backend": "nfqueue"}), *size)
     assert len(lines) <= size[1]
     assert max(map(len, lines)) <= size[0]
+
+
+def test_colours_take_no_room() -> None:
+    rows = [(1, "encrypted", "x"), (2, "plain", "y")]
+    for width in range(25):
+        plain_, bright = (
+            table_lines(("N", "STATE", "Z"), rows, coloured=colours, width=width)
+            for colours in (False, True)
+        )
+        assert [re.sub(r"\x1b\[\d*m", "", line) for line in bright] == plain_
+        assert max(map(len, plain_)) <= width
+    assert "\x1b[32mencrypted\x1b[0m" in bright[1]
