@@ -102,6 +102,20 @@ def test_nothing_is_taken_behind_finp() -> None:
     assert caught.value.reason is PeerReason.DATA_AFTER_FINP
 
 
+def test_48_3_8_an_empty_frame_before_a_rekey_in_one_read() -> None:
+    sender, r = RecordSender(Config(), ring(Role.A), AES, offset=0), receiver()
+    sender.seal(b"")
+    sender.advance_key()
+    sender.seal(b"under the next key")
+    r.feed(b"".join((sender.take(), sender.take())))
+    steps = [r.step(), r.step()]
+    assert [(bytes(step.data), step.rekeyed) for step in steps if step is not None] == [
+        (b"", False),
+        (b"under the next key", True),
+    ]
+    assert r.step() is None
+
+
 def test_a_ring_that_was_wiped_gives_no_key() -> None:
     keys = ring(Role.A)
     keys.wipe()
