@@ -90,6 +90,17 @@ def test_nothing_follows_finp() -> None:
         sender.seal(b"more")
 
 
+def test_a_large_write_is_sealed_in_pieces_of_a_mebibyte() -> None:
+    """One allocation is bounded, and so are the frames by which a key may pass its limit."""
+    sender = RecordSender(Config(), ring(Role.A), AES, offset=0)
+    sender.seal(bytes(5 << 20))
+    taken = []
+    while octets := sender.take():
+        taken.append(len(octets))
+    assert 1 << 20 < max(taken) < (1 << 20) + 20 * 20
+    assert sum(taken) > 5 << 20
+
+
 def test_nothing_is_taken_behind_finp() -> None:
     r = receiver()
     r.feed(frame(b"\x01end"))
