@@ -197,7 +197,7 @@ class Tcp:
     def _again(self) -> None:
         """Repeat from `una` to the first byte that the peer has, in a piece of any size."""
         stop = min(self.nxt, len(self.data))
-        size = self.world.random.choice((1, 7, 100, 536, self._size(), self._size()))
+        size = min(self.world.random.choice((1, 7, 100, 536, 1500, 1500)), self._size())
         end = self.una
         while end < stop and end - self.una < size and end not in self.sacked:
             end += 1
