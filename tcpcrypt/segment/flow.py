@@ -47,8 +47,9 @@ _HALF: Final = 1 << 31
 _FORGED_FINS: Final = 3
 """FINs without FINp, at the edge, with nothing authentic between them, that are
 taken for the peer's own: it repeats what nobody acknowledges."""
-_PACKET_MAX: Final = 60_000
-"""Payload of a packet that the kernel cuts into segments, or takes as it is."""
+_PACKET_MAX: Final = 65_400
+"""Payload of a packet that the kernel cuts into segments, or takes as it is: a frame
+more than it joins (it leaves 320 bytes for headers), and less than IP can tell."""
 _RTO_MIN: Final = 0.2
 _RTO_FIRST: Final = 1.0
 """RFC 6298 section 2.1."""
@@ -314,7 +315,7 @@ class Flow:
                 return
             self._forward(came, outcome, offset, before, news=news)
         else:
-            probe = offset < source.input_to(source.una)
+            probe = offset < source.arrived
             self._send(side.other, outcome, came, at=source.una - 1 if probe else None)
         self._flush(outcome)
         if self._over_since is None and all(
