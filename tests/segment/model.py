@@ -67,6 +67,8 @@ class Tcp:
     sack: bool = True
     buffer: int = 200_000
     flight: int = 30_000
+    joined: int = 1
+    """Segments that leave as one packet, to be cut later, as with an interface that can."""
     output: Callable[[bytes], None] = lambda _packet: None
     state: str = "closed"
     received: bytearray = field(default_factory=bytearray)
@@ -183,7 +185,7 @@ class Tcp:
             return
         limit = self.una + min(self.window, self.flight)
         while self.nxt < min(len(self.data), limit):
-            size = min(self._size(), limit - self.nxt)
+            size = min(self._size() * self.joined, limit - self.nxt)
             piece = bytes(self.data[self.nxt : self.nxt + size])
             flags = ACK | (PSH if self.nxt + len(piece) == len(self.data) else TcpFlags(0))
             self._segment(self.nxt, piece, flags)
@@ -207,7 +209,22 @@ class Tcp:
         elif self.una < self.nxt:
             self._segment(self.una, b"", ACK | FIN)
         else:
-            self._segment(self.una - 1, b"")  # a probe
+            self.keep_alive()
+
+    def keep_alive(self, garbage: bytes = b"") -> None:
+        """RFC 9293 section 3.8.4, and a probe of a window."""
+        self._segment(self.una - 1, garbage)
+
+    def reset(self) -> None:
+        """The application is gone, and what was sent with it."""
+        self._segment(self.nxt, b"", RST | ACK)
+        self.state = "closed"
+
+    def say_urgently(self, data: bytes, last: int) -> None:
+        """`data` in one segment, byte `last` of it the last that is urgent."""
+        self.data += data
+        self._segment(self.nxt, data, ACK | PSH | URG, last + 1)
+        self.nxt += len(data)
 
     def _rearm(self) -> None:
         self.generation += 1
@@ -349,6 +366,26 @@ class Faults:
     repeat: float = 0.0
     swap: float = 0.0
     delay: float = 0.005
+
+
+def cut(packet: bytes, size: int) -> list[bytes]:
+    """A joined packet as the segments that an interface makes of it."""
+    segment = Segment.parse(packet)
+    payload = bytes(segment.payload)
+    if len(payload) <= size:
+        return [packet]
+    segments = []
+    for at in range(0, len(payload), size):
+        last = at + size >= len(payload)
+        header = Header(
+            seq=segment.seq + at,
+            ack=segment.ack,
+            flags=segment.flags if last else segment.flags & ~(PSH | FIN),
+            window=segment.window,
+            options=bytes(segment.options),
+        )
+        segments.append(make_packet(segment.flow, header, payload[at : at + size]))
+    return segments
 
 
 class Engine:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
-from segment.model import Engine, Faults, Tcp, World
+from segment.model import Engine, Faults, Tcp, World, cut
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.resumption import ResumptionCache
@@ -89,8 +90,11 @@ class Path:
     def _on_wire(self, from_client: bool, packet: bytes) -> None:
         segment = Segment.parse(packet)
         assert segment.checksum_ok()
-        assert len(packet) <= 1500
-        for each in self.meddle(from_client, packet):
+        host = self.client if from_client else self.server
+        # Whoever has joined segments has told the interface how long they were.
+        pieces = [packet] if host.joined == 1 else cut(packet, host._size())
+        assert max(map(len, pieces)) <= 1500
+        for each in itertools.chain(*(self.meddle(from_client, piece) for piece in pieces)):
             self.wire.append((from_client, each))
             self._transport(
                 self.setup.wire, each, lambda got: self.arrive(from_client=from_client, packet=got)
