@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,14 +20,15 @@ class Reassembly:
     def __init__(self) -> None:
         self.end = 0
         """Everything before this offset has been given out."""
-        self._pieces: list[tuple[int, bytes]] = []
-        """(offset, bytes) beyond `end`, ascending, disjoint."""
+        self._starts: list[int] = []
+        self._pieces: list[bytearray] = []
+        """What waits beyond `end`: ascending, and never two that touch."""
         self._latest = 0
 
     @property
     def waiting(self) -> int:
         """Bytes that wait for those before them."""
-        return sum(len(piece) for _, piece in self._pieces)
+        return sum(map(len, self._pieces))
 
     def put(self, offset: int, data: ReadableBuffer, limit: int) -> bytes:
         """Add `data`, as far as it is new and before offset `limit`.
@@ -45,43 +47,42 @@ class Reassembly:
         if offset == self.end and not self._pieces:
             self.end += len(view)
             return bytes(view)
-        self._insert(offset, bytes(view))
+        self._insert(offset, view)
         return self._contiguous()
 
-    def _insert(self, offset: int, data: bytes) -> None:
+    def _insert(self, offset: int, data: memoryview) -> None:
+        starts, pieces = self._starts, self._pieces
         self._latest = offset
-        added: list[tuple[int, bytes]] = []
-        for start, piece in self._pieces:
-            end = start + len(piece)
-            if end <= offset or not data:
-                continue
-            if start >= offset + len(data):
-                break
-            if start > offset:
-                added.append((offset, data[: start - offset]))
-            data = data[max(end - offset, 0) :]
-            offset = end
-        if data:
-            added.append((offset, data))
-        if len(self._pieces) + len(added) <= _PIECES_MAX:
-            self._pieces = sorted(self._pieces + added)
+        index = bisect_right(starts, offset)
+        if index and starts[index - 1] + len(pieces[index - 1]) >= offset:
+            index -= 1
+            pieces[index] += data[starts[index] + len(pieces[index]) - offset :]
+        elif len(pieces) < _PIECES_MAX:
+            starts.insert(index, offset)
+            pieces.insert(index, bytearray(data))
+        else:
+            return
+        start, piece = starts[index], pieces[index]
+        following = index + 1
+        while following < len(starts) and starts[following] <= start + len(piece):
+            known, at = pieces[following], starts[following] - start
+            piece[at : at + len(known)] = known
+            following += 1
+        del starts[index + 1 : following], pieces[index + 1 : following]
 
     def _contiguous(self) -> bytes:
-        found = []
-        while self._pieces and self._pieces[0][0] == self.end:
-            piece = self._pieces.pop(0)[1]
-            self.end += len(piece)
-            found.append(piece)
-        return b"".join(found)
+        if not self._starts or self._starts[0] != self.end:
+            return b""
+        del self._starts[0]
+        piece = bytes(self._pieces.pop(0))
+        self.end += len(piece)
+        return piece
 
-    def blocks(self) -> list[tuple[int, int]]:
-        """RFC 2018 section 4: the ranges that wait, the one that grew last first."""
-        ranges: list[tuple[int, int]] = []
-        for start, piece in self._pieces:
-            if ranges and ranges[-1][1] == start:
-                ranges[-1] = (ranges[-1][0], start + len(piece))
-            else:
-                ranges.append((start, start + len(piece)))
-        latest = self._latest
-        ranges.sort(key=lambda r: (not r[0] <= latest < r[1], r[0]))
-        return ranges
+    def blocks(self, most: int = 4) -> list[tuple[int, int]]:
+        """RFC 2018 section 4: ranges that wait, the one that grew last first."""
+        starts, pieces = self._starts, self._pieces
+        if not starts:
+            return []
+        latest = max(bisect_right(starts, self._latest) - 1, 0)
+        order = [latest, *(index for index in range(len(starts))[:most] if index != latest)]
+        return [(starts[index], starts[index] + len(pieces[index])) for index in order[:most]]

@@ -1,7 +1,5 @@
 """The segment plane between two hosts, with programs that know nothing of it."""
 
-import hashlib
-import random
 from pathlib import Path
 
 import pytest

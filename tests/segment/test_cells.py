@@ -86,7 +86,7 @@ def test_pieces_in_any_order(text: bytes, pieces: list[tuple[int, int]], limit: 
         assert got == text[:contiguous]
         early = {at for at in have if at > contiguous}
         assert reassembly.waiting == len(early)
-        blocks = reassembly.blocks()
+        blocks = reassembly.blocks(100)
         assert {at for a, b in blocks for at in range(a, b)} == early
         if piece and start in early:
             assert blocks[0][0] <= start < blocks[0][1] or start < contiguous
