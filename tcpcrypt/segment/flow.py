@@ -3,7 +3,7 @@
 Sans-IO.  `take` is given every segment of the connection, and answers with the
 packets that go on in its place; `handle_timeout` gives those that are due
 without one.  A segment is never passed on as it came: what leaves is made of
-what is known (`_packet`), so that nothing of a header that somebody forged gets
+what is known (`tcpcrypt.segment.composer`), so that nothing of a header that somebody forged gets
 any further.
 
 What is dropped in silence: resets that are not exactly at the edge of what was
@@ -23,17 +23,10 @@ from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.negotiation import Fallback, Negotiated
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import LocalError, PeerError, PeerReason, TruncationError
+from tcpcrypt.segment.composer import Came, Composer, Packets
 from tcpcrypt.segment.crypt import Crypt
 from tcpcrypt.segment.opening import Opening, Side
-from tcpcrypt.segment.packets import (
-    ECN_CE,
-    Header,
-    Options,
-    ecn,
-    make_packet,
-    read_options,
-    timestamps_and_blocks,
-)
+from tcpcrypt.segment.packets import ECN_CE, Options, ecn, read_options, timestamps_and_blocks
 from tcpcrypt.segment.stream import Stream
 from tcpcrypt.wire.segment import Segment, TcpFlags
 
@@ -47,9 +40,6 @@ _HALF: Final = 1 << 31
 _FORGED_FINS: Final = 3
 """FINs without FINp, at the edge, with nothing authentic between them, that are
 taken for the peer's own: it repeats what nobody acknowledges."""
-_PACKET_MAX: Final = 65_400
-"""Payload of a packet that the kernel cuts into segments, or takes as it is: a frame
-more than it joins (it leaves 320 bytes for headers), and less than IP can tell."""
 _RTO_MIN: Final = 0.2
 _RTO_FIRST: Final = 1.0
 """RFC 6298 section 2.1."""
@@ -59,44 +49,18 @@ _LINGER: Final = 60.0
 _TRIES_MAX: Final = 12
 _OLD: Final = 1 << 24
 """How far back a segment may lie that is still looked at."""
-_PASSING: Final = TcpFlags.PSH | TcpFlags.ECE | TcpFlags.CWR
 
 
 @dataclass(slots=True)
 class Outcome:
     """What becomes of one segment."""
 
-    packets: list[tuple[Side, bytes]] = field(default_factory=list)
-    """Where to, and the packet; the first to the other side may take its place."""
+    packets: Packets = field(default_factory=list)
+    """The first, if it goes to the other side, may take the segment's place."""
     passed: bool = False
     """The segment goes on as it came."""
     held: bool = False
     """To be shown again when there are keys (`Flow.ready`)."""
-
-
-@dataclass(slots=True)
-class _End:
-    """What is known of the host on one side."""
-
-    isn: int | None = None
-    scale: int = 0
-    timestamp: bytes = b""
-    """TSval of its last segment, four bytes."""
-    congestion: bool = False
-    """Something of it came marked, and the other side has yet to hear."""
-    weight: tuple[int, int] = (0, 0)
-
-
-@dataclass(slots=True)
-class _Came:
-    """A segment of one side, read."""
-
-    side: Side
-    segment: Segment
-    packet: bytes | memoryview
-    options: Options
-    large: bool
-    """The kernel has joined several segments, and will cut what takes its place."""
 
 
 class Flow:
@@ -119,8 +83,6 @@ class Flow:
         report: Report = lambda _event, _fields: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.addresses = {OUTER: flow, INNER: (flow[2], flow[3], flow[0], flow[1])}
-        """As in a packet to that side."""
         self.plain = False
         """Nothing is encrypted: every segment passes as it comes."""
         self.dead = False
@@ -131,15 +93,19 @@ class Flow:
         self._config = config
         self._resumption = resumption
         self._key_log = key_log
-        self._forwards = forwards
         self._report = report
         self._clock = clock
         self._opening = Opening(config, opener, b"%b:%d" % (flow[2], flow[3]), resumption)
-        self._ends = {INNER: _End(), OUTER: _End()}
         self._streams = {INNER: Stream(seals=True), OUTER: Stream(seals=False)}
         """By the side of their source."""
+        self._composer = Composer(
+            {OUTER: flow, INNER: (flow[2], flow[3], flow[0], flow[1])},
+            self._streams,
+            self._opening,
+            forwards=forwards,
+        )
+        self._ends = self._composer.ends
         self._crypt: Crypt | None = None
-        self._options_common = (False, False)
         self._begun = clock()
         self._rto = _RTO_FIRST
         self._tries = 0
@@ -189,10 +155,10 @@ class Flow:
             self._reset(side, segment, outcome)
         elif flags.syn:
             self._syn(side, segment, options, outcome)
-        elif flags.ack and None not in (self._ends[INNER].isn, self._ends[OUTER].isn):
-            largest = self._streams[INNER].largest if side is INNER else self._wire_segment
-            large = len(segment.payload) > largest
-            self._segment(_Came(side, segment, packet, options, large), outcome)
+        elif flags.ack and min(self._ends[INNER].isn, self._ends[OUTER].isn) >= 0:
+            largest = self._opening.largest if side is INNER else self._opening.segment
+            joined = len(segment.payload) > largest
+            self._segment(Came(side, segment, packet, options, joined), outcome)
         if self.plain and not outcome.packets:
             outcome.passed = True
         self._schedule()
@@ -200,28 +166,27 @@ class Flow:
 
     def _syn(self, side: Side, segment: Segment, options: Options, outcome: Outcome) -> None:
         end, flags = self._ends[side], segment.flags
-        known = self._crypt is not None or (end.isn is not None and end.isn != segment.seq)
+        known = self._crypt is not None or (end.isn >= 0 and end.isn != segment.seq)
         answer = flags.ack
         if known or answer is (side is self._opening.opener):
             # RFC 5961 section 4: a SYN on an open connection is answered by an
             # acknowledgement; whoever is really new there will reset it.
             if self._crypt is not None:
-                self._send(side, outcome)
+                self._composer.bare(side, outcome.packets)
             return
         other = self._ends[side.other]
-        if answer and (other.isn is None or (segment.ack - other.isn) % _MODULUS != 1):
+        if answer and (other.isn < 0 or (segment.ack - other.isn) % _MODULUS != 1):
             outcome.passed = True  # its own TCP will say what it thinks of it
             return
         end.isn = segment.seq
         end.scale = options.scale or 0
         end.timestamp = options.timestamps[:4]
-        if side is INNER:
-            changed = self._opening.leaves(segment)
-        else:
-            changed = self._opening.comes(segment)
+        passing = self._opening.leaves if side is INNER else self._opening.comes
+        changed = passing(segment)
         if answer:
             self._measured()
-            self._options_common = bool(options.timestamps), options.sack_permitted
+            self._composer.timestamps = bool(options.timestamps)
+            self._composer.blocks = options.sack_permitted
             if options.scale is None:
                 self._ends[INNER].scale = self._ends[OUTER].scale = 0
         # RFC 7323 section 2.2: the window in a SYN is not scaled.
@@ -275,26 +240,21 @@ class Flow:
                 },
             )
 
-    def _segment(self, came: _Came, outcome: Outcome) -> None:
+    def _segment(self, came: Came, outcome: Outcome) -> None:
         side, segment, options = came.side, came.segment, came.options
         payload, flags = segment.payload, segment.flags
-        if side is INNER and (len(payload) or flags.fin) and not self.ready:
-            if self._crypt is not None or not self._opening.negotiation.finished:
-                if self._crypt is None:
-                    self._first_ack(came, outcome)
-                outcome.held = not self.ready
-                if outcome.held:
-                    return
         if side is OUTER:
             if not self._plausible(segment):
                 return
             self._opening.negotiation.segment_received(False, True, segment.options)
-            if not self._judge(outcome):
-                return
+            self._judge(outcome)
         elif self._crypt is None:
             self._first_ack(came, outcome)
+        if self.plain or self.dead or self._crypt is None:
             return
-        if self.plain or self.dead:
+        if side is INNER and not self.ready:
+            outcome.held = bool(len(payload) or flags.fin)
+        if outcome.held or (outcome.packets and not (len(payload) or flags.fin)):
             return
         end = self._ends[side]
         source, sink = self._streams[side], self._streams[side.other]
@@ -316,7 +276,8 @@ class Flow:
             self._forward(came, outcome, offset, before, news=news)
         else:
             probe = offset < source.arrived
-            self._send(side.other, outcome, came, at=source.una - 1 if probe else None)
+            at = source.una - 1 if probe else None
+            self._composer.bare(side.other, outcome.packets, came, at)
         self._flush(outcome)
         if self._over_since is None and all(
             s.fin is not None and s.una > s.fin for s in self._streams.values()
@@ -335,7 +296,7 @@ class Flow:
         behind = opening.input.end - offset
         return sealing.una - _OLD <= acknowledged <= sealing.emitted and behind <= _OLD
 
-    def _first_ack(self, came: _Came, outcome: Outcome) -> None:
+    def _first_ack(self, came: Came, outcome: Outcome) -> None:
         """The opener's ACK takes Init1 along, whether data comes with it or not."""
         region = timestamps_and_blocks(came.options.timestamps, [])
         try:
@@ -346,19 +307,15 @@ class Flow:
             return
         self._ends[INNER].timestamp = came.options.timestamps[:4]
         self._measured()
-        self._emit(OUTER, outcome, came, 0, self._streams[INNER].end, option)
-
-    @property
-    def _wire_segment(self) -> int:
-        return min(self._opening.mss.values())
+        end = self._streams[INNER].end
+        self._composer.emit(OUTER, outcome.packets, 0, end, came=came, region=option)
 
     def _offset(self, side: Side, number: int, near: int) -> int:
         """The offset, near `near`, of a sequence number of `side`."""
-        isn = self._ends[side].isn or 0
-        distance = (number - isn - 1 - near) % _MODULUS
+        distance = (number - self._ends[side].isn - 1 - near) % _MODULUS
         return near + (distance if distance < _HALF else distance - _MODULUS)
 
-    def _acknowledgement(self, came: _Came, stream: Stream) -> bool:
+    def _acknowledgement(self, came: Came, stream: Stream) -> bool:
         """What the segment acknowledges of the stream to its side; whether it is news."""
         segment, end = came.segment, self._ends[came.side]
         offset = self._offset(came.side.other, segment.ack, stream.una)
@@ -372,7 +329,7 @@ class Flow:
         ]
         return stream.acknowledged(offset, offset + window, blocks)
 
-    def _data(self, came: _Came, source: Stream, offset: int) -> None:
+    def _data(self, came: Came, source: Stream, offset: int) -> None:
         """Input: seal or open what is in order now."""
         segment, crypt = came.segment, self._crypt
         if crypt is None:
@@ -388,6 +345,7 @@ class Flow:
             elif new:
                 self._forged_fins = 0
                 crypt.receive(new)
+                self._composer.urgent = crypt.peer_urgent
                 self._tell()
         if not segment.flags.fin or source.fin is not None or crypt.error is not None:
             return
@@ -403,7 +361,7 @@ class Flow:
                 crypt.error = TruncationError(PeerReason.TRUNCATED)
 
     def _forward(
-        self, came: _Came, outcome: Outcome, offset: int, before: int, *, news: bool
+        self, came: Came, outcome: Outcome, offset: int, before: int, *, news: bool
     ) -> None:
         """Send on what the segment has brought, or brought once more."""
         side, source = came.side, self._streams[came.side]
@@ -416,142 +374,28 @@ class Flow:
             until = min(source.output_to(min(last, before)), source.emitted)
             if again < until:
                 if until < start or start == stop:
-                    self._emit(to, outcome, came, again, until)
+                    self._composer.emit(to, outcome.packets, again, until, came=came)
                     return
                 start = again
         if start < stop:
-            self._emit(to, outcome, came, start, stop)
+            self._composer.emit(to, outcome.packets, start, stop, came=came)
             return
         if last <= min(before, source.input_to(source.una)):
             # Long done with, a probe as a rule: its receiver is to acknowledge again.
-            self._send(to, outcome, came, at=source.una - 1)
+            self._composer.bare(to, outcome.packets, came, source.una - 1)
             return
         if news:
-            self._send(to, outcome, came)
+            self._composer.bare(to, outcome.packets, came)
         sink = self._streams[to]
         if sink.emitted == sink.sendable:  # or what is sent anyway acknowledges it
-            self._send(side, outcome)
+            self._composer.bare(side, outcome.packets)
 
     def _flush(self, outcome: Outcome) -> None:
         """Send what is there without a segment to take it along."""
         for to in (INNER, OUTER):
             stream = self._streams[to.other]
             if stream.emitted < stream.sendable:
-                self._emit(to, outcome, None, stream.emitted, stream.sendable)
-
-    # --- packets ---------------------------------------------------------------------------
-
-    def _send(
-        self, to: Side, outcome: Outcome, came: _Came | None = None, at: int | None = None
-    ) -> None:
-        """A segment without data."""
-        stream = self._streams[to.other]
-        where = stream.emitted if at is None else at
-        outcome.packets.append((to, self._packet(to, where, b"", False, came, None)))
-
-    def _emit(
-        self,
-        to: Side,
-        outcome: Outcome,
-        came: _Came | None,
-        start: int,
-        stop: int,
-        region: bytes | None = None,
-    ) -> None:
-        """Output from `start` to `stop`, in as many packets as it takes."""
-        stream = self._streams[to.other]
-        most = self._most(to, came)
-        while True:
-            until = min(stop, start + most)
-            data, fin = stream.cut(start, until)
-            packet = self._packet(to, start, data, fin, came, region, last=until == stop)
-            outcome.packets.append((to, packet))
-            stream.emitted = max(stream.emitted, until)
-            start, region = until, None
-            most = self._most(to, None)
-            if start >= stop:
-                return
-
-    def _most(self, to: Side, came: _Came | None) -> int:
-        """Payload of one packet at most."""
-        if came is not None and came.large:
-            return _PACKET_MAX
-        if to is INNER and not self._forwards:
-            return _PACKET_MAX
-        options = 12 if self._options_common[0] else 0
-        if to is OUTER:
-            options += 0 if self._opening.negotiation.finished else 4
-            return max(self._wire_segment - options, 1)
-        return max(self._opening.mss.get(INNER, 536) - options, 1)
-
-    def _packet(
-        self,
-        to: Side,
-        at: int,
-        data: bytes,
-        fin: bool,
-        came: _Came | None,
-        region: bytes | None,
-        *,
-        last: bool = True,
-    ) -> bytes:
-        source = self._streams[to]
-        sender, receiver = self._ends[to.other], self._ends[to]
-        mine = came is not None and came.side is not to
-        acknowledged = source.arrived
-        if region is None:
-            timestamps = b""
-            if self._options_common[0]:
-                timestamps = sender.timestamp + receiver.timestamp
-                if mine and came is not None and came.options.timestamps:
-                    timestamps = came.options.timestamps
-            blocks = []
-            most = 4
-            if data:  # then there is the room that its sender has left for its own
-                most = len(came.options.blocks) if mine and came is not None else 0
-            if self._options_common[1] and most:
-                isn = (receiver.isn or 0) + 1
-                blocks = [
-                    ((isn + start) % _MODULUS, (isn + stop) % _MODULUS)
-                    for start, stop in source.blocks()[:most]
-                ]
-            region = timestamps_and_blocks(timestamps, blocks)
-            if to is OUTER:
-                region = self._opening.option(region)
-        flags = TcpFlags.ACK
-        if mine and came is not None:
-            flags |= came.segment.flags & _PASSING
-        if fin:
-            flags |= TcpFlags.FIN
-        if data and last and came is None:
-            flags |= TcpFlags.PSH
-        urgent = 0
-        crypt = self._crypt
-        if to is INNER and data and crypt is not None and crypt.peer_urgent is not None:
-            ahead = crypt.peer_urgent + 1 - at
-            if 0 < ahead <= 0xFFFF:
-                flags |= TcpFlags.URG
-                urgent = ahead
-        congestion = sender.congestion and bool(data)
-        if data:
-            sender.congestion = False
-        header = Header(
-            seq=(sender.isn or 0) + 1 + at,
-            ack=(receiver.isn or 0) + 1 + acknowledged,
-            flags=flags,
-            window=source.window(sender.scale),
-            urgent=urgent,
-            options=region,
-            congestion=congestion,
-        )
-        like = came if mine else None
-        return make_packet(
-            self.addresses[to],
-            header,
-            data,
-            None if like is None else like.segment,
-            None if like is None else like.packet,
-        )
+                self._composer.emit(to, outcome.packets, stream.emitted, stream.sendable)
 
     # --- how it ends -------------------------------------------------------------------------
 
@@ -570,19 +414,8 @@ class Flow:
         else:
             at = min(source.output_from(offset), source.emitted)
         self._report("reset", {"by": side.name.lower()})
-        packet = self._reset_packet(side.other, at)
-        outcome.packets.append((side.other, packet))
+        outcome.packets.append((side.other, self._composer.reset(side.other, at)))
         self._die()
-
-    def _reset_packet(self, to: Side, at: int) -> bytes:
-        sender, receiver = self._ends[to.other], self._ends[to]
-        header = Header(
-            seq=(sender.isn or 0) + 1 + at,
-            ack=(receiver.isn or 0) + 1 + self._streams[to].arrived,
-            flags=TcpFlags.RST | TcpFlags.ACK,
-            window=0,
-        )
-        return make_packet(self.addresses[to], header)
 
     def _fail(self, error: PeerError, outcome: Outcome) -> None:
         self._report("aborted", {"reason": error.reason.value})
@@ -592,13 +425,10 @@ class Flow:
         """Reset both sides."""
         outcome.packets.clear()
         for to in (INNER, OUTER):
-            if self._ends[to].isn is not None:
+            if self._ends[to].isn >= 0:
                 # As far as that side has acknowledged, for it believes no other place.
-                stream = self._streams[to.other]
-                at = stream.emitted if self._crypt is not None else 0
-                if self._crypt is None and self._ends[to.other].isn is None:
-                    at = -1
-                outcome.packets.append((to, self._reset_packet(to, at)))
+                at = self._streams[to.other].emitted
+                outcome.packets.append((to, self._composer.reset(to, at)))
         self._die()
 
     def abort(self) -> Outcome:
@@ -612,9 +442,7 @@ class Flow:
         """RFC 9293 section 3.10.7.1: who has not heard that it is over hears it again."""
         if segment.flags.rst or not segment.flags.ack:
             return Outcome()
-        flags = TcpFlags.RST
-        header = Header(seq=segment.ack, ack=0, flags=flags, window=0)
-        return Outcome([(side, make_packet(self.addresses[side], header))])
+        return Outcome([(side, self._composer.reset_answer(side, segment))])
 
     def _die(self) -> None:
         self.dead = True
@@ -654,7 +482,8 @@ class Flow:
                 if self._tries > _TRIES_MAX:
                     self._fail(PeerError(PeerReason.TIMEOUT), outcome)
                     return outcome
-                stop = min(stream.responsible, stream.emitted, stream.una + self._most(to, None))
-                self._emit(to, outcome, None, stream.una, stop)
+                stop = stream.una + self._composer.most(to)
+                stop = min(stop, stream.responsible, stream.emitted)
+                self._composer.emit(to, outcome.packets, stream.una, stop)
         self.due = self._clock() + min(self._rto * 2**self._tries, _RTO_MAX)
         return outcome

@@ -83,13 +83,17 @@ class Opening:
         return _without_data(segment).with_options(options)
 
     @property
-    def largest(self) -> int:
-        """The MSS for the application's host: a frame of it fits a segment on the wire.
+    def segment(self) -> int:
+        """Payload and options of one segment on the wire at most.
 
-        Its own may be what its interface takes, so that it counts as well.
+        What either host takes counts, for its own interface may take no more.
         """
-        least = min(self.mss.values())
-        return max(least - OVERHEAD - _ACK_OPTION, _MSS_MIN)
+        return min(self.mss.values())
+
+    @property
+    def largest(self) -> int:
+        """The MSS for the application's host: a frame of it fits a segment on the wire."""
+        return max(self.segment - OVERHEAD - _ACK_OPTION, _MSS_MIN)
 
     def option(self, region: bytes) -> bytes:
         """`region` of a segment to the wire that is no SYN, with ENO where it is due."""
