@@ -44,7 +44,7 @@ _SEND_BUFFER: Final = 1 << 20
 _IPV6_HDRINCL: Final = 36
 
 
-def segment_rules(ports: Iterable[int], inner: str | None = None) -> list[Rule]:
+def segment_rules(ports: Iterable[range], inner: str | None = None) -> list[Rule]:
     """What brings the packets to and from these ports of services to the queues.
 
     Without `inner` those of this host; else those that it forwards from and to
@@ -65,9 +65,10 @@ def segment_rules(ports: Iterable[int], inner: str | None = None) -> list[Rule]:
         ways = (("FORWARD", ("-i", inner), INNER_QUEUE), ("FORWARD", ("-o", inner), OUTER_QUEUE))
     rules = [Rule("mangle", hook, passed) for hook in dict.fromkeys(way[0] for way in ways)]
     for port in ports:
+        words = f"{port[0]}:{port[-1]}"
         for hook, where, number in ways:
             rules += [
-                Rule("mangle", hook, (*where, "-p", "tcp", end, str(port), *queues[number]))
+                Rule("mangle", hook, (*where, "-p", "tcp", end, words, *queues[number]))
                 for end in ("--dport", "--sport")
             ]
     return rules

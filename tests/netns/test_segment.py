@@ -1,11 +1,13 @@
 """The segment plane between two hosts, with programs that know nothing of it."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from netns.network import Network
 from netns.segmenting import SegmentHost
 
+from tcpcrypt.errors import LocalError
 from tcpcrypt.tools.netns import Capture, free_of
 
 LINE = b"nobody between the two is to read this line\n"
@@ -29,3 +31,49 @@ def test_curl_between_two_hosts(pair: Network, tmp_path: Path, family: int) -> N
     ours.wait_for("closed", 2)
     theirs.wait_for("closed", 2)
     assert ours.errors() == theirs.errors() == ""
+
+
+def test_what_is_encrypted_is_reset_when_it_ends_and_nothing_is_left(pair: Network) -> None:
+    ours, theirs = SegmentHost(pair.client), SegmentHost(pair.server)
+    with pair.listen() as listener, pair.connect() as sock, Capture(pair.client_end) as wire:
+        other, _ = listener.accept()
+        with other:
+            sock.sendall(LINE)
+            assert other.recv(len(LINE)) == LINE
+            assert ours.stop() == 0
+            # Never an end (EOF), and never in clear afterwards.
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+            with pytest.raises(BrokenPipeError):
+                sock.sendall(LINE)
+        packets = wire.settled()
+    assert free_of(packets, LINE) == [LINE]
+    assert ours.events("stopped")
+    assert "TCPCRYPT" not in pair.client.run("iptables-save").stdout
+    assert theirs.stop() == 0
+
+
+def test_if_it_is_killed_segments_are_dropped_and_not_sent_in_clear(pair: Network) -> None:
+    ours, _theirs = SegmentHost(pair.client), SegmentHost(pair.server)
+    with pair.listen() as listener, pair.connect() as sock, Capture(pair.client_end) as wire:
+        other, _ = listener.accept()
+        with other:
+            sock.sendall(b"?")
+            assert other.recv(1) == b"?"
+            pair.client.stop(ours.process, signal.SIGKILL)
+            sock.sendall(LINE)
+            other.settimeout(1)
+            with pytest.raises(TimeoutError):
+                other.recv(1)
+        packets = wire.settled()
+    assert free_of(packets, LINE) == [LINE]
+    # Who comes after it knows nothing of that connection, and resets it.
+    again = SegmentHost(pair.client)
+    with pair.conversation():
+        assert len(again.wait_for("encrypted")) == 1
+
+
+def test_two_do_not_serve_one_host(pair: Network) -> None:
+    SegmentHost(pair.client)
+    with pytest.raises(LocalError, match="another tcpcryptd serves this network namespace"):
+        SegmentHost(pair.client)

@@ -59,7 +59,7 @@ def test_the_other_host_has_the_relay(pair: Network, segments_at: str) -> None:
         (pair.client, pair.server) if segments_at == "client" else (pair.server, pair.client)
     )
     daemon = pair.daemon(other, "--mode", "require")
-    plane = SegmentHost(one, "--require")
+    plane = SegmentHost(one, mode="require")
     up, down = LINE * 30_000 + rng.randbytes(1_000_000), LINE[::-1] * 40_000
     with Capture(pair.client_end) as wire:
         exchange(pair, up, down)
@@ -79,7 +79,7 @@ def test_a_host_without_it_is_spoken_to_in_the_clear_or_not_at_all(
     assert pair.curl("/page").encode() == LINE
     assert plane.wait_for("fallback")[0]["reason"]
     plane.stop()
-    strict = SegmentHost(pair.client, "--require")
+    strict = SegmentHost(pair.client, mode="require")
     with pytest.raises(ConnectionRefusedError):
         pair.connect()
     assert strict.wait_for("refused")
@@ -89,7 +89,10 @@ def test_a_host_without_it_is_spoken_to_in_the_clear_or_not_at_all(
 @pytest.mark.parametrize("probability", ["0.01", "0.1"])
 def test_a_path_that_loses(path: Network, probability: str) -> None:
     content = random.Random(2).randbytes(600_000 if probability == "0.01" else 150_000)
-    ours, theirs = SegmentHost(path.client, "--require"), SegmentHost(path.server, "--require")
+    ours, theirs = (
+        SegmentHost(path.client, mode="require"),
+        SegmentHost(path.server, mode="require"),
+    )
     for end in (path.client_end, path.server_end, *path.middle_ends):
         end.host.run("ip", "link", "set", end.device, "gso_max_segs", "1")
     path.meddle("-m", "statistic", "--mode", "random", "--probability", probability, "-j", "DROP")
@@ -99,7 +102,10 @@ def test_a_path_that_loses(path: Network, probability: str) -> None:
 
 
 def test_two_hundred_connections_at_once(pair: Network) -> None:
-    ours, theirs = SegmentHost(pair.client, "--require"), SegmentHost(pair.server, "--require")
+    ours, theirs = (
+        SegmentHost(pair.client, mode="require"),
+        SegmentHost(pair.server, mode="require"),
+    )
     count, digests = 200, set()
     content = {n: random.Random(n).randbytes(20_000) for n in range(count)}
     with pair.listen() as listener:
@@ -137,7 +143,7 @@ def test_two_hundred_connections_at_once(pair: Network) -> None:
 
 def test_the_port_is_that_of_the_service(pair: Network) -> None:
     """What the plane is not told of passes as it is."""
-    SegmentHost(pair.client, "--require")
+    SegmentHost(pair.client, mode="require")
     assert PORT == 80
     with pair.listen(port=81) as listener, pair.connect(port=81) as sock:
         other, _ = listener.accept()

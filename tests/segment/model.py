@@ -125,7 +125,7 @@ class Tcp:
         return struct.pack("!I", int(self.world.now * 1000) % MODULUS)
 
     def _options(self, blocks: bool) -> bytes:
-        ranges = []
+        ranges: list[tuple[int, int]] = []
         if self.sack and blocks:
             for start, piece in sorted(self.early.items()):
                 if ranges and ranges[-1][1] >= start:

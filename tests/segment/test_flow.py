@@ -77,16 +77,15 @@ def test_resumption() -> None:
     isn=st.tuples(*[st.sampled_from((0, 2**31 - 2000, 2**31, 2**32 - 3000, 2**32 - 1))] * 2),
     rates=st.tuples(*[st.sampled_from((0.0, 0.0, 0.02, 0.15))] * 3),
     sizes=st.tuples(st.integers(0, 40_000), st.integers(0, 40_000)),
-    sack=st.booleans(),
-    forwards=st.booleans(),
+    hosts=st.tuples(st.booleans(), st.booleans()),
 )
 def test_any_network(
     seed: int,
     isn: tuple[int, int],
     rates: tuple[float, float, float],
     sizes: tuple[int, int],
-    sack: bool,
-    forwards: bool,
+    hosts: tuple[bool, bool],
 ) -> None:
+    sack, forwards = hosts
     path = Path(Setup(seed=seed, isn=isn, wire=Faults(*rates), forwards=forwards), sack=sack)
     path.exchange(text(sizes[0]), text(sizes[1], 11), seconds=3000)
