@@ -250,7 +250,8 @@ class Flow:
             self._judge(outcome)
         elif self._crypt is None:
             self._first_ack(came, outcome)
-        if self.plain or self.dead or self._crypt is None:
+        crypt = self._crypt
+        if self.plain or self.dead or crypt is None:
             return
         if side is INNER and not self.ready:
             outcome.held = bool(len(payload) or flags.fin)
@@ -269,9 +270,9 @@ class Flow:
         end.congestion |= ecn(came.packet) == ECN_CE
         if len(payload) or flags.fin:
             before = source.input.end
-            self._data(came, source, offset)
-            if self._crypt is not None and self._crypt.error is not None:
-                self._fail(self._crypt.error, outcome)
+            self._data(came, crypt, source, offset)
+            if crypt.error is not None:
+                self._fail(crypt.error, outcome)
                 return
             self._forward(came, outcome, offset, before, news=news)
         else:
@@ -302,9 +303,9 @@ class Flow:
         try:
             option = self._opening.option(region)
         except LocalError:
+            return  # a SYN that has not been answered
+        if not self._judge(outcome) or self._crypt is None:
             return  # a passive opener that has heard nothing since its SYN-ACK
-        if not self._judge(outcome) or self.plain:
-            return
         self._ends[INNER].timestamp = came.options.timestamps[:4]
         self._measured()
         end = self._streams[INNER].end
@@ -329,11 +330,9 @@ class Flow:
         ]
         return stream.acknowledged(offset, offset + window, blocks)
 
-    def _data(self, came: Came, source: Stream, offset: int) -> None:
+    def _data(self, came: Came, crypt: Crypt, source: Stream, offset: int) -> None:
         """Input: seal or open what is in order now."""
-        segment, crypt = came.segment, self._crypt
-        if crypt is None:
-            return
+        segment = came.segment
         payload = segment.payload
         if len(payload):
             new = source.take(offset, payload)

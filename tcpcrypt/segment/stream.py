@@ -81,10 +81,6 @@ class Stream:
         """How much input is done with once the output before `offset` has arrived."""
         return self.cells.app_to(offset) if self.seals else self.cells.wire_to(offset)
 
-    def input_from(self, offset: int) -> int:
-        """Where the input of the output from `offset` on begins."""
-        return self.cells.app_from(offset) if self.seals else self.cells.wire_from(offset)
-
     # --- input and output ------------------------------------------------------------
 
     def take(self, offset: int, data: ReadableBuffer) -> bytes:
@@ -146,10 +142,8 @@ class Stream:
         return news
 
     def _forget(self) -> None:
-        gone = self.una - self._kept_at
-        if gone > 0:
-            del self._kept[:gone]
-            self._kept_at = self.una
+        del self._kept[: self.una - self._kept_at]
+        self._kept_at = self.una
         if self.seals:
             self.cells.forget(self.cells.app_to(self.una), self.una)
         else:

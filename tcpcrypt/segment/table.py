@@ -67,8 +67,6 @@ class Table:
         known = self.flows.get(key)
         if segment.flags.syn and not segment.flags.ack and (known is None or known.over):
             known = self._begin(key, side, segment)
-            if known is None:
-                return None, Outcome(passed=True)
         if known is None:
             return None, self._unknown(side, segment)
         outcome = known.take(side, segment, packet)
@@ -76,12 +74,12 @@ class Table:
             del self._beginning[key]
         return key, outcome
 
-    def _begin(self, key: Key, side: Side, syn: Segment) -> Flow | None:
+    def _begin(self, key: Key, side: Side, syn: Segment) -> Flow:
         config = self._configure(key, side)
-        if config is not None and not can_be_changed(syn.options):
-            config = None
-        if config is None:
-            config = Config(enabled=False)
+        if config is None or not can_be_changed(syn.options):
+            # What has to be encrypted and cannot be is refused by its flow.
+            insist = config is not None and config.require_encryption
+            config = Config(enabled=False, require_encryption=insist)
         flow = Flow(
             key,
             side,

@@ -305,3 +305,142 @@ def test_a_segment_of_long_ago_is_not_looked_at() -> None:
 def test_rfc2018_blocks_stay_where_there_is_room() -> None:
     assert len(timestamps_and_blocks(struct.pack("!II", 1, 2), [(1, 2)] * 9)) == 12 + 4 + 24
     assert len(timestamps_and_blocks(b"", [(1, 2)] * 9)) == 4 + 32
+
+
+def test_rfc8548_4_1_what_is_no_init_resets_the_connection() -> None:
+    path = Path(Setup(config=(Config(), Config())))
+
+    def garbled(from_client: bool, packet: bytes) -> list[bytes]:
+        segment = Segment.parse(packet)
+        if not from_client or not len(segment.payload):
+            return [packet]
+        changed = bytearray(packet)
+        changed[segment.header_at + segment.data_offset] ^= 1
+        again = Segment.parse(changed)
+        return [again.with_options(again.options)]
+
+    path.meddle = garbled
+    path.server.listen()
+    path.client.connect()
+    path.world.run(5)
+    assert path.server.state == "reset"
+    assert path.names(False) == ["aborted"]
+
+
+def test_urgent_data_that_comes_with_what_is_still_to_be_sent_is_marked_then() -> None:
+    path = opened()
+    path.client.say_urgently(b"abc", 5)  # the last urgent byte is three ahead
+    path.world.run(1)
+    path.client.write(b"def")
+    path.world.run(1)
+    assert bytes(path.server.received) == b"helloabcdef"
+    assert path.server.urgent == 10
+
+
+def test_a_segment_without_ack_is_nothing() -> None:
+    path = opened()
+    before = path.client.segments
+    path.arrive(from_client=False, packet=forged(path, TcpFlags(0), data=b"x"))
+    path.world.run(1)
+    assert path.client.segments == before
+
+
+def test_a_reset_before_there_is_encryption_passes() -> None:
+    path = Path()
+    path.server.state = "closed"
+    path.client.connect()
+    path.world.run(0.1)
+    header = Header(seq=0, ack=path.client.isn + 1, flags=RST | ACK, window=0)
+    path.arrive(from_client=False, packet=make_packet(BACK, header))
+    path.world.run(0.1)
+    assert path.client.state == "reset"
+
+
+def test_a_client_that_resets_is_believed_by_the_server() -> None:
+    path = opened()
+    path.client.reset()
+    path.world.run(1)
+    assert path.server.state == "reset"
+    # Nobody has anything to say to a reset of what is over, nor to no ACK.
+    before = len(path.wire)
+    path.arrive(from_client=False, packet=forged(path, RST))
+    path.arrive(from_client=False, packet=forged(path, TcpFlags(0)))
+    path.world.run(1)
+    assert len(path.wire) == before
+
+
+def test_a_synack_for_another_syn_is_for_the_host_to_judge() -> None:
+    path = Path()
+    path.client.connect()
+    path.world.run(0.01)
+    header = Header(seq=5, ack=path.client.isn + 77, flags=SYN | ACK, window=0)
+    outcome = path.flow(True).take(
+        Side.OUTER, Segment.parse(packet := make_packet(BACK, header)), packet
+    )
+    assert outcome.passed
+    assert path.flow(True).session_id is None
+
+
+def test_a_flow_that_is_ended_by_its_owner_resets_both_hosts_once() -> None:
+    path = opened()
+    flow = path.flow(True)
+    assert flow.session_id == bytes.fromhex(str(path.events[True][0][1]["session"]))
+    assert [to for to, _ in flow.abort().packets] == [Side.INNER, Side.OUTER]
+    assert flow.abort().packets == []
+    assert flow.handle_timeout().packets == []
+
+
+def test_whom_nobody_answers_is_given_up_in_the_end() -> None:
+    """An Init2 that never arrives, from a host that has its keys."""
+    path = Path()
+    path.server.listen()
+    path.client.connect()
+    dropped = 0
+
+    def silent(from_client: bool, packet: bytes) -> list[bytes]:
+        nonlocal dropped
+        if from_client or Segment.parse(packet).flags.syn:
+            return [packet] if not dropped else []
+        dropped += 1
+        return []
+
+    path.meddle = silent
+    path.world.run(1000)
+    assert path.server.state == "reset"
+    assert ("aborted", {"reason": PeerReason.TIMEOUT.value}) in path.events[False]
+
+
+@pytest.mark.parametrize("require", [False, True])
+def test_rfc8547_4_6_a_first_ack_without_eno_disables_it_at_the_passive_end(require: bool) -> None:
+    path = Path(Setup(config=(Config(), Config(require_encryption=require))))
+
+    def stripped(from_client: bool, packet: bytes) -> list[bytes]:
+        segment = Segment.parse(packet)
+        if not from_client or segment.flags.syn:
+            return [packet]
+        return [segment.with_options(bytes(segment.options)[:12])]
+
+    path.meddle = stripped
+    path.server.listen()
+    path.client.connect()
+    path.client.write(b"not in the clear")
+    path.world.run(5)
+    assert path.names(False) == ["refused" if require else "fallback"]
+    assert b"not in the clear" not in path.in_clear()
+
+
+def test_an_acknowledgement_before_the_first_of_the_opener_goes_nowhere() -> None:
+    path = Path()
+    path.meddle = lambda from_client, packet: (
+        [] if from_client and not Segment.parse(packet).flags.syn else [packet]
+    )
+    path.server.listen()
+    path.client.connect()
+    path.world.run(0.05)
+    assert path.server.state == "syn-received"
+    before = len(path.wire)
+    header = Header(seq=path.server.isn + 1, ack=path.client.isn + 1, flags=ACK, window=100)
+    engine = path.engines[False]
+    assert engine is not None
+    engine.input(Side.INNER, make_packet(BACK, header, b"early"))
+    assert len(path.wire) == before

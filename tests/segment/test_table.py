@@ -90,8 +90,16 @@ def test_what_policy_leaves_alone_passes_untouched() -> None:
 def test_rfc2385_a_segment_that_is_signed_is_not_touched(kind: int) -> None:
     one = table()
     options = bytes((kind, 18)) + bytes(16) + b"\1\1"
-    _, outcome = one.take(Side.INNER, segment(THERE, SYN, options=options))
+    syn = segment(THERE, SYN, options=options)
+    _, outcome = one.take(Side.INNER, syn)
     assert outcome.passed
+    # But not in clear where encryption is required.
+    strict = table(Config(require_encryption=True))
+    _, outcome = strict.take(Side.INNER, syn)
+    assert not outcome.passed
+    [(to, packet)] = outcome.packets
+    answer = Segment.parse(packet)
+    assert (to, answer.flags, answer.ack) == (Side.INNER, RST | ACK, 101)
 
 
 @pytest.mark.parametrize("kind", [30, 34])
