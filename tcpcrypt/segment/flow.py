@@ -114,6 +114,7 @@ class Flow:
         self._greeted = False
         """Whether an acknowledgement has been passed on."""
         self._over_since: float | None = None
+        self._plain_ends: set[Side] = set()
 
     @property
     def ready(self) -> bool:
@@ -144,6 +145,7 @@ class Flow:
         if self.dead:
             return self._from_the_grave(side, segment)
         if self.plain:
+            self._note_plain_end(side, segment)
             return Outcome(passed=True)
         try:
             options = read_options(segment.options)
@@ -163,6 +165,13 @@ class Flow:
             outcome.passed = True
         self._schedule()
         return outcome
+
+    def _note_plain_end(self, side: Side, segment: Segment) -> None:
+        """Nobody keeps what is over; a forged end costs nothing but a look at silence."""
+        if segment.flags.fin:
+            self._plain_ends.add(side)
+        if segment.flags.rst or len(self._plain_ends) == len(Side):
+            self._over_since = self.last_heard
 
     def _syn(self, side: Side, segment: Segment, options: Options, outcome: Outcome) -> None:
         end, flags = self._ends[side], segment.flags

@@ -35,8 +35,10 @@ OUTER_QUEUE: Final = 29791
 _SIDES: Final = {INNER_QUEUE: Side.INNER, OUTER_QUEUE: Side.OUTER}
 _QUEUE_LENGTH: Final = 4096
 _SWEEP_EVERY: Final = 10.0
-_HELD_MAX: Final = 64
+_HELD_MAX: Final = 16
 """Packets of one connection that wait for its keys: more than an initial window."""
+_HELD_IN_ALL: Final = _QUEUE_LENGTH // 4
+"""They have their places in the queue, of which enough must be left for others."""
 _ONE_SEGMENT: Final = 1600
 """A packet up to this size is no joined one any more, and the kernel would not know
 what to do with one of which it still believes so."""
@@ -98,6 +100,7 @@ class SegmentPlane:
             report=report,
         )
         self._held: dict[Key, list[tuple[QueuedPacket, bytes]]] = {}
+        self._held_count = 0
         self._timed: set[Key] = set()
         self.injected = 0
         """Packets that were added."""
@@ -139,16 +142,19 @@ class SegmentPlane:
 
     def _hold(self, queued: QueuedPacket, key: Key) -> None:
         waiting = self._held.setdefault(key, [])
-        if len(waiting) >= _HELD_MAX:
+        if len(waiting) >= _HELD_MAX or self._held_count >= _HELD_IN_ALL:
             self._queue.verdict(queued, Verdict.DROP)
         else:
+            self._held_count += 1
             waiting.append((queued, bytes(queued.payload)))
 
     def _follow(self, key: Key) -> None:
         """Release what was held, and see to the timer."""
         flow = self.table.flows.get(key)
         if key in self._held and (flow is None or flow.ready):
-            for queued, packet in self._held.pop(key):
+            waiting = self._held.pop(key)
+            self._held_count -= len(waiting)
+            for queued, packet in waiting:
                 again = queued._replace(payload=memoryview(packet))
                 self._on_packet(again)
         if flow is not None and flow.due is not None and key not in self._timed:
@@ -179,7 +185,9 @@ class SegmentPlane:
     def _sweep(self) -> None:
         self.table.sweep()
         for key in [key for key in self._held if key not in self.table.flows]:
-            for queued, _ in self._held.pop(key):
+            waiting = self._held.pop(key)
+            self._held_count -= len(waiting)
+            for queued, _ in waiting:
                 self._queue.verdict(queued, Verdict.DROP)
         self._loop.call_later(_SWEEP_EVERY, self._sweep)
 

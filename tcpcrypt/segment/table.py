@@ -62,15 +62,19 @@ class Table:
             segment = Segment.parse(packet)
         except PeerError:
             return None, Outcome()  # a fragment, or nothing that TCP could read
-        flow = segment.flow
+        flow, flags = segment.flow, segment.flags
         key = flow if side is Side.INNER else (flow[2], flow[3], flow[0], flow[1])
         known = self.flows.get(key)
-        if segment.flags.syn and not segment.flags.ack and (known is None or known.over):
+        if flags.syn and not flags.ack and (known is None or known.over):
             known = self._begin(key, side, segment)
         if known is None:
             return None, self._unknown(side, segment)
         outcome = known.take(side, segment, packet)
-        if key in self._beginning and (known.ready or known.dead):
+        if key in self._beginning and (
+            known.dead
+            # Only a handshake that is over lets an inner host say anything else.
+            or (known.ready and (not known.plain or (side is Side.INNER and not flags.syn)))
+        ):
             del self._beginning[key]
         return key, outcome
 
@@ -125,7 +129,7 @@ class Table:
             for key, flow in self.flows.items()
             if flow.forgotten(now)
             or (flow.plain and now - flow.last_heard > _PLAIN_IDLE)
-            or (now - self._beginning.get(key, now) > _BEGINNING and not flow.ready)
+            or now - self._beginning.get(key, now) > _BEGINNING
         ]
         for key in gone:
             self._drop(key)

@@ -140,11 +140,34 @@ def test_handshakes_that_lead_to_nothing_are_forgotten(monkeypatch: pytest.Monke
     assert not one.flows
 
 
+def test_a_flood_of_plain_syns_is_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEGINNING_MAX", 10)
+    one = table()
+    for port in range(30):
+        one.take(Side.OUTER, segment((SERVER, 1000 + port, CLIENT, 4000), SYN, options=MSS))
+    assert len(one.flows) == 10
+
+
+@pytest.mark.parametrize("ends", [RST, TcpFlags.FIN | ACK])
+def test_a_connection_in_the_clear_that_is_over_is_forgotten(ends: TcpFlags) -> None:
+    clock = Clock()
+    one = table(clock=clock)
+    one.take(Side.OUTER, segment(BACK, SYN, options=MSS))
+    one.take(Side.INNER, segment(THERE, ACK))
+    assert one.take(Side.INNER, segment(THERE, ends))[1].passed
+    assert one.take(Side.OUTER, segment(BACK, ends))[1].passed
+    assert one.sweep() == 0
+    clock.now += 61
+    assert one.sweep() == 1
+
+
 def test_a_connection_in_the_clear_is_forgotten_after_a_day() -> None:
     clock = Clock()
     one = table(clock=clock)
     one.take(Side.OUTER, segment(BACK, SYN, options=MSS))  # without ENO
     assert one.flows[THERE].plain
+    one.take(Side.INNER, segment(THERE, SYN | ACK))
+    one.take(Side.INNER, segment(THERE, ACK))
     clock.now += 86_000
     assert one.sweep() == 0
     clock.now += 500
