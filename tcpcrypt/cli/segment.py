@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import socket
 from ipaddress import ip_address
 
 from tcpcrypt.cli.tcpcryptd import port_range
@@ -56,6 +57,11 @@ def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser)
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to end; returns the exit status."""
+    if arguments.inner is not None:
+        try:
+            socket.if_nametoindex(arguments.inner)
+        except OSError:
+            raise LocalError(f"this host has no interface {arguments.inner!r}") from None
     config = Config(require_encryption=arguments.mode == Mode.REQUIRE.value)
 
     def tell(event: str, fields: dict[str, object]) -> None:

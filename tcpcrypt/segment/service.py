@@ -16,6 +16,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from tcpcrypt.core.key_log import KeyLog
@@ -44,6 +45,7 @@ _ONE_SEGMENT: Final = 1600
 what to do with one of which it still believes so."""
 _SEND_BUFFER: Final = 1 << 20
 _IPV6_HDRINCL: Final = 36
+_LIBERAL: Final = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
 
 
 def segment_rules(ports: Iterable[range], inner: str | None = None) -> list[Rule]:
@@ -67,7 +69,7 @@ def segment_rules(ports: Iterable[range], inner: str | None = None) -> list[Rule
         ways = (("FORWARD", ("-i", inner), INNER_QUEUE), ("FORWARD", ("-o", inner), OUTER_QUEUE))
     rules = [Rule("mangle", hook, passed) for hook in dict.fromkeys(way[0] for way in ways)]
     for port in ports:
-        words = f"{port[0]}:{port[-1]}"
+        words = str(port[0]) if len(port) == 1 else f"{port[0]}:{port[-1]}"
         for hook, where, number in ways:
             rules += [
                 Rule("mangle", hook, (*where, "-p", "tcp", end, words, *queues[number]))
@@ -105,14 +107,28 @@ class SegmentPlane:
         self.injected = 0
         """Packets that were added."""
         self._raw: dict[int, socket.socket] = {}
+        self._liberal_before = ""
         self._queue = PacketQueue.open(dict.fromkeys(_SIDES, _QUEUE_LENGTH), joined=True)
         try:
             self._raw = {4: _raw(socket.AF_INET), 6: _raw(socket.AF_INET6)}
         except BaseException:
             self._queue.close()
             raise
+        self._be_liberal()
         loop.watch(self._queue.fileno(), READ, lambda _events: self._queue.receive(self._on_packet))
         loop.call_later(_SWEEP_EVERY, self._sweep)
+
+    def _be_liberal(self) -> None:
+        """Let connection tracking believe sequence numbers.
+
+        It sees those of one side in one direction and those of the other in the
+        other, and would call segments invalid that firewalls drop then.
+        """
+        # Where there is no connection tracking there is no such file.
+        with contextlib.suppress(OSError):
+            before = _LIBERAL.read_text()
+            _LIBERAL.write_text("1")
+            self._liberal_before = before
 
     def _on_packet(self, queued: QueuedPacket) -> None:
         decided = False
@@ -196,6 +212,9 @@ class SegmentPlane:
         if not self._raw:
             return
         self._inject(packet for _, packet in self.table.close())
+        if self._liberal_before:
+            with contextlib.suppress(OSError):
+                _LIBERAL.write_text(self._liberal_before)
         self._loop.forget(self._queue.fileno())
         self._queue.close()
         for raw in self._raw.values():

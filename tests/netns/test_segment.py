@@ -77,3 +77,25 @@ def test_two_do_not_serve_one_host(pair: Network) -> None:
     SegmentHost(pair.client)
     with pytest.raises(LocalError, match="another tcpcryptd serves this network namespace"):
         SegmentHost(pair.client)
+
+
+def test_firewalls_that_drop_what_tracking_calls_invalid(pair: Network, tmp_path: Path) -> None:
+    content = LINE * 10_000
+    (tmp_path / "page").write_bytes(content)
+    pair.web(tmp_path)
+    tracking = ("-p", "tcp", "-m", "conntrack", "--ctstate")
+    for host in (pair.client, pair.server):
+        for chain in ("INPUT", "OUTPUT"):
+            host.run("iptables", "-A", chain, *tracking, "INVALID", "-j", "DROP")
+    ours, theirs = (SegmentHost(host, mode="require") for host in (pair.client, pair.server))
+    assert pair.curl("/page").encode() == content
+    assert ours.errors() == theirs.errors() == ""
+    setting = ("cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
+    assert pair.client.run(*setting).stdout == "1\n"
+    ours.stop()
+    assert pair.client.run(*setting).stdout == "0\n"
+
+
+def test_an_interface_that_is_not_there_is_said(pair: Network) -> None:
+    with pytest.raises(LocalError, match="this host has no interface 'eth77'"):
+        SegmentHost(pair.client, inner="eth77")
