@@ -12,7 +12,7 @@ import tcpcrypt
 
 ROOT = Path(tcpcrypt.__file__).parent
 
-LAYERS = ["wire", "crypto", "core", "auth", "runtime", "daemon", "cli"]
+LAYERS = ["wire", "crypto", "core", "auth", "runtime", "segment", "daemon", "cli"]
 """From the bottom up; a package may import itself and what stands before it.
 
 `auth` stands above `core`, which knows authentication by its seam alone

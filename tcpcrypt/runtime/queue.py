@@ -46,10 +46,11 @@ class PacketQueue:
         self._receiving = False
 
     @classmethod
-    def open(cls, lengths: Mapping[int, int]) -> PacketQueue:
+    def open(cls, lengths: Mapping[int, int], *, joined: bool = False) -> PacketQueue:
         """Take the queues with these numbers; as many packets may wait in each.
 
         All at once, for afterwards packets come between the kernel's answers.
+        `joined`: a packet may be what the kernel cuts into segments only later.
         Raises `LocalError` if a queue is taken, the kernel lacks
         nfnetlink_queue, or CAP_NET_ADMIN is missing.
         """
@@ -65,22 +66,22 @@ class PacketQueue:
             sock.settimeout(5)
             queue._enlarge()
             for number, length in lengths.items():
-                queue._bind(number, length)
+                queue._bind(number, length, joined=joined)
             sock.setblocking(False)
         except BaseException:
             sock.close()
             raise
         return queue
 
-    def _bind(self, number: int, length: int) -> None:
-        for sequence, request in enumerate(
-            (
-                netlink.bind_request(number, 1),
-                netlink.copy_request(number, 2),
-                netlink.length_request(number, 3, length),
-            ),
-            start=1,
-        ):
+    def _bind(self, number: int, length: int, *, joined: bool) -> None:
+        requests = [
+            netlink.bind_request(number, 1),
+            netlink.copy_request(number, 2),
+            netlink.length_request(number, 3, length),
+        ]
+        if joined:
+            requests.append(netlink.joined_request(number, 4))
+        for sequence, request in enumerate(requests, start=1):
             self._request(number, request, sequence)
 
     def _enlarge(self) -> None:
