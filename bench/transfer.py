@@ -95,7 +95,7 @@ def take(secured: Any, digest: bool) -> None:
                 got -= BLOCK
                 secured.sendall(b"a")
         if digest:
-            hashing.update(hasher, buffer[:size], free.release)
+            hashing.update(hasher, [buffer[:size]], free.release)
         else:
             free.release()
     hashing.close()
@@ -117,7 +117,7 @@ def send_socket(place: Path, port: int, file: Path, digest: bool, waits: bool) -
             if not (size := source.readinto(buffer)):
                 break
             if digest:
-                hashing.update(hasher, buffer[:size], free.release)
+                hashing.update(hasher, [buffer[:size]], free.release)
             else:
                 free.release()
             secured.sendall(buffer[:size])

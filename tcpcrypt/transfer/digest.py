@@ -14,7 +14,7 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -78,7 +78,7 @@ def _seconds(algorithm: Algorithm) -> float:
     return best
 
 
-_Job = tuple[Hasher, "ReadableBuffer", Callable[[], None] | None]
+_Job = tuple[Hasher, Sequence["ReadableBuffer"], Callable[[], None] | None]
 
 
 class Hashing:
@@ -96,11 +96,19 @@ class Hashing:
         self._thread: threading.Thread | None = None
 
     def update(
-        self, hasher: Hasher, data: ReadableBuffer, release: Callable[[], None] | None = None
+        self,
+        hasher: Hasher,
+        pieces: Sequence[ReadableBuffer],
+        release: Callable[[], None] | None = None,
     ) -> None:
-        """Add `data` behind all that was added before; `release` is called when it is in."""
-        if not self._open and memoryview(data).nbytes <= _INLINE_MAX:
-            hasher.update(data)
+        """Add `pieces` behind all that was added before; `release` is called when they are in.
+
+        What comes together is handed over together: each handover costs as much
+        as several KiB of digest.
+        """
+        if not self._open and sum(memoryview(data).nbytes for data in pieces) <= _INLINE_MAX:
+            for data in pieces:
+                hasher.update(data)
             if release is not None:
                 release()
             return
@@ -109,7 +117,7 @@ class Hashing:
             self._thread.start()
         with self._changed:
             self._open += 1
-        self._jobs.put((hasher, data, release))
+        self._jobs.put((hasher, pieces, release))
 
     def settle(self) -> None:
         """Wait until everything that was given is in."""
@@ -127,8 +135,9 @@ class Hashing:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            hasher, data, release = job
-            hasher.update(data)
+            hasher, pieces, release = job
+            for data in pieces:
+                hasher.update(data)
             if release is not None:
                 release()
             with self._changed:

@@ -12,7 +12,7 @@ cut has left behind, what was acknowledged is among what is offered.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.errors import LocalError
@@ -121,29 +121,30 @@ class Part:
     def write(
         self,
         offset: int,
-        data: memoryview,
+        pieces: Sequence[memoryview],
         hashing: Hashing,
         release: Callable[[], None] | None = None,
     ) -> None:
         """Bytes behind those that are written.
 
-        `data` must stay as it is until `release` is called.  Raises
+        `pieces` must stay as they are until `release` is called.  Raises
         `TransferError` and `OSError`.
         """
         if offset != self.written:
             raise TransferError(Code.SIZE, f"offset {offset} does not follow {self.written}")
-        end = offset + len(data)
+        size = sum(map(len, pieces))
+        end = offset + size
         if end > self.put.size and self.put.size != UNKNOWN_SIZE:
             raise TransferError(Code.SIZE, f"more than the {self.put.size} bytes announced")
         limit = self.account.rules.max_size
         if limit is not None and end > limit:
             raise TransferError(Code.TOO_LARGE, f"more than {limit} bytes")
-        self.account.charge(len(data))
+        self.account.charge(size)
         with self._lock:
             self._check()
-            self.account.disk.write(self._open(), data, offset)
+            self.account.disk.write_pieces(self._open(), pieces, offset)
             self.written = end
-        hashing.update(self._hasher, data, release)
+        hashing.update(self._hasher, pieces, release)
 
     def end(self, end: End, hashing: Hashing) -> None:
         """The sender says that this is all.

@@ -19,6 +19,7 @@ from tcpcrypt.transfer.account import Account
 from tcpcrypt.transfer.buffers import Buffers, Uses
 from tcpcrypt.transfer.codes import Code, MessageError, TransferError
 from tcpcrypt.transfer.digest import Hashing
+from tcpcrypt.transfer.disk import PIECES_MAX
 from tcpcrypt.transfer.events import Completed, Event, Failed, Started
 from tcpcrypt.transfer.intake import TABLE, Action, Heard, Stage
 from tcpcrypt.transfer.messages import (
@@ -81,6 +82,9 @@ class Receiving:
         self._heard = self._said = clock()
         self._buffers = Buffers(_BUFFERS, BUFFER_LEN)
         self._buffer = self._buffers.take()
+        self._pieces: list[memoryview] = []
+        """Of the file `_gathered`, up to the offset `_upto`: taken together."""
+        self._gathered = self._upto = 0
         self.taken = 0
         """Bytes of files that arrived on this connection."""
 
@@ -100,10 +104,13 @@ class Receiving:
         try:
             for message in self._parser.feed(memoryview(uses.buffer)[:size]):
                 if isinstance(message, Data):
-                    self._take(message, uses)
+                    self._gather(message, uses)
                 else:
+                    self._take_gathered(uses)
                     self._hear(message)
+            self._take_gathered(uses)
         finally:
+            self._pieces = []
             self._heard, self._busy = self._clock(), False
             uses.done()
         self._buffer = self._buffers.take()
@@ -260,12 +267,27 @@ class Receiving:
             self._said = self._clock()
             self._say(Alive().build())
 
-    def _take(self, data: Data, uses: Uses) -> None:
-        file = self._file(data.file)
+    def _gather(self, data: Data, uses: Uses) -> None:
+        """What follows the last piece of the same file is written and hashed with it."""
+        if self._pieces and (
+            (data.file, data.offset) != (self._gathered, self._upto)
+            or len(self._pieces) == PIECES_MAX
+        ):
+            self._take_gathered(uses)
+        self._pieces.append(data.data)
+        self._gathered, self._upto = data.file, data.offset + len(data.data)
+
+    def _take_gathered(self, uses: Uses) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self._take(pieces, sum(map(len, pieces)), uses)
+
+    def _take(self, pieces: list[memoryview], size: int, uses: Uses) -> None:
+        file, offset = self._file(self._gathered), self._upto - size
         action, following = self._look_up(file, Heard.DATA)
         if action is Action.IGNORE:
             return
-        part, size = file.part, len(data.data)
+        part = file.part
         with self._changed:
             if file.stage is Stage.SPOILT:
                 return  # by a sync that failed just now
@@ -276,9 +298,9 @@ class Receiving:
         uses.add()
         try:
             if action is Action.BEGIN:
-                part.begin(data.offset)
+                part.begin(offset)
                 file.stage, self._current = following, file
-            part.write(data.offset, data.data, self._hashing, uses.done)
+            part.write(offset, pieces, self._hashing, uses.done)
         except (TransferError, OSError) as error:
             uses.done()
             self._spoil(file, error)

@@ -683,3 +683,20 @@ def test_errors_can_be_pickled() -> None:
     for error in (TransferError(Code.QUOTA, "5"), MessageError(Code.SIZE, "6")):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), again.code, again.detail) == (type(error), error.code, error.detail)
+
+
+@pytest.mark.parametrize("taken", range(11))
+def test_pieces_of_which_the_disk_takes_some_are_written_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    def some(fd: int, pieces: list[memoryview], offset: int) -> int:
+        return os.pwrite(fd, b"".join(pieces)[:taken], offset)
+
+    monkeypatch.setattr(os, "pwritev", some)
+    data = memoryview(b"0123456789")
+    disk, root = Disk(), os.open(tmp_path, os.O_RDONLY)
+    fd = disk.create(root, b"file", 0o600)
+    disk.write_pieces(fd, [data[:3], data[3:4], data[4:]], 2)
+    disk.close(fd)
+    disk.close(root)
+    assert (tmp_path / "file").read_bytes() == bytes(2) + bytes(data)
