@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from tcpcrypt.sockets.buffers import BUFFER_SIZE
 from tcpcrypt.transfer.account import Account
 from tcpcrypt.transfer.buffers import Buffers, Uses
 from tcpcrypt.transfer.codes import Code, MessageError, TransferError
@@ -44,8 +45,9 @@ from tcpcrypt.transfer.rules import ALIVE_INTERVAL, HELLO_TIMEOUT, IDLE_TIMEOUT
 
 __all__ = ["Completed", "Event", "Failed", "Receiving", "Started"]
 
-BUFFER_LEN: Final = 256 << 10
-_BUFFERS: Final = 4
+BUFFER_LEN: Final = BUFFER_SIZE
+"""As much as the secure socket opens at once."""
+_BUFFERS: Final = 3
 
 
 class _Incoming:

@@ -295,7 +295,7 @@ def test_a_newer_connection_takes_a_transfer_over(store: Store, out: Path) -> No
 
 def test_acknowledgements_follow_the_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = MemoryDisk()
-    store = Store("out", Rules(), disk)
+    store = Store("out", Rules(window=2 * MIB), disk)
     b = Talk(store)
     data = os.urandom(3 * MIB)
     file = b.put(b"a", size=len(data))
@@ -316,6 +316,22 @@ def test_acknowledgements_follow_the_sync(monkeypatch: pytest.MonkeyPatch) -> No
     assert calls[-1] == "sync"
     b.over()
     store.close()
+
+
+def test_a_sync_pays_from_two_mebibytes_or_half_a_window() -> None:
+    for window, wanted in ((16 * MIB, 2 * MIB), (3 * MIB, MIB + MIB // 2), (MIB, MIB)):
+        disk = MemoryDisk()
+        store = Store("out", Rules(window=window, block=MIB), disk)
+        b = Talk(store)
+        file = b.put(b"a", size=3 * MIB)
+        b.listen()
+        b.data(file, 0, bytes(wanted // 2))
+        b.data(file, wanted // 2, bytes(wanted // 2 - 1))
+        assert b.listen() == []
+        b.data(file, wanted - 1, bytes(1))
+        assert b.listen() == [Ack(file, wanted // MIB * MIB)]
+        b.over()
+        store.close()
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])

@@ -380,7 +380,7 @@ def test_contents_that_could_not_be_synced_are_sent_again(count: int) -> None:
 
 def test_a_sync_that_fails_leaves_what_was_durable() -> None:
     disk = MemoryDisk()
-    store = Store("out", Rules(), disk)
+    store = Store("out", Rules(window=2 * MIB), disk)
     b = Talk(store)
     data = bytes(range(256)) * 8192
     file = b.put(b"a", size=3 * MIB)
@@ -553,7 +553,7 @@ def test_a_sync_that_fails_while_the_file_ends_is_answered_once(
 
 def test_bytes_that_come_while_a_sync_fails_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = MemoryDisk()
-    store = Store("out", Rules(), disk)
+    store = Store("out", Rules(window=2 * MIB), disk)
     b = Talk(store)
     file = b.put(b"a", size=3 * MIB)
     b.listen()
@@ -576,7 +576,7 @@ def test_bytes_that_come_while_a_sync_fails_take_no_room(monkeypatch: pytest.Mon
 def test_what_ends_while_a_sync_fails_is_not_forgotten() -> None:
     """It waits for the next call, whether or not the sync had anything to say."""
     disk = MemoryDisk()
-    store = Store("out", Rules(), disk)
+    store = Store("out", Rules(window=2 * MIB), disk)
     b = Talk(store)
     data = bytes(MIB)
     file = b.put(b"a", size=MIB)
