@@ -348,6 +348,8 @@ class _Talk:
             self._events()
             if sending.finished:
                 break
+            if sending.dismissed:
+                raise TransferError(Code.SHUTDOWN)
             if not buffers:
                 sending.handle_timeout()
                 sending.wait(_TURN)

@@ -80,7 +80,7 @@ class Receiving:
         self._events: deque[Event] = deque()
         self._unacked = self._refusals = 0
         self._delivered: set[bytes] = set()
-        self._greeted = self._bye = self._eof = self._busy = False
+        self._greeted = self._bye = self._eof = self._busy = self._stopping = False
         self._heard = self._said = clock()
         self._buffers = Buffers(_BUFFERS, BUFFER_LEN)
         self._buffer = self._buffers.take()
@@ -185,6 +185,21 @@ class Receiving:
         if deadline is not None and self._clock() >= deadline:
             raise TransferError(Code.TIMEOUT)
 
+    def shut_down(self) -> bool:
+        """B is about to end: A hears so of what it sends, and is to come again for it.
+
+        What has ended is still made durable, and said to be.  False: there is
+        nothing to wait for.
+        """
+        with self._changed:
+            self._stopping = True
+            files = list(self._files.values())
+        for file in files:
+            if file.stage is Stage.TAKING:
+                self._spoil(file, TransferError(Code.SHUTDOWN))
+        self.wake()
+        return bool(files)
+
     def close(self) -> None:
         """The connection is over, and no thread uses it: what is partial stays.
 
@@ -229,6 +244,9 @@ class Receiving:
             if len(self._files) + self._refusals >= self._rules.files and self._unanswered() > 0:
                 raise MessageError(Code.TOO_MANY)
         self._next += 1
+        if self._stopping:
+            self._refuse(put, TransferError(Code.SHUTDOWN))
+            return
         try:
             part = self.account.offer(put, self._looking, self._beat)
         except (TransferError, OSError) as error:
@@ -300,6 +318,8 @@ class Receiving:
         uses.add()
         try:
             if action is Action.BEGIN:
+                if self._stopping:
+                    raise TransferError(Code.SHUTDOWN)
                 part.begin(offset)
                 file.stage, self._current = following, file
             part.write(offset, pieces, self._hashing, uses.done)
