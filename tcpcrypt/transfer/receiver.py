@@ -81,7 +81,8 @@ class Receiving:
         self._unacked = self._refusals = 0
         self._delivered: set[bytes] = set()
         self._greeted = self._bye = self._eof = self._busy = self._stopping = False
-        self._heard = self._said = clock()
+        self._heard = self._said = self.moved = clock()
+        """`moved`: when A last said anything but that it is there."""
         self._buffers = Buffers(_BUFFERS, BUFFER_LEN)
         self._buffer = self._buffers.take()
         self._pieces: list[memoryview] = []
@@ -110,6 +111,8 @@ class Receiving:
                 else:
                     self._take_gathered(uses)
                     self._hear(message)
+                if not isinstance(message, Alive):
+                    self.moved = self._heard
             self._take_gathered(uses)
         finally:
             self._pieces = []

@@ -41,6 +41,8 @@ _WAITING_MAX: Final = 256
 _SHARE: Final = 4
 """One client has at most this part of the connections, and of those that wait."""
 _BACKLOG: Final = 128
+_IDLE_MAX: Final = 60.0
+"""Seconds that a sender keeps its place for doing nothing, while others wait for it."""
 _FAREWELL: Final = 2.0
 """Seconds that senders have to hear that the receiver ends."""
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -123,6 +125,7 @@ class Service:
                 if self._look_again:
                     self._look_again = False
                     self._refresh()
+                self._make_way()
                 try:
                     self._admit(*self._listener.accept())
                 except TimeoutError:
@@ -248,6 +251,19 @@ class Service:
                     self._talks.add(talk)
                     talk.start()
 
+    def _make_way(self) -> None:
+        """Who only says that it is there gives way to one who waits, and comes again."""
+        with self._lock:
+            if not self._waiting:
+                return
+            client = self._waiting[0].client
+            talks = self._talks
+            if len(talks) < self._setup.connections:  # it waits for one of its own
+                talks = {talk for talk in talks if talk.client == client}
+            idlest = max(talks, key=lambda talk: talk.idle, default=None)
+        if idlest is not None and idlest.idle >= _IDLE_MAX:
+            idlest.dismiss()
+
     def ended(self, talk: _Talk) -> None:
         """For a sender that is done with."""
         with self._lock:
@@ -295,6 +311,14 @@ class _Talk:
     def start(self) -> None:
         """Begin to serve it."""
         self._reader.start()
+
+    @property
+    def idle(self) -> float:
+        """Seconds since it has sent anything but that it is there."""
+        receiving = self._receiving
+        if receiving is None or self._dismissed:
+            return 0.0
+        return time.monotonic() - receiving.moved
 
     def dismiss(self) -> None:
         """Tell it to come again, if it is in the middle of something."""

@@ -571,6 +571,56 @@ def test_room_is_kept_for_what_was_announced() -> None:
     store.close()
 
 
+def test_to_announce_much_keeps_nobody_from_sending() -> None:
+    disk = MemoryDisk()
+    disk.room = 5000
+    store = Store("out", Rules(window=1000, block=1000, reserve=0), disk)
+    greedy = Talk(store, "greedy")
+    files = [greedy.put(b"%d" % n, size=3900, number=n) for n in range(9)]
+    assert all(isinstance(said, Have) for said in greedy.listen())
+    honest = Talk(store, "honest")
+    # All of them together keep one window from others,
+    assert code_of(honest.send(b"a", data=b"x" * 4001, number=20)) is Code.NO_SPACE
+    assert code_of(honest.send(b"a", data=b"x" * 1000, number=21)) is Code.OK
+    # and what has come of one as much again.
+    greedy.data(files[0], 0, b"x" * 1000)
+    disk.room = 3000
+    assert code_of(honest.send(b"b", data=b"x" * 1001, number=22)) is Code.NO_SPACE
+    assert code_of(honest.send(b"b", data=b"x" * 1000, number=23)) is Code.OK
+    greedy.over()
+    honest.over()
+    store.close()
+
+
+def test_who_shuts_down_takes_what_has_ended_and_nothing_else(store: Store) -> None:
+    b = Talk(store)
+    assert not b.machine.shut_down()
+    b.over()
+    b = Talk(store)
+    ended, taking, offered = (b.put(b"%d" % n, number=n) for n in range(3))
+    b.listen()
+    b.data(ended, 0, b"hello")
+    b.end(ended, b"hello")
+    b.data(taking, 0, b"he")
+    assert b.machine.shut_down()
+    assert [(said.file, code_of(said)) for said in b.listen() if isinstance(said, Receipt)] == [
+        (taking, Code.SHUTDOWN),
+        (ended, Code.OK),
+    ]
+    b.data(taking, 2, b"llo")  # it was on its way
+    b.data(offered, 0, b"hello")
+    assert [code_of(said) for said in b.listen()] == [Code.SHUTDOWN]
+    b.put(b"new", number=7)
+    assert [code_of(said) for said in b.listen()] == [Code.SHUTDOWN]
+    b.over()
+    again = Talk(store)
+    again.put(b"1", number=1)
+    (have,) = again.listen()
+    assert isinstance(have, Have)
+    assert [at for at, _ in have.prefixes] == [2]
+    again.over()
+
+
 def test_every_stage_and_every_word(store: Store) -> None:
     """What the table lacks breaks the protocol."""
     for stage, heard in itertools.product(
