@@ -573,20 +573,20 @@ def test_room_is_kept_for_what_was_announced() -> None:
 
 def test_to_announce_much_keeps_nobody_from_sending() -> None:
     disk = MemoryDisk()
-    disk.room = 5000
-    store = Store("out", Rules(window=1000, block=1000, reserve=0), disk)
+    disk.room = 5 * MIB
+    store = Store("out", Rules(window=MIB, reserve=0), disk)
     greedy = Talk(store, "greedy")
-    files = [greedy.put(b"%d" % n, size=3900, number=n) for n in range(9)]
-    assert all(isinstance(said, Have) for said in greedy.listen())
+    files = [greedy.put(b"%d" % n, size=4 * MIB, number=n) for n in range(9)]
+    assert [type(said) for said in greedy.listen()] == [Have] * 9
     honest = Talk(store, "honest")
     # All of them together keep one window from others,
-    assert code_of(honest.send(b"a", data=b"x" * 4001, number=20)) is Code.NO_SPACE
-    assert code_of(honest.send(b"a", data=b"x" * 1000, number=21)) is Code.OK
+    assert code_of(honest.send(b"a", data=bytes(4 * MIB + 1), number=20)) is Code.NO_SPACE
+    assert code_of(honest.send(b"a", data=bytes(MIB), number=21)) is Code.OK
     # and what has come of one as much again.
-    greedy.data(files[0], 0, b"x" * 1000)
-    disk.room = 3000
-    assert code_of(honest.send(b"b", data=b"x" * 1001, number=22)) is Code.NO_SPACE
-    assert code_of(honest.send(b"b", data=b"x" * 1000, number=23)) is Code.OK
+    greedy.data(files[0], 0, bytes(MIB))
+    disk.room = 3 * MIB
+    assert code_of(honest.send(b"b", data=bytes(MIB + 1), number=22)) is Code.NO_SPACE
+    assert code_of(honest.send(b"b", data=bytes(MIB), number=23)) is Code.OK
     greedy.over()
     honest.over()
     store.close()
