@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from tcpcrypt.core import exchange, handshake, lifecycle
+from tcpcrypt.sockets import state as sockets
 
 __all__ = ["states_document"]
 
 _HEAD = """# State machines
 
-Generated from the tables of `tcpcrypt.core` by `python -m tcpcrypt.tools.diagrams`;
-a test compares this file with them.
+Generated from the tables of `tcpcrypt.core` and `tcpcrypt.sockets` by
+`python -m tcpcrypt.tools.diagrams`; a test compares this file with them.
 """
 
 
@@ -50,6 +51,16 @@ def states_document() -> str:
         _mermaid(
             lifecycle.SessionState.EXCHANGING,
             ((s, i.value, following) for (s, i), (_, following) in lifecycle.TABLE.items()),
+        ),
+        "## Secure socket ([sockets.md](sockets.md))\n",
+        "Bytes of the program flow in AES_MODE alone. Whatever the table lacks leads to FAIL: the"
+        " keys are wiped, the connection is reset.\n",
+        _mermaid(
+            sockets.State.INIT,
+            [
+                *((s, step.value, following) for (s, step), following in sockets.TABLE.items()),
+                *((s, sockets.Step.FAULT.value, sockets.State.FAIL) for s in sockets.State),
+            ],
         ),
     ]
     return "\n".join(parts)
