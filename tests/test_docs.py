@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.named_tests import missing, named
 
 from tcpcrypt import sockets
 from tcpcrypt.tools.diagrams import states_document
@@ -34,6 +35,14 @@ def test_every_weakness_of_tcps_names_tests_that_there_are() -> None:
     written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for name in set(re.findall(r"`(test_\w+)`", text)):
         assert f"def {name}(" in written, name
+
+
+def test_each_weakness_of_tcps_that_is_spoken_here_has_its_tests() -> None:
+    text = (ROOT / "docs/tcps.md").read_text()
+    rows = re.findall(r"^\| (S\d+|A\d) \|.*\| (.*?) \|$", text, re.M)
+    assert [name for name, _tests in rows] == [*(f"S{n}" for n in range(1, 13)), "A1", "A2"]
+    assert all(named(tests) for _name, tests in rows)
+    assert missing(text) == []
 
 
 def test_what_interop_names_is_there() -> None:

@@ -254,6 +254,7 @@ class _Source:
 
     def feed(self, decoder: Decoder) -> list[str]:
         """Everything up to the end, or as far as it goes; what ended it early."""
+        faults = []
         try:
             for packet in self._read():
                 if packet is not None:
@@ -262,14 +263,13 @@ class _Source:
                 if packet is None or not self.packets % _BETWEEN_LOOKS:
                     self._look(decoder)
         except KeyboardInterrupt:
-            if self._live is None:
-                return ["interrupted: the rest of the capture was not read"]
+            faults.append("interrupted: the rest of the capture was not read")
         except CaptureError as error:
             if not self.packets:
                 raise
-            return [str(error)]
+            faults.append(str(error))
         self._look(decoder)
-        return []
+        return faults
 
     def _read(self) -> Iterable[Packet | None]:
         if self._live is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Policy
+from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
 from tcpcrypt.daemon.demands import contradictions, demands, effective_mode
 from tcpcrypt.daemon.key_lines import KeyPath, Lines
 from tcpcrypt.daemon.keys import (
@@ -356,6 +356,13 @@ class _Reader:
                     _label(MATCH, index) + name,
                     'goes by packets that have no owner with `profile` = "tcps"',
                 )
+        alone = found.get("mode") == Mode.NEVER.value
+        if found.get("profile") == TCPS and "ports" not in match and not alone:
+            self._problem(
+                (*path, "profile"),
+                _label("policy", index) + "profile",
+                '"tcps" needs `match.ports`: it goes by packets, and has to tell services by them',
+            )
         if len(self.problems) > before:
             return None
         if "uid" in match or "cgroup" in match:

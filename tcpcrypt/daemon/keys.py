@@ -356,8 +356,8 @@ KEYS: Final[tuple[Key, ...]] = (
         ' and `pq` may have "stanford" or "both", and only TEPs 0x21 and 0x22 and AES-GCM serve'
         ' there.  "tcps" is another protocol altogether, for hosts with the TCP/S kernel module of'
         " commit f166d11 and over IPv4 alone; what it lacks docs/tcps.md says, and `tcpcrypt policy"
-        " check` warns of it.  Such policies stand before all others, name no `uid` or `cgroup`,"
-        ' and have `auth` "none" or "tofu"; their connections end when the daemon does.',
+        " check` warns of it.  Such policies stand before all others, name ports, but no `uid` or"
+        ' `cgroup`, and have `auth` "none" or "tofu"; their connections end when the daemon does.',
     ),
     Key(
         "policy",

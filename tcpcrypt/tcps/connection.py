@@ -105,6 +105,13 @@ class Connection:
         self._owed = False
         self._shown_again = 0
 
+    @classmethod
+    def left_alone(cls, hosts: KnownHosts, address: bytes, isn: int, *, active: bool) -> Connection:
+        """One that policy says nothing about, and whose packets come by all the same."""
+        connection = cls(hosts, address, isn, Terms(), active=active)
+        connection.state = State.PLAIN
+        return connection
+
     @property
     def ended(self) -> bool:
         """Both streams are at their end, or the connection was given up."""

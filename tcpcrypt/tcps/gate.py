@@ -51,7 +51,7 @@ class Gate:
     """Decides on segments.
 
     `terms` says what policy has for a flow and whether this host opens it; None:
-    it is left alone.  `changed` is told of each new state of a connection.
+    it is left alone, the whole of it.  `changed` is told of each new state of a connection.
     """
 
     def __init__(
@@ -150,10 +150,7 @@ class Gate:
         """The kernel has no connection there any more, if it opens one."""
         connection = self._find(flow)
         if connection is None or not connection.active or connection.isn != segment.seq:
-            terms = self._terms(flow, True)
-            if terms is None:
-                return Fate.PASS
-            connection = Connection(self._hosts, flow[2], segment.seq, terms, active=True)
+            connection = self._begin(flow, segment, active=True)
             if not self._admit(flow, connection):
                 return Fate.DROP
         return self._sent(flow, connection, segment)
@@ -168,12 +165,9 @@ class Gate:
             return self._came(flow, entry.connection, segment)
         half = self._half_open.get(flow)
         if half is None or half.isn != segment.seq:
-            terms = self._terms(flow, False)
-            if terms is None:
-                return Fate.PASS
             if half is not None:
                 half.wipe()
-            half = Connection(self._hosts, flow[2], segment.seq, terms, active=False)
+            half = self._begin(flow, segment, active=False)
             self._half_open[flow] = half
             self._half_open.move_to_end(flow)
             while len(self._half_open) > HALF_OPEN_MAX:
@@ -184,6 +178,16 @@ class Gate:
         if half.state is State.REFUSED:
             del self._half_open[flow]
         return made
+
+    def _begin(self, flow: Flow, segment: Segment, *, active: bool) -> Connection:
+        """A connection by the terms of policy; without any it is known as one to be left alone.
+
+        For what is not known does not pass, and packets say not who has opened it.
+        """
+        terms, address = self._terms(flow, active), flow[2]
+        if terms is None:
+            return Connection.left_alone(self._hosts, address, segment.seq, active=active)
+        return Connection(self._hosts, address, segment.seq, terms, active=active)
 
     @staticmethod
     def _completes(half: Connection, segment: Segment) -> bool:

@@ -1,7 +1,11 @@
 """The Wireshark dissector, run by tshark over captures that this package's own core made."""
 
+import os
 import random
+import re
+import shlex
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -360,3 +364,31 @@ def test_plaintext_as_a_capture_is_followed_by_tshark(
             said[not line.startswith("\t")] += line.strip(" \t=")
         for from_client in (True, False):
             assert bytes.fromhex(said[from_client]) == bytes(each.heard[from_client])
+
+
+def test_the_commands_of_the_document(two: tuple[Path, Recorded, Recorded], tmp_path: Path) -> None:
+    """docs/wireshark.md, line by line, where its files lie."""
+    text = (ROOT / "docs" / "wireshark.md").read_text()
+    commands = re.findall(r"^    ((?:tshark|tcpcrypt|python3) .*)$", text, re.M)
+    assert len(commands) == 6
+    capture, *recorded = two
+    lines = [line for each in recorded for line in each.lines]
+    (tmp_path / "keys.log").write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "capture.pcap").write_bytes(capture.read_bytes())
+    programs = {
+        "tcpcrypt": [sys.executable, "-m", "tcpcrypt.cli.tcpcrypt"],
+        "python3": [sys.executable],
+    }
+    for command in commands:
+        name, *words = shlex.split(command)
+        done = subprocess.run(
+            [*programs.get(name, [name]), *words],
+            capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, (command, done.stderr)
+        if name == "python3":
+            (tmp_path / "tcpcrypt.lua").write_bytes(Path(done.stdout.strip()).read_bytes())
+        if "tcpcrypt.opened" in command:
+            assert "GET /what-nobody-reads" in done.stdout
+    assert "GET /what-nobody-reads" in done.stdout, "the last follows a stream"

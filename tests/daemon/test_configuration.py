@@ -65,6 +65,7 @@ def outcome(configuration: Configuration, key: Key) -> Any:
 POLICY = '[[policy]]\nmode = "never"\n'
 REQUIRE = '[[policy]]\nmode = "require"\n'
 OPEN = '[[policy]]\nmode = "opportunistic"\n'
+OF_TCPS = OPEN + "match.ports = 80\nprofile = 'tcps'\n"
 X25519_ALONE = "[crypto]\nteps = [0x23]\n"
 CHACHA_ALONE = "[crypto]\naeads = ['chacha20-poly1305']\n"
 
@@ -275,17 +276,23 @@ BAD = [
     (OPEN + "profile = 'both'\npq = 'prefer'", 3, "policy 1, profile", 'need "rfc8548"'),
     (X25519_ALONE + OPEN + "profile = 'both'", 5, "policy 1, profile", "none of the"),
     (CHACHA_ALONE + OPEN + "profile = 'stanford'", 5, "policy 1, profile", "none of the"),
-    (OPEN + "profile = 'tcps'\nauth = 'pinned'", 4, "policy 1, auth", "worth little there"),
-    (OPEN + "profile = 'tcps'\npq = 'prefer'", 4, "policy 1, pq", '"tcps" has no post-quantum'),
+    (OF_TCPS + "auth = 'pinned'", 5, "policy 1, auth", "worth little there"),
+    (OF_TCPS + "pq = 'prefer'", 5, "policy 1, pq", '"tcps" has no post-quantum'),
     (
-        OPEN + "profile = 'tcps'\napplication_aware = true",
-        4,
+        OF_TCPS + "application_aware = true",
+        5,
         "policy 1, application_aware",
         "nothing to tell it by",
     ),
     (OPEN + "application_aware = 1", 3, "policy 1, application_aware", "1 is neither true"),
-    (OPEN + OPEN + "profile = 'tcps'", 5, "policy 2, profile", "before all others"),
-    (OPEN + "profile = 'tcps'\nmatch.uid = 0", 4, "policy 1, match.uid", "have no owner"),
+    (OPEN + "profile = 'tcps'", 3, "policy 1, profile", '"tcps" needs `match.ports`'),
+    (
+        OPEN + OPEN + "profile = 'tcps'\nmatch.ports = 80",
+        5,
+        "policy 2, profile",
+        "before all others",
+    ),
+    (OF_TCPS + "match.uid = 0", 5, "policy 1, match.uid", "have no owner"),
     (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
     # what is not what it should be
     ("daemon = 3", 1, "daemon", "3 is not a table of keys"),

@@ -43,7 +43,7 @@ def built(folder: Path) -> dict[str, str]:
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__")
         )
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     environment = os.environ | {"TCPCRYPT_REQUIRE_EXT": "1", "TCPCRYPT_PUREPYTHON": ""}
     # -O1 after setup.py's -O2 would be undone, but frames stay readable without it.

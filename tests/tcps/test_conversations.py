@@ -205,10 +205,26 @@ def test_a_client_without_tcps(require: bool) -> None:
 
 
 def test_what_policy_does_not_name_is_left_alone() -> None:
-    host = Ours(None)
-    assert host.local_out(syn()) == syn()
-    assert host.pre_routing(syn()) == syn()
-    assert len(host.gate) == 0
+    """By either side, from its SYN to its end: nothing of it is unknown."""
+    one, other = Ours(None), Ours(None)
+    wire = Wire(one, other)
+    for octets in (
+        syn(),
+        syn_ack(),
+        packet(),
+        packet(flags=PSH | ACK, data=WORDS),
+        packet(False, PSH | ACK, data=WORDS, acked=len(WORDS)),
+        packet(False, FIN | ACK),
+        packet(flags=FIN | ACK),
+        packet(flags=RST),
+    ):
+        given = wire.carry(octets)
+        assert given is not None
+        assert bytes(given._packet) == octets
+    assert one.connection.state is other.connection.state is State.PLAIN
+    assert one.connection.ended
+    assert one.gate.unknown == other.gate.unknown == 0
+    assert one.hosts.own.public != other.hosts.own.public
 
 
 @pytest.mark.parametrize("as_client", [True, False])

@@ -28,6 +28,7 @@ from tcpcrypt.tcps.gate import CONNECTIONS_MAX, ENDED_SECONDS, HALF_OPEN_MAX, ID
 from tcpcrypt.tcps.options import Shown, find_identity, find_key, find_tag
 from tcpcrypt.tcps.schedule import X25519
 from tcpcrypt.tcps.states import State
+from tcpcrypt.tcps.weaknesses import LACKS
 
 WORDS = b"for the right host alone"
 TI = b"\xfd\x28TI" + X25519.generate().public + b"aaaa"
@@ -412,3 +413,11 @@ def test_an_identity_that_does_not_fit_is_dropped_once_there_was_one() -> None:
     assert wire.server.pre_routing(packet(options=TI)) is None
     assert wire.server.connection.state is State.AUTHENTICATED
     assert wire.say(WORDS) == WORDS
+
+
+def test_what_remains_is_said_in_the_words_of_the_list() -> None:
+    """S3, S10, S11: what a policy, a log and a list of connections warn of."""
+    said = " ".join(LACKS)
+    for words in ("in the middle", "TI option", "keys of near positions overlap", "window", "SACK"):
+        assert words in said
+    assert len(set(LACKS)) == len(LACKS) == 3

@@ -1,4 +1,4 @@
--- TCP-ENO (RFC 8547) and tcpcrypt (RFC 8548) for Wireshark and tshark, 4.0 and later.
+-- TCP-ENO (RFC 8547) and tcpcrypt (RFC 8548) for Wireshark and tshark, 4.0.
 --
 --   tshark -X lua_script:tcpcrypt.lua -r capture.pcap -V
 --

@@ -66,5 +66,5 @@ def _apt_options() -> list[str]:
 def apt_install(root: Root, *names: str) -> None:
     root.run(
         *("apt-get", "install", "--yes", "--no-install-recommends", *names),
-        network=False, timeout=900,
+        network=False, timeout=3600,
     )  # fmt: skip

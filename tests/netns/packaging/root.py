@@ -1,5 +1,6 @@
 """A root file system of its own: what is written in it is gone afterwards."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -66,7 +67,8 @@ class Root:
         trace: TracebackType | None,
     ) -> None:
         self.host.stop(self._holder)
-        self._place.rmdir()
+        with contextlib.suppress(FileNotFoundError):  # pytest tidies up, too
+            self._place.rmdir()
 
     @property
     def path(self) -> Path:

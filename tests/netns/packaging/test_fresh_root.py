@@ -18,6 +18,8 @@ from netns.packaging.root import Root
 pytestmark = pytest.mark.long
 
 TREE = Path(__file__).parents[3]
+PATIENCE = 3600
+"""Seconds, for what compiles and downloads on a machine that may have other things to do."""
 COMPILER = ("gcc", "libc6-dev", "libssl-dev", "python3-dev")
 # tox's own environment is made by a command of these, shortened to one suite.
 SUITE = "testenv:pure.commands=python -m pytest -q -p no:cacheprovider tests/wire"
@@ -78,7 +80,9 @@ def test_lintian_finds_no_error(package: Path, root: Root) -> None:
     connected(root)
     apt_install(root, "lintian")
     shutil.copy(package, root.path / "root" / package.name)
-    done = root.run("lintian", "--allow-root", f"/root/{package.name}", check=False, timeout=600)
+    done = root.run(
+        "lintian", "--allow-root", f"/root/{package.name}", check=False, timeout=PATIENCE
+    )
     assert [line for line in done.stdout.splitlines() if line.startswith("E:")] == []
 
 
@@ -86,7 +90,7 @@ def test_pipx_installs_it(root: Root, sources: Path) -> None:
     variables = connected(root)
     apt_install(root, "pipx", *COMPILER)
     archive = f"/root/{sources.name}"
-    root.run("pipx", "install", archive, network=False, variables=variables, timeout=900)
+    root.run("pipx", "install", archive, network=False, variables=variables, timeout=PATIENCE)
     said = root.run("/root/.local/bin/tcpcrypt", "--version").stdout
     assert said.startswith("tcpcrypt ")
     interpreter = "/root/.local/pipx/venvs/tcpcrypt/bin/python"
@@ -100,11 +104,11 @@ def test_tox_runs_in_a_checkout(root: Root, tmp_path: Path) -> None:
     shutil.copytree(checkout, root.path / "root/checkout")
     root.run("python3", "-m", "venv", "/root/tools")
     words = ("/root/tools/bin/pip", "install", "--quiet", "tox>=4.20")
-    root.run(*words, network=False, variables=variables, timeout=900)
+    root.run(*words, network=False, variables=variables, timeout=PATIENCE)
     done = root.run(
         *("/root/tools/bin/tox", "run", "--root", "/root/checkout", "-c", "/root/checkout/tox.ini"),
         *("-e", "pure", "-x", SUITE),
-        network=False, variables=variables, timeout=1800,
+        network=False, variables=variables, timeout=PATIENCE,
     )  # fmt: skip
     assert " passed" in done.stdout
 
