@@ -78,8 +78,6 @@ class Overview:
             connection.add_to(moved)
             frames += connection.frames
             rekeys += connection.rekeys
-        for entry in self._tcps.sessions():
-            states[str(entry["state"]), str(entry["direction"])] += 1
         trust = context.authentication.trust
         return Figures(
             backend=self._backend.name,
