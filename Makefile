@@ -10,14 +10,18 @@ SOURCES := setup.py pyproject.toml $(wildcard ext/*)
 APT := python3-venv python3-dev gcc libc6-dev libssl-dev iptables iproute2 tcpdump curl nodejs \
        openssl ca-certificates clang libbpf-dev
 
+# What makes the Debian package.
+APT_DEB := debhelper dpkg-dev
+
 # Programs that the tests run as they are, and that nothing else needs.
 APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-server \
-            systemd groff-base man-db nftables valgrind tshark debootstrap fish zsh
+            systemd groff-base man-db nftables valgrind tshark debootstrap fish zsh \
+            $(APT_DEB)
 
 # Programs that the benchmark of whole chains sets beside this one.
 APT_BENCH := stunnel4 spiped openssh-server openssh-client openssl
 
-.PHONY: build deps deps-test deps-bench demo test test-long bench bench-planes bench-all lint vectors clean help
+.PHONY: build deps deps-test deps-bench deps-deb demo deb test test-long bench bench-planes bench-all lint vectors clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -69,6 +73,12 @@ deps-test: deps
 
 deps-bench: deps
 	$(call install,$(APT_BENCH))
+
+deps-deb: deps
+	$(call install,$(APT_DEB))
+
+deb: deps-deb build ## dist/tcpcrypt_VERSION_ARCH.deb, with all that it needs of Python
+	$(BIN)/python packaging/deb/build.py
 
 demo: build ## two hosts, curl and an HTTP server, encrypted in between
 	$(BIN)/tcpcrypt demo

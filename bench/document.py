@@ -20,12 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import connections_plot
 from planes_table import table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 DOCUMENT = HERE.parent / "docs" / "performance.md"
 PICTURE = HERE.parent / "docs" / "planes.png"
+CHART = HERE.parent / "docs" / "connections.svg"
 
 
 def measured(*words: str | Path) -> str:
@@ -76,11 +78,15 @@ def chains(result: dict[str, Any]) -> str:
     )
 
 
+def charted(result: dict[str, Any]) -> str:
+    return f"{as_it_is(result)}\n\n![the connections a second as a picture]({CHART.name})"
+
+
 PARTS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], str]]] = {
     "functions": (functions, as_it_is),
     "bench": (bench, as_it_is),
     "planes": (planes, chains),
-    "connections": (connections, as_it_is),
+    "connections": (connections, charted),
     "idle": (idle, as_it_is),
 }
 """How each part is measured, and written."""
@@ -120,6 +126,7 @@ def main() -> int:
             result = measure()
             result |= {"when": time.strftime("%Y-%m-%d"), "remark": arguments.remark}
             (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    connections_plot.draw(json.loads((RESULTS / "connections.json").read_text()), CHART)
     DOCUMENT.write_text(written(DOCUMENT.read_text()))
     return 0
 

@@ -65,6 +65,7 @@ class PeerReason(enum.Enum):
     DATA_AFTER_FINP = "bytes follow the frame with FINp"
     FRAME_CONTROL = "frame announces a new key, and the peer's protocol has none"
     INIT_AS_DATA = "peer sealed its key exchange message as if it were data"
+    REPEATED_ANEW = "segments were lost, and what this peer sends again may be other bytes"
     STREAM_TOO_LONG = "stream is longer than its nonces can count"
     # RFC 8548 section 3.7: how connections may not end
     TRUNCATED = "TCP FIN without an authenticated FINp"

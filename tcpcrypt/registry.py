@@ -21,7 +21,11 @@ TCP_OPTION_EXPERIMENT: Final = 253
 """RFC 4727; with `ENO_EXID` the form of old drafts, never sent beside kind 69."""
 ENO_EXID: Final = b"\x45\x4e"
 TCPS_EXID: Final = b"\x54\x43"
-"""ExID under which TCP/S sends the keys of a SYN."""
+"""ExID under which TCP/S sends the keys of a SYN: `TC`."""
+TCPS_TAG_EXID: Final = b"\x54\x4d"
+"""ExID of its tag on a segment: `TM`."""
+TCPS_IDENTITY_EXID: Final = b"\x54\x49"
+"""ExID under which its hosts show their static keys: `TI`."""
 
 TCP_OPTIONS_MAX: Final = 40
 """Bytes that all TCP options of one segment share (RFC 9293 section 3.1)."""

@@ -1,11 +1,13 @@
 """What the docs claim is what the code does."""
 
 import importlib
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.named_tests import missing, named
 
 from tcpcrypt import sockets
 from tcpcrypt.tools.diagrams import states_document
@@ -33,6 +35,14 @@ def test_every_weakness_of_tcps_names_tests_that_there_are() -> None:
     written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for name in set(re.findall(r"`(test_\w+)`", text)):
         assert f"def {name}(" in written, name
+
+
+def test_each_weakness_of_tcps_that_is_spoken_here_has_its_tests() -> None:
+    text = (ROOT / "docs/tcps.md").read_text()
+    rows = re.findall(r"^\| (S\d+|A\d) \|.*\| (.*?) \|$", text, re.M)
+    assert [name for name, _tests in rows] == [*(f"S{n}" for n in range(1, 13)), "A1", "A2"]
+    assert all(named(tests) for _name, tests in rows)
+    assert missing(text) == []
 
 
 def test_what_interop_names_is_there() -> None:
@@ -93,3 +103,20 @@ def test_the_figures_of_the_performance_page_are_the_results(
     assert document.written(text) == text, "run: python bench/document.py"
     for name in document.PARTS:  # each has its place
         document.between(text, name, "")
+
+
+def test_the_pictures_of_the_performance_page_show_the_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    plot = importlib.import_module("connections_plot")
+    result = json.loads((ROOT / "bench/results/connections.json").read_text())
+    picture = (ROOT / "docs/connections.svg").read_text()
+    kinds = plot.rows(result["text"])
+    assert {"plain", "fresh", "resumed"} <= set(kinds)
+    for kind, rates in kinds.items():
+        for rate in rates.values():
+            assert f"{rate:,}" in picture, f"{kind}: run: python bench/document.py"
+    assert result["when"] in picture
+    plot.draw(result, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").stat().st_size > 10_000

@@ -24,8 +24,9 @@ BESIDE = {
     "sockets": {"wire", "crypto", "core", "auth", "daemon"},
     "aio": {"wire", "crypto", "core", "auth", "sockets", "daemon"},
     "transfer": {"wire", "crypto", "core", "auth", "sockets"},
+    # Pure protocol, without the core's: the runtime carries it, the decoder reads it.
     "tcps": {"wire", "crypto"},
-    "tools": {"wire", "crypto", "core", "auth", "runtime", "daemon"},
+    "tools": {"wire", "crypto", "core", "auth", "runtime", "daemon", "tcps"},
     "contrib": {"wire", "crypto"},
 }
 LEAVES = {"errors", "registry", "_fast"}
@@ -42,6 +43,8 @@ def allowed(package: str) -> set[str]:
     if package == "_fast":
         return {"errors", "registry", "_fast"}
     below = set(LAYERS[: LAYERS.index(package) + 1]) | LEAVES
+    if package in {"runtime", "daemon"}:
+        below |= {"tcps"}
     return below | TOP_ONLY_FOR_CLI if package == "cli" else below
 
 

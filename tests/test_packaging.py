@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,10 @@ print(fast.IMPLEMENTATION)
 def tree(tmp_path: Path) -> Path:
     """A copy of the sources, without anything built."""
     copy = tmp_path / "tree"
-    ignore = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "*.egg-info")
+    ignore = shutil.ignore_patterns("*.so", "*.bpf.o", "_c_*.c", "__pycache__", "*.egg-info")
     for name in ("tcpcrypt", "ext"):
         shutil.copytree(ROOT / name, copy / name, ignore=ignore)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, copy / name)
     return copy
 
@@ -74,4 +75,63 @@ def test_without_a_compiler_the_package_is_pure_python(tree: Path) -> None:
 if not PURE:  # that run is for machines that cannot compile
 
     def test_with_a_compiler_the_extension_is_in_use(tree: Path) -> None:
-        assert install(tree)[0] == "c"
+        """And everything is there that is no Python: the BPF program and what contrib/ has."""
+        assert install(tree, TCPCRYPT_REQUIRE_EXT="1")[0] == "c"
+        package = tree.parent / "site/tcpcrypt"
+        built = {path.name.partition(".")[0] for path in package.glob("_fast/*.so")}
+        assert built == {path.stem for path in (ROOT / "ext").glob("*.pyx")}
+        # An ELF object for BPF: its machine is EM_BPF, 247.
+        program = (package / "runtime/eno_sockops.bpf.o").read_bytes()
+        assert program[:4] == b"\x7fELF"
+        assert int.from_bytes(program[18:20], "little") == 247
+        assert not missing_from(package)
+
+
+def missing_from(package: Path) -> set[str]:
+    """The files of the package in this tree that are neither Python nor built, and not there."""
+    built = {".so", ".o", ".py", ".pyc"}
+    wanted = {
+        str(path.relative_to(ROOT / "tcpcrypt"))
+        for path in (ROOT / "tcpcrypt").rglob("*")
+        if path.is_file() and path.suffix not in built
+    }
+    return {name for name in wanted if not (package / name).exists()}
+
+
+def test_the_source_archive_has_all_sources_and_nothing_built(tree: Path) -> None:
+    for name in ("tcpcrypt/_fast/_c_kdf.so", "tcpcrypt/runtime/x.bpf.o", "ext/_c_kdf.c"):
+        (tree / name).write_text("built")
+    build = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tree.parent)],
+        cwd=tree, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.splitlines()[-1]
+    shutil.unpack_archive(tree.parent / name, tree.parent / "unpacked")
+    unpacked = tree.parent / "unpacked" / name.removesuffix(".tar.gz")
+    assert not [*unpacked.rglob("*.so"), *unpacked.rglob("*.o"), *unpacked.rglob("_c_*.c")]
+    assert not missing_from(unpacked / "tcpcrypt")
+    for name in ("ext", "tcpcrypt"):
+        sources = {
+            path.relative_to(ROOT)
+            for path in (ROOT / name).rglob("*")
+            if path.suffix in {".py", ".pyx", ".pxi", ".pxd", ".h"} or path.name.endswith(".bpf.c")
+        }
+        assert not {path for path in sources if not (unpacked / path).exists()}
+
+
+def test_wheels_are_made_for_every_interpreter_that_is_promised() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    promised = [
+        line.rpartition(" ")[2]
+        for line in data["project"]["classifiers"]
+        if line.startswith("Programming Language :: Python :: 3.")
+    ]
+    assert promised[0] == data["project"]["requires-python"].removeprefix(">=")
+    table = data["tool"]["cibuildwheel"]
+    assert table["build"].split() == [f"cp{version.replace('.', '')}-*" for version in promised]
+    # No wheel leaves without the extension.
+    assert table["environment"]["TCPCRYPT_REQUIRE_EXT"] == "1"
+    for program in ("clang", "libbpf", "openssl"):
+        assert program in table["linux"]["before-all"]

@@ -22,6 +22,7 @@ from tcpcrypt.aio.streams import (
     start_server,
 )
 from tcpcrypt.aio.transport import SecureTransport
+from tcpcrypt.sockets.key_log import log_keys
 from tcpcrypt.sockets.state import Failure, State, StateChanged
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "connect",
     "create_connection",
     "create_server",
+    "log_keys",
     "open_connection",
     "serve",
     "start_server",

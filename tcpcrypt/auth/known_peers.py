@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,6 +106,7 @@ class KnownPeers:
         self._count = 0
         self._learnt = [0, 0]
         """Outgoing, incoming: lines that no administrator has written."""
+        self._levels: Counter[TrustLevel] = Counter()
 
     # --- asking --------------------------------------------------------------------
 
@@ -127,6 +129,10 @@ class KnownPeers:
     def learnt(self, scope: str) -> int:
         """How many keys were taken, not entered: of incoming or of outgoing scopes."""
         return self._learnt[scope == INCOMING]
+
+    def count(self, level: TrustLevel) -> int:
+        """How many lines there are with this trust."""
+        return self._levels[level]
 
     def __iter__(self) -> Iterator[KnownPeer]:
         for scope in sorted(self._scopes):
@@ -170,10 +176,12 @@ class KnownPeers:
         other._scopes = {scope: dict(known) for scope, known in self._scopes.items()}
         other._revoked = dict(self._revoked)
         other._count, other._learnt = self._count, list(self._learnt)
+        other._levels = self._levels.copy()
         return other
 
     def _account(self, peer: KnownPeer, sign: int) -> None:
         self._count += sign
+        self._levels[peer.trust] += sign
         if peer.trust is TrustLevel.REVOKED:
             left = self._revoked.pop(peer.key, 0) + sign
             if left:

@@ -9,52 +9,80 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from tcpcrypt.tools.decode.capture import CaptureError, Packet, read_capture
 from tcpcrypt.tools.decode.decoder import Decoder
-from tcpcrypt.tools.decode.files import SecretFileError, read_key_log, read_secrets
+from tcpcrypt.tools.decode.files import (
+    GrowingKeyLog,
+    SecretFileError,
+    read_key_log,
+    read_secrets,
+)
 from tcpcrypt.tools.decode.keys import KeyStore
+from tcpcrypt.tools.decode.live import LiveCapture
+from tcpcrypt.tools.decode.opened import OpenedFrames
 from tcpcrypt.tools.decode.pcapng import PlainCapture
-from tcpcrypt.tools.decode.report import ConnectionReport, DirectionReport
+from tcpcrypt.tools.decode.show import Excerpts, Followed, Raw
 from tcpcrypt.tools.decode.sink import NowhereSink, Sink, Tee
 
 __all__ = ["configure", "run"]
 
-_EXCERPT: Final = 4096
-"""Bytes of a connection that are shown where none was chosen."""
-_ARROWS: Final = {True: "> ", False: "< "}
+_LIVE_REPORTS_MAX: Final = 10_000
+"""Connections of a live capture that `--json` tells of."""
+_BETWEEN_LOOKS: Final = 256
+"""Packets of a live capture between two looks at the key logs, if they come that fast."""
+_PORT_MAX: Final = 0xFFFF
 
 
 def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Print the plaintext of connections in a capture file, pcap or pcapng, encrypted as in RFC"
-        " 8548 or by the Stanford tcpcryptd.  Their beginning has to be in the capture.  What"
-        " client and server said stands behind > and <; what is no text is escaped.  Exit status:"
-        " 0 if everything was decoded, 1 if something was not, 2 if a file cannot be read.  Needs"
-        " scapy: pip install 'tcpcrypt[decode]'."
+        "Print the plaintext of connections in a capture file, pcap or pcapng, or on an interface"
+        " while they speak, encrypted as in RFC 8548 or by the Stanford tcpcryptd.  Their"
+        " beginning has to be in the capture.  What client and server said stands behind > and <;"
+        " what is no text is escaped.  Exit status: 0 if everything was decoded, 1 if something"
+        " was not, 2 if a file cannot be read.  Files need scapy: pip install 'tcpcrypt[decode]'."
     )
-    parser.add_argument(
-        "capture", type=Path, metavar="CAPTURE", help="a file, or - for the standard input"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "capture", type=Path, metavar="CAPTURE", nargs="?", help="a file, or - for standard input"
     )
+    source.add_argument(
+        "--interface",
+        metavar="IF",
+        help="capture on this interface, as root, until Ctrl-C or one of the next two",
+    )
+    parser.add_argument("--packets", type=_number, metavar="N", help="of --interface: how many")
+    parser.add_argument("--seconds", type=_number, metavar="N", help="of --interface: how long")
     secrets = parser.add_mutually_exclusive_group(required=True)
     secrets.add_argument(
         "--keylog",
         type=Path,
         action="append",
         metavar="FILE",
-        help="key log as tcpcryptd writes it; may be given more than once",
+        help="key log as tcpcryptd writes it; may be given more than once; with --interface it"
+        " is read while it grows",
     )
     secrets.add_argument(
         "--secrets", type=Path, metavar="FILE.json", help="secrets of another implementation"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument(
+        "--port", type=_number, metavar="N", help="only connections from or to this port"
+    )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
         "--stream",
         type=_number,
         metavar="N",
         help="only connection N of the capture, from 0, and all of its data",
+    )
+    shown.add_argument(
+        "--follow",
+        type=_number,
+        metavar="N",
+        help="only connection N, and its data as they come",
     )
     parser.add_argument(
         "--raw",
@@ -67,57 +95,100 @@ def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
         metavar="FILE.pcapng",
         help="also write all that was decoded as a capture of plain TCP, mode 0600",
     )
+    parser.add_argument(
+        "--opened",
+        type=Path,
+        metavar="FILE",
+        help="also write each frame with its plaintext, for the Wireshark dissector, mode 0600",
+    )
     parser.set_defaults(usage_error=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode and print; returns the exit status."""
-    if arguments.raw and (arguments.stream is None or arguments.json):
-        arguments.usage_error("--raw goes with --stream, and not with --json")
-    out = arguments.write
-    capture = arguments.capture
-    if out is not None and out.exists() and capture.exists() and out.samefile(capture):
-        arguments.usage_error("--write: that is the capture itself")
-    if out is not None and any(_same(out, path) for path in _secret_files(arguments)):
-        arguments.usage_error("--write: that is the file of the secrets")
+    _check(arguments)
     try:
-        return _run(arguments)
+        status = _run(arguments)
+        sys.stdout.flush()
     except (CaptureError, SecretFileError) as error:
         print(f"tcpcrypt: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Whoever read has seen enough; the interpreter flushes once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _unwritten()  # whoever read has seen enough
+    except OSError as error:
+        print(f"tcpcrypt: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return _unwritten()
+    return status
+
+
+def _unwritten() -> int:
+    """The interpreter flushes once more at its end, which is not to fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Usage errors that the parser cannot tell."""
+    error = arguments.usage_error
+    if arguments.raw and (arguments.stream is None or arguments.json):
+        error("--raw goes with --stream, and not with --json")
+    if arguments.follow is not None and arguments.json:
+        error("--follow does not go with --json")
+    if arguments.interface is None:
+        for name in ("packets", "seconds"):
+            if getattr(arguments, name) is not None:
+                error(f"--{name} goes with --interface")
+    elif arguments.stream is not None:
+        error("--stream is for files; --follow for --interface")
+    if arguments.port is not None and not 0 < arguments.port <= _PORT_MAX:
+        error("--port: from 1 to 65535")
+    written = {name: getattr(arguments, name) for name in ("write", "opened")}
+    for name, out in written.items():
+        if out is None:
+            continue
+        if arguments.capture is not None and _same(out, arguments.capture):
+            error(f"--{name}: that is the capture itself")
+        if any(_same(out, path) for path in _secret_files(arguments)):
+            error(f"--{name}: that is the file of the secrets")
+    if None not in written.values() and _alike(*written.values()):
+        error("--opened: that is the file of --write")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     shown = _sink(arguments)
-    store = _secrets(arguments)
     with contextlib.ExitStack() as stack:
-        sink = shown
+        source = _Source(arguments, stack)
+        sink, frames = shown, None
         if arguments.write is not None:
             sink = Tee(shown, stack.enter_context(PlainCapture(arguments.write)))
-        decoder = Decoder(store, sink)
-        faults = _feed(decoder, read_capture(arguments.capture))
+        if arguments.opened is not None:
+            frames = stack.enter_context(OpenedFrames(arguments.opened)).frame
+        keep = _LIVE_REPORTS_MAX if arguments.interface else None
+        decoder = Decoder(source.store, sink, frames=frames, port=arguments.port, keep=keep)
+        faults = source.feed(decoder)
         reports = decoder.finish()
+    faults += source.lost()
     if decoder.damaged:
         _tell(arguments, f"{decoder.damaged} packets contradict themselves and were left out")
-    if arguments.stream is not None:
-        if arguments.stream >= len(reports):
+    chosen = arguments.follow if arguments.stream is None else arguments.stream
+    if chosen is not None:
+        if chosen >= len(reports):
             raise CaptureError(
-                f"{arguments.capture}: there is no connection {arguments.stream}, but"
-                f" {len(reports)} in all"
+                f"{_named(arguments)}: there is no connection {chosen}, but {len(reports)} in all"
             )
-        reports = reports[arguments.stream : arguments.stream + 1]
+        reports = reports[chosen : chosen + 1]
     if arguments.json:
         document: dict[str, Any] = {"connections": [report.as_json() for report in reports]}
+        if decoder.connections > _LIVE_REPORTS_MAX and arguments.interface:
+            faults.append(f"only the first {_LIVE_REPORTS_MAX} of {decoder.connections} are told")
         print(json.dumps(document | ({"errors": faults} if faults else {}), indent=2))
-    elif isinstance(shown, _Shown):
+    elif isinstance(shown, Excerpts) and not arguments.interface:
         for report in reports:
             shown.print(report)
-    else:
+    elif isinstance(shown, Raw):
         faults += reports[0].errors
+    if arguments.interface and not arguments.json:
+        _tell(arguments, f"{source.packets} packets, {decoder.connections} connections")
     for fault in faults:
         _tell(arguments, fault)
     return 0 if not faults and all(report.ok for report in reports) else 1
@@ -131,135 +202,94 @@ def _same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
+def _alike(one: Path, other: Path) -> bool:
+    return one.absolute() == other.absolute() or _same(one, other)
+
+
+def _named(arguments: argparse.Namespace) -> str:
+    return str(arguments.interface or arguments.capture)
+
+
 def _tell(arguments: argparse.Namespace, what: str) -> None:
-    print(f"tcpcrypt: {arguments.capture}: {what}", file=sys.stderr)
-
-
-def _secrets(arguments: argparse.Namespace) -> KeyStore:
-    store = KeyStore()
-    for path in arguments.keylog or ():
-        for fault in read_key_log(path, store):
-            print(f"tcpcrypt: {fault}; it was left out", file=sys.stderr)
-    if arguments.secrets is not None:
-        read_secrets(arguments.secrets, store)
-    return store
+    print(f"tcpcrypt: {_named(arguments)}: {what}", file=sys.stderr)
 
 
 def _sink(arguments: argparse.Namespace) -> Sink:
     if arguments.raw:
-        return _Raw(sys.stdout.buffer, arguments.stream, arguments.raw == "client")
-    return NowhereSink() if arguments.json else _Shown(arguments.stream)
+        return Raw(sys.stdout.buffer, arguments.stream, arguments.raw == "client")
+    if arguments.follow is not None:
+        return Followed(arguments.follow)
+    if arguments.json:
+        return NowhereSink()
+    return Excerpts(arguments.stream, at_once=arguments.interface is not None)
 
 
-def _feed(decoder: Decoder, packets: Iterable[Packet]) -> list[str]:
-    """Everything up to the end, or as far as it goes; what ended it early."""
-    read = 0
-    try:
-        for packet in packets:
-            decoder.packet(packet)
-            read += 1
-    except KeyboardInterrupt:
-        return ["interrupted: the rest of the capture was not read"]
-    except CaptureError as error:
-        if not read:
-            raise
-        return [str(error)]
-    return []
+class _Source:
+    """Packets, and the secrets that belong to them."""
 
-
-class _Raw:
-    """One side of one connection, as it is."""
-
-    def __init__(self, out: BinaryIO, number: int, from_client: bool) -> None:
-        self._out = out
-        self._wanted = number, from_client
-
-    def data(self, report: ConnectionReport, from_client: bool, data: bytes, time: float) -> None:
-        if (report.number, from_client) == self._wanted:
-            self._out.write(data)
-
-    def end(self, report: ConnectionReport, time: float) -> None:
-        """It is as long as it is."""
-
-
-class _Shown:
-    """What both sides said, in the order in which it was captured.
-
-    All of a chosen connection, and of others the beginning.
-    """
-
-    def __init__(self, number: int | None) -> None:
-        self._number = number
-        self._said: dict[int, list[tuple[bool, bytearray]]] = {}
-        self._kept: dict[int, int] = {}
-
-    def data(self, report: ConnectionReport, from_client: bool, data: bytes, time: float) -> None:
-        connection = report.number
-        if self._number is None:
-            kept = self._kept.get(connection, 0)
-            self._kept[connection] = kept + len(data)
-            data = data[: max(0, _EXCERPT - kept)]
-        elif connection != self._number:
+    def __init__(self, arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
+        self.store = KeyStore()
+        self.packets = 0
+        self._logs: list[GrowingKeyLog] = []
+        self._live: LiveCapture | None = None
+        self._capture: Path | None = arguments.capture
+        if arguments.secrets is not None:
+            read_secrets(arguments.secrets, self.store)
+        keylogs = arguments.keylog or ()
+        if arguments.interface is None:
+            for path in keylogs:
+                self._left_out(read_key_log(path, self.store))
             return
-        said = self._said.setdefault(connection, [])
-        if not said or said[-1][0] is not from_client:
-            said.append((from_client, bytearray()))
-        said[-1][1].extend(data)
+        self.store.growing = bool(keylogs)
+        self._logs = [GrowingKeyLog(path, self.store) for path in keylogs]
+        live = LiveCapture(
+            arguments.interface, packets=arguments.packets, seconds=arguments.seconds
+        )
+        self._live = stack.enter_context(live)
 
-    def end(self, report: ConnectionReport, time: float) -> None:
-        """All are printed in order, when the capture has been read."""
+    @staticmethod
+    def _left_out(faults: list[str]) -> None:
+        for fault in faults:
+            print(f"tcpcrypt: {fault}; it was left out", file=sys.stderr)
 
-    def print(self, report: ConnectionReport) -> None:
-        print(f"{report.number}: {report.client} -> {report.server}  {_what(report)}")
-        if report.session_id is not None:
-            print(f"   session ID {report.session_id.hex()}")
-        print(f"   client to server: {_direction(report.client_to_server)}")
-        print(f"   server to client: {_direction(report.server_to_client)}")
-        for error in report.errors:
-            print(f"   ! {error}")
-        for from_client, data in self._said.get(report.number, ()):
-            for line in _lines(bytes(data)):
-                print(_ARROWS[from_client] + line)
-        more = self._kept.get(report.number, 0) - _EXCERPT
-        if more > 0:
-            print(f"   ... and {more} bytes more: --stream {report.number}")
-        print()
+    def feed(self, decoder: Decoder) -> list[str]:
+        """Everything up to the end, or as far as it goes; what ended it early."""
+        faults = []
+        try:
+            for packet in self._read():
+                if packet is not None:
+                    decoder.packet(packet)
+                    self.packets += 1
+                if packet is None or not self.packets % _BETWEEN_LOOKS:
+                    self._look(decoder)
+        except KeyboardInterrupt:
+            faults.append("interrupted: the rest of the capture was not read")
+        except CaptureError as error:
+            if not self.packets:
+                raise
+            faults.append(str(error))
+        self._look(decoder)
+        return faults
 
+    def _read(self) -> Iterable[Packet | None]:
+        if self._live is not None:
+            return self._live
+        assert self._capture is not None  # the parser asks for one of the two
+        return read_capture(self._capture)
 
-def _what(report: ConnectionReport) -> str:
-    words = [report.profile or "not known"]
-    if report.tep is not None:
-        words.append(f"TEP {report.tep:#04x}")
-    if report.aead is not None:
-        words.append(f"AEAD {report.aead:#06x}")
-    if report.resumed:
-        words.append("resumed")
-    if report.fallback is not None:
-        words.append(f"({report.fallback.value})")
-    return " ".join(words)
+    def _look(self, decoder: Decoder) -> None:
+        """At key logs that may have grown."""
+        before = self.store.entries
+        for log in self._logs:
+            self._left_out(log.read())
+        if self.store.entries != before:
+            decoder.keys_came()
 
-
-def _direction(report: DirectionReport) -> str:
-    if not report.readable:
-        return f"nothing to read, ended {report.ended}"
-    words = f"{report.bytes} bytes"
-    if report.frames is not None:
-        tags = "every tag verified" if report.authenticated else "NOT authenticated as a whole"
-        words += f" in {report.frames} frames, {tags}"
-    return f"{words}, ended {report.ended}"
-
-
-def _lines(data: bytes) -> list[str]:
-    """Text as it is, all else escaped: a terminal obeys what it is told."""
-    text = data.decode("utf-8", "backslashreplace")
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [_printable(line.removesuffix("\r")) for line in lines]
-
-
-def _printable(line: str) -> str:
-    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
+    def lost(self) -> list[str]:
+        """What the kernel could not keep."""
+        if self._live is None or not self._live.dropped:
+            return []
+        return [f"the kernel dropped {self._live.dropped} packets: connections may have gaps"]
 
 
 def _number(text: str) -> int:

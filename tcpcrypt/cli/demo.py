@@ -16,4 +16,4 @@ def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; returns the exit status."""
-    return demo.run(arguments.size, as_json=arguments.json)
+    return demo.run(arguments.size, as_json=arguments.json, keep=arguments.keep)

@@ -26,6 +26,11 @@ def configure(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) 
     )
     parser.add_argument("--now", action="store_true", help="do not wait for connections to drain")
     parser.add_argument(
+        "--keep-guard",
+        action="store_true",
+        help="leave the guard, as a daemon that ends does: for one that is started again at once",
+    )
+    parser.add_argument(
         "--timeout",
         type=_seconds,
         default=_TIMEOUT,
@@ -56,11 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
         tell(f"tcpcryptd has ended, process {pid}")
     else:
         tell("no tcpcryptd was running")
-    removed = launcher.remove_left_over()
+    removed = 0 if arguments.keep_guard else launcher.remove_left_over()
     if arguments.json:
         print_json({"stopped": pid, "by": by, "removed": removed})
     elif removed:
         print(f"{removed} rules and routes that were left are removed; nothing is refused any more")
+    elif arguments.keep_guard:
+        print("what `require` names is refused until a daemon serves, or `tcpcrypt down` is said")
     else:
         print("no rules were left")
     return 0

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from tcpcrypt.auth.fingerprint import short_form
-from tcpcrypt.cli import query
+from tcpcrypt.cli import query, sessions_watch
 from tcpcrypt.cli.table import duration, print_table
 from tcpcrypt.daemon.client import SessionInfo
 
@@ -34,11 +34,23 @@ def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser)
         choices=("connecting", "exchanging", "encrypted", "plain"),
         help="list only connections in this state",
     )
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=sessions_watch.interval,
+        const=sessions_watch.PERIOD,
+        help="look again and again, every second if no number is given, until q or Ctrl-C: a live"
+        " view on a terminal, elsewhere a line for each connection that came, changed or went"
+        " (with --json an object a line)",
+    )
     query.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the list; returns the exit status."""
+    if arguments.watch is not None:
+        return sessions_watch.watch(arguments, describe, _peer)
     with query.client(arguments) as daemon:
         sessions = [
             session for session in daemon.sessions() if arguments.state in (None, session.state)
@@ -110,7 +122,7 @@ def describe(session: SessionInfo) -> dict[str, Any]:
         "transcript": None if session.transcript is None else session.transcript.hex(),
         "rekeys": session.rekeys,
         "profile": session.profile,
-        "lacks": list(session.lacks) if session.encrypted else None,
+        "lacks": list(session.lacks) if session.encrypted or session.lacks else None,
         "sent": session.sent,
         "received": session.received,
     }

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TextIO
 
-__all__ = ["duration", "plural", "print_table"]
+__all__ = ["coloured", "duration", "plural", "print_table", "printable", "table_lines"]
 
 _COLOURS: Final[Mapping[str, str]] = {
     "encrypted": "\x1b[32m",
@@ -24,22 +24,38 @@ def print_table(
 ) -> None:
     """Print `rows` under `header`.  Numbers stand right, None is a dash."""
     out = sys.stdout if stream is None else stream
+    for line in table_lines(header, rows, coloured=coloured(out)):
+        print(line, file=out)
+
+
+def table_lines(
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    coloured: bool,
+    width: int | None = None,
+) -> list[str]:
+    """The lines of `print_table`; what goes beyond `width` columns is cut off."""
     rows = list(rows)
-    table = [[_cell(value) for value in row] for row in rows]
+    table = [[printable(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *table, strict=True)]
     right = [
         bool(rows) and all(isinstance(row[n], int | None) for row in rows)
         for n in range(len(header))
     ]
-    coloured = _coloured(out)
+    lines = []
     for number, cells in enumerate([list(header), *table]):
-        words = []
-        for cell, width, to_the_right in zip(cells, widths, right, strict=True):
-            space = " " * (width - len(cell))
+        line, at = "", 0
+        for cell, wide, to_the_right in zip(cells, widths, right, strict=True):
+            word = cell.rjust(wide) if to_the_right else cell.ljust(wide)
+            word = word if width is None else word[: max(0, width - at)]
+            at += wide + len(_GAP)
             colour = _BOLD if number == 0 else _COLOURS.get(cell, "")
-            word = f"{colour}{cell}{_PLAIN}" if colour and coloured else cell
-            words.append(space + word if to_the_right else word + space)
-        print(_GAP.join(words).rstrip(), file=out)
+            if colour and coloured and cell in word:
+                word = word.replace(cell, f"{colour}{cell}{_PLAIN}")
+            line += word + _GAP
+        lines.append(line.rstrip())
+    return lines
 
 
 def duration(seconds: float) -> str:
@@ -58,7 +74,8 @@ def plural(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _cell(value: object) -> str:
+def printable(value: object) -> str:
+    """`value` for a terminal, which obeys control characters; None is a dash."""
     if value is None or value == "":
         return "-"
     text = str(value)
@@ -66,6 +83,6 @@ def _cell(value: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _coloured(stream: TextIO) -> bool:
-    """As no-color.org has it: NO_COLOR, if not empty, turns it off."""
+def coloured(stream: TextIO) -> bool:
+    """Whether there are to be colours; NO_COLOR, if not empty, turns them off (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

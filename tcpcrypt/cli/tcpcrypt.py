@@ -40,6 +40,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "measure what encryption costs on this machine, beside plain TCP",
         "tcpcrypt bench --quick --json",
     ),
+    "completion": Command(
+        "tcpcrypt.cli.completion",
+        "print the script by which bash, zsh or fish completes these command lines",
+        "tcpcrypt completion bash",
+    ),
     "confirm": Command(
         "tcpcrypt.cli.confirm",
         "let a daemon stay that was started with `tcpcrypt up --confirm`",

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from tcpcrypt.core.config import Config
 from tcpcrypt.wire.profile import PROFILES, RFC8548, WireProfile
 
-__all__ = ["BOTH", "Flow", "FlowDirection", "Match", "Mode", "Policy", "select"]
+__all__ = ["BOTH", "TCPS", "Flow", "FlowDirection", "Match", "Mode", "Policy", "select"]
 
 BOTH = "both"
 """Any dialect: what a peer speaks decides."""
+TCPS = "tcps"
+"""No dialect, but another protocol, of which the core knows nothing (`tcpcrypt.tcps`)."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -111,11 +113,17 @@ class Policy:
     psk: str = ""
     """Name of the pre-shared key that both hosts have to have, with `auth` psk."""
     profile: str = RFC8548.name
-    """The dialect: one of `PROFILES`, or BOTH of them, one a connection."""
+    """The dialect: one of `PROFILES`, or BOTH of them, one a connection; or TCPS."""
+
+    application_aware: bool = False
+    """The application knows of encryption and asks for session IDs: bit `a` of TCP-ENO
+    (RFC 8547 section 4.2) is set."""
 
     @property
     def profiles(self) -> tuple[WireProfile, ...]:
-        """The dialects, the one to try first in front."""
+        """The dialects, the one to try first in front; none with TCPS."""
+        if self.profile == TCPS:
+            return ()
         return tuple(PROFILES.values()) if self.profile == BOTH else (PROFILES[self.profile],)
 
     def configure(self, base: Config, profile: WireProfile | None = None) -> Config:
@@ -127,6 +135,7 @@ class Policy:
             base.in_profile(profile or self.profiles[0]),
             enabled=self.mode is not Mode.NEVER,
             require_encryption=self.mode is Mode.REQUIRE,
+            application_aware=base.application_aware or self.application_aware,
         )
 
 

@@ -58,8 +58,10 @@ class KeyRing:
         return self._kept.pop((direction, generation))
 
     def close(self, direction: Direction) -> None:
-        """No key of this direction will be taken any more."""
+        """No key of this direction will be taken any more; the last one ends the ring."""
         self._closed.add(direction)
+        if len(self._closed) == len(Direction):
+            self._master.wipe()
         for kept in [kept for kept in self._kept if kept[0] is direction]:
             self._kept.pop(kept).wipe()
 
@@ -93,6 +95,8 @@ class RecordSender:
         self._out: deque[memoryview] = deque()
         self._lent = False
         self.generation = 0
+        self.frames = 0
+        """Sealed here, in all generations; a borrower counts its own (`Returned`)."""
         self.finished = False
         self._load()
 
@@ -151,8 +155,9 @@ class RecordSender:
             self.end()
 
     def end(self) -> None:
-        """No frame follows any more."""
+        """No frame follows any more: the key is not needed, whatever the owner does next."""
         self.finished = True
+        self._sealer.wipe()
         self._ring.close(Direction.SENDING)
 
     def _seal_some(self, view: memoryview, fin: bool, urgent: int) -> int:
@@ -177,6 +182,7 @@ class RecordSender:
         self._rekey_next = False
         self._offset += written
         self._key_frames += frames
+        self.frames += frames
         self._out.append(memoryview(out).toreadonly())
         return consumed
 
@@ -332,9 +338,8 @@ class RecordReceiver:
         self._offset += consumed
         self._other_offset = None
         self._application_offset += written
-        self.finished = stop == _fast.STOP_FIN
-        if self.finished:
-            self._ring.close(Direction.RECEIVING)
+        if stop == _fast.STOP_FIN:
+            self.end()
         urgent_index = self._application_offset - last + urgent if urgent >= 0 else None
         return Received(
             self._given(written),
@@ -343,6 +348,12 @@ class RecordReceiver:
             rekeyed,
             self.finished,
         )
+
+    def end(self) -> None:
+        """No frame is expected any more: the key is not needed."""
+        self.finished = True
+        self._opener.wipe()
+        self._ring.close(Direction.RECEIVING)
 
     @property
     def between_frames(self) -> bool:

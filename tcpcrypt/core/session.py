@@ -36,6 +36,7 @@ from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.core.tep import tep_spec
 from tcpcrypt.errors import (
     HandshakeTimeoutError,
+    IntegrityError,
     LocalError,
     PeerError,
     PeerReason,
@@ -163,6 +164,11 @@ class Session:
         return self._error
 
     @property
+    def frames_sealed(self) -> int:
+        """Frames that the session itself has sealed; what a borrower did is not among them."""
+        return self._sender.frames if self._sender is not None else 0
+
+    @property
     def _known(self) -> Established:
         if self._established is None:
             raise LocalError("there is no session ID: the key exchange is not over")
@@ -195,7 +201,7 @@ class Session:
             and not receiver.finished
             and receiver.between_frames
         ):
-            receiver.finished = True
+            receiver.end()
             self._input(SessionInput.PEER_FINISH, None)
             return
         reason = PeerReason.TRUNCATED if self.established else PeerReason.FIN_DURING_EXCHANGE
@@ -208,6 +214,13 @@ class Session:
         # its own have not even left.
         happened = SessionInput.FAULT if unsent else SessionInput.TCP_RESET
         self._input(happened, ResetError(PeerReason.RESET))
+
+    def receive_disorder(self) -> None:
+        """The peer `repeats_anew`, and some of its segments were lost or overtaken.
+
+        To be called before the bytes that fill the gap are given to `receive_data`.
+        """
+        self._input(SessionInput.FAULT, IntegrityError(PeerReason.REPEATED_ANEW))
 
     def handle_timeout(self) -> None:
         """Abort if the deadline has passed before the keys were there."""

@@ -14,6 +14,7 @@ from tcpcrypt.daemon.app import Task, settings_of
 from tcpcrypt.daemon.control import ControlServer, ControlSocket
 from tcpcrypt.daemon.crew import open_installation
 from tcpcrypt.daemon.keeper import Keeper
+from tcpcrypt.daemon.metrics_server import open_metrics, serve_metrics
 from tcpcrypt.runtime.context import Report
 from tcpcrypt.runtime.host import Host
 from tcpcrypt.runtime.privileges import DirectPrivileges
@@ -68,6 +69,12 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
             )
             stack.callback(server.close)
             server.start()
+        metrics = stack.enter_context(open_metrics(task.configuration.daemon.metrics))
+        shown = serve_metrics(
+            host.loop, metrics.socket if metrics is not None else None, host.overview, report
+        )
+        if shown is not None:
+            stack.callback(shown.close)
         file = StatusFile(host, status) if status is not None else None
         if file is not None:
             file.start()

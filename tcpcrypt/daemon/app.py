@@ -36,6 +36,8 @@ from tcpcrypt.daemon.confinement import (
 from tcpcrypt.daemon.control import ControlSocket
 from tcpcrypt.daemon.crew import Crew, open_installation
 from tcpcrypt.daemon.keeper import Keeper
+from tcpcrypt.daemon.metrics_server import open_metrics
+from tcpcrypt.daemon.metrics_socket import MetricsSocket
 from tcpcrypt.daemon.notify import ServiceManager, Watchdog
 from tcpcrypt.daemon.process import Process, fork
 from tcpcrypt.errors import LocalError
@@ -61,7 +63,17 @@ _LOOKED: Final = 100
 """Exit status that says that no rule is missing; those of errors are below."""
 _MISSING_MAX: Final = 100
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_AT_START: Final = ("backend", "steering", "control", "user", "families", "log", "keylog", "state")
+_AT_START: Final = (
+    "backend",
+    "steering",
+    "control",
+    "user",
+    "families",
+    "log",
+    "keylog",
+    "metrics",
+    "state",
+)
 """Keys of [daemon] that a reload does not change."""
 
 
@@ -106,9 +118,10 @@ def serve(task: Task, report: Report) -> int:
         if task.control is not None:
             control = ControlSocket(task.control)
             stack.callback(control.close)
+        metrics = stack.enter_context(open_metrics(task.configuration.daemon.metrics))
         daemon = _Daemon(task, report, loop, installation)
         stack.enter_context(_signals(loop, daemon.on_signal))
-        return daemon.run(control, log)
+        return daemon.run(control, metrics, log)
 
 
 def settings_of(found: Configuration, key_log: KeyLog | None = None) -> Settings:
@@ -168,7 +181,9 @@ class _Daemon:
         self._look: Process | None = None
         self._keeper = Keeper(task.configuration.daemon, report)
 
-    def run(self, control: ControlSocket | None, log: Collection[int]) -> int:
+    def run(
+        self, control: ControlSocket | None, metrics: MetricsSocket | None, log: Collection[int]
+    ) -> int:
         daemon = self._configuration.daemon
         account = find_account(daemon.user)
         crew = self._crew = Crew(
@@ -178,6 +193,7 @@ class _Daemon:
             self._report,
             trust=self._keeper.load(self._configuration.policies, daemon),
             control=control,
+            metrics=metrics,
             confirming=bool(self._task.confirm),
             log=log,
             heard=self._heard,

@@ -100,7 +100,7 @@ class SessionInfo:
     """The ENO options of both SYNs (RFC 8547 section 4.8)."""
     rekeys: int | None = None
     profile: str | None = None
-    """The dialect: `rfc8548` or `stanford`."""
+    """The dialect: `rfc8548` or `stanford`; or `tcps`, which has no session ID."""
     lacks: tuple[str, ...] = ()
     """What sessions of that dialect do not have, in sentences."""
     sent: int | None = None

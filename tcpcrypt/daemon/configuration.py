@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import FlowDirection, Match, Policy
+from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
 from tcpcrypt.daemon.demands import contradictions, demands, effective_mode
 from tcpcrypt.daemon.key_lines import KeyPath, Lines
 from tcpcrypt.daemon.keys import (
     COMBINATIONS_MAX,
     KEYS,
     MATCH,
-    PLANNED,
     POLICIES_MAX,
     SECTIONS,
     Key,
     keys_of,
 )
+from tcpcrypt.daemon.metrics_address import MetricsAddress
 from tcpcrypt.daemon.toml_text import SIZE_MAX, TomlError, parse_toml
 from tcpcrypt.daemon.values import NETWORKS_MAX, shown
 from tcpcrypt.errors import LocalError
@@ -71,6 +71,7 @@ class DaemonSettings:
     log: str = "auto"
     """"auto", "stderr", "journald" or the absolute path of a file."""
     keylog: Path | None = None
+    metrics: MetricsAddress | None = None
     path_memory: float = 600.0
     """Seconds."""
     guard: str = "keep"
@@ -266,9 +267,7 @@ class _Reader:
         name = str(path[-1])
         elsewhere = [key.section for key in KEYS if key.name == name and key.section != section]
         near = difflib.get_close_matches(name[:100], known, 1)
-        if (section, name) in PLANNED:
-            message = "this version does not have it"
-        elif elsewhere:
+        if elsewhere:
             message = f"no such key here; it belongs in {_written(elsewhere[0])}"
         else:
             message = f"no such {'key' if section else 'section'}"
@@ -296,7 +295,15 @@ class _Reader:
 
     def _check_profiles(self, configuration: Configuration) -> None:
         """What [crypto] lists has to be of use in every dialect that a policy allows."""
+        others = False
         for index, policy in enumerate(configuration.policies):
+            if policy.profile == TCPS and others:
+                self._problem(
+                    ("policy", index, "profile"),
+                    _label("policy", index) + "profile",
+                    'policies with "tcps" have to stand before all others',
+                )
+            others |= policy.profile != TCPS
             try:
                 for profile in policy.profiles:
                     policy.configure(configuration.config, profile)
@@ -343,6 +350,19 @@ class _Reader:
                     "tells who opens a connection here; with direction"
                     ' "incoming" it could never match',
                 )
+            elif name in match and found.get("profile") == TCPS:
+                self._problem(
+                    (*path, "match", name),
+                    _label(MATCH, index) + name,
+                    'goes by packets that have no owner with `profile` = "tcps"',
+                )
+        alone = found.get("mode") == Mode.NEVER.value
+        if found.get("profile") == TCPS and "ports" not in match and not alone:
+            self._problem(
+                (*path, "profile"),
+                _label("policy", index) + "profile",
+                '"tcps" needs `match.ports`: it goes by packets, and has to tell services by them',
+            )
         if len(self.problems) > before:
             return None
         if "uid" in match or "cgroup" in match:

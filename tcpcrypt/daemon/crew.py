@@ -15,6 +15,7 @@ from tcpcrypt.daemon.confinement import Account
 from tcpcrypt.daemon.control import ControlSocket
 from tcpcrypt.daemon.hoard import packed
 from tcpcrypt.daemon.janitor import Janitor
+from tcpcrypt.daemon.metrics_socket import MetricsSocket
 from tcpcrypt.daemon.process import fork
 from tcpcrypt.daemon.verdicts import VerdictRelay, verdict_pair
 from tcpcrypt.daemon.words import Words
@@ -79,6 +80,7 @@ class Crew:
         *,
         trust: Trust | None,
         control: ControlSocket | None,
+        metrics: MetricsSocket | None,
         confirming: bool,
         log: Collection[int],
         heard: Heard,
@@ -104,6 +106,7 @@ class Crew:
             words=theirs,
             verdicts=verdicts,
             control=control.socket if control is not None else None,
+            metrics=metrics.socket if metrics is not None else None,
             trust=hoard,
             confirming=confirming,
             keep=log,

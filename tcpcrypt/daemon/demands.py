@@ -1,24 +1,26 @@
-"""What a policy of the file asks of the peer: its keys `auth`, `pq`, `psk` and `profile`."""
+"""What a policy of the file asks of the peer, and what it tells him."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tcpcrypt.core.policy import BOTH, FlowDirection, Mode, Policy
+from tcpcrypt.core.policy import BOTH, TCPS, FlowDirection, Mode, Policy
+from tcpcrypt.tcps.weaknesses import LACKS
 from tcpcrypt.wire.profile import RFC8548, STANFORD
 
 __all__ = ["contradictions", "demands", "effective_mode", "sentences", "warnings"]
 
 
-def demands(found: Mapping[str, Any]) -> dict[str, str]:
+def demands(found: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `Policy` from the keys that a file gives."""
-    auth = found.get("auth", "none")
+    auth, profile = found.get("auth", "none"), found.get("profile")
     return {
         "auth": auth,
-        "pq": found.get("pq", "off" if auth == "none" else "prefer"),
+        "pq": found.get("pq", "off" if auth == "none" or profile == TCPS else "prefer"),
         "psk": found.get("psk", ""),
         "profile": found.get("profile", RFC8548.name),
+        "application_aware": found.get("application_aware", False),
     }
 
 
@@ -45,7 +47,14 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name in ("auth", "pq"):
             if found.get(name, "none") not in ("none", "off"):
                 yield name, 'with `mode` = "never" connections are left alone and prove nothing'
-    if asked["profile"] != RFC8548.name and (auth != "none" or pq != "off"):
+    if asked["profile"] == TCPS:
+        if auth not in ("none", "tofu"):
+            yield "auth", '"tcps" has "none" and "tofu" alone, and "tofu" is worth little there'
+        if pq != "off":
+            yield "pq", '"tcps" has no post-quantum key agreement'
+        if asked["application_aware"]:
+            yield "application_aware", '"tcps" has nothing to tell it by'
+    elif asked["profile"] != RFC8548.name and (auth != "none" or pq != "off"):
         yield "profile", f'"{asked["profile"]}" proves nothing: `auth` and `pq` need "rfc8548"'
     if mode == Mode.OPPORTUNISTIC.value and pq == "require" and auth in ("none", "tofu"):
         yield (
@@ -57,6 +66,11 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def sentences(policy: Policy) -> str:
     """What `policy` asks, in plain words; empty, or begins with a space."""
+    if policy.profile == TCPS:
+        text = " It is spoken as the TCP/S kernel module does, over IPv4 alone, and is weak."
+        if policy.auth == "tofu":
+            text += " Another key than the first one that an address has shown is refused."
+        return text
     text = {
         "none": "",
         "tofu": " The key that a host first proves to have is remembered, and another one"
@@ -68,6 +82,8 @@ def sentences(policy: Policy) -> str:
         text = " Each host that proves a key is remembered by it; revoked keys are refused."
     if policy.pq == "require":
         text += " Keys are agreed on with a post-quantum hybrid or not at all."
+    if policy.application_aware:
+        text += " The other host is told that the application here asks for session IDs."
     return (
         text
         + {
@@ -80,7 +96,14 @@ def sentences(policy: Policy) -> str:
 
 def warnings(policy: Policy, mode: str) -> Iterator[str]:
     """What may not be meant; `mode` is what the file says."""
-    if policy.mode is Mode.OPPORTUNISTIC and policy.auth == "tofu":
+    if policy.profile == TCPS and policy.mode is not Mode.NEVER:
+        yield from (f'`profile` = "tcps" is for hosts that have nothing else: {it}' for it in LACKS)
+        if policy.mode is Mode.OPPORTUNISTIC:
+            yield (
+                "a server with TCP/S whose first SYN-ACK is lost looks as if it had none, and is"
+                " spoken to in the clear"
+            )
+    elif policy.mode is Mode.OPPORTUNISTIC and policy.auth == "tofu":
         yield (
             "the first contact with a host may go in the clear, and is whoever answers; from the"
             " second on only its key does, as long as the daemon runs"

@@ -44,7 +44,7 @@ class KeyLogFile:
         try:
             self._check(os.fstat(self._fd))
         except LocalError:
-            os.close(self._fd)
+            self.close()
             raise
         report("keylog", {"file": str(path), "warning": WARNING})
 
@@ -78,5 +78,12 @@ class KeyLogFile:
             self._report("keylog_failed", {"file": str(self._path), "lost": line.match.hex()})
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+        """Close the file.  Idempotent."""
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        """Whoever was the last to write has gone."""
+        if hasattr(self, "_fd"):
+            self.close()

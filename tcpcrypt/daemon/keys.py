@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from tcpcrypt.daemon import values
+from tcpcrypt.daemon.metrics_address import METRICS
 from tcpcrypt.daemon.values import Kind, choice
 
 __all__ = [
     "COMBINATIONS_MAX",
     "KEYS",
     "MATCH",
-    "PLANNED",
     "POLICIES_MAX",
     "SECTIONS",
     "Key",
@@ -85,9 +85,6 @@ SECTIONS: Final = {
     MATCH: "Conditions of a policy.  All that are given have to hold; a policy without any"
     " names every TCP connection of this host.",
 }
-
-PLANNED: Final = {("daemon", "metrics")}
-"""Keys with a meaning that this version does not have."""
 
 KEYS: Final[tuple[Key, ...]] = (
     _choice(
@@ -164,6 +161,19 @@ KEYS: Final[tuple[Key, ...]] = (
         " which `tcpcrypt decode` reads captures.  Whoever has it can decrypt every connection"
         " that was made meanwhile, and those that resume them.  It is made with mode 0600; one"
         " that others may read is refused.  The log warns of it at each start.",
+    ),
+    Key(
+        "daemon",
+        "metrics",
+        METRICS,
+        '"none"',
+        '"127.0.0.1:9469"',
+        "Figures for Prometheus are served at {}.",
+        "Where Prometheus, or any program that reads its format, gets the figures of this host, by"
+        " HTTP with the path /metrics: a Unix socket, or a port of a loopback address; others"
+        " cannot reach it.  Any user of this host may read them; no secret and no address of a"
+        " peer is among them.  Needs the Python package prometheus_client: pip install"
+        " 'tcpcrypt[metrics]'.",
     ),
     Key(
         "daemon",
@@ -335,6 +345,7 @@ KEYS: Final[tuple[Key, ...]] = (
             "stanford": "the protocol on the wire is that of the Stanford tcpcryptd of 2016",
             "both": "the protocol on the wire is that of RFC 8548 or that of the Stanford"
             " tcpcryptd, as the other host has it",
+            "tcps": "the protocol on the wire is that of the TCP/S kernel module",
         },
         "The dialect spoken on the wire.  The Stanford tcpcryptd (drafts tcpinc-tcpeno-03 and"
         " tcpinc-tcpcrypt-02) knows no other than its own, which is weaker: nothing protects the"
@@ -343,8 +354,22 @@ KEYS: Final[tuple[Key, ...]] = (
         " dialect; where this host connects, it offers RFC 8548 first, and the other dialect on"
         " the next connection if that did not lead to encryption.  Only policies without `auth`"
         ' and `pq` may have "stanford" or "both", and only TEPs 0x21 and 0x22 and AES-GCM serve'
-        " there.",
-        planned=("tcps",),
+        ' there.  "tcps" is another protocol altogether, for hosts with the TCP/S kernel module of'
+        " commit f166d11 and over IPv4 alone; what it lacks docs/tcps.md says, and `tcpcrypt policy"
+        " check` warns of it.  Such policies stand before all others, name ports, but no `uid` or"
+        ' `cgroup`, and have `auth` "none" or "tofu"; their connections end when the daemon does.',
+    ),
+    Key(
+        "policy",
+        "application_aware",
+        values.BOOLEAN,
+        "false",
+        "true",
+        "The other host is told that the application here knows of encryption: {}.",
+        "Whether applications of this policy ask for the session ID (`tcpcrypt session-id`, or by"
+        " the control socket) and check it with the other side.  It is told in TCP-ENO (RFC 8547,"
+        " section 4.2), so that both sides know whether the other one does, and changes nothing"
+        " else.",
     ),
     _choice(
         "policy",

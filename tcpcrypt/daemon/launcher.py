@@ -165,7 +165,9 @@ def start(
     """
     _wait_for_janitor(timeout)
     began = time.monotonic()
-    argv = [sys.executable, "-m", "tcpcrypt.cli.tcpcryptd", "--config", str(config.resolve())]
+    # As isolated from the variables and directories of who calls as this process is.
+    python = [sys.executable, *(["-I"] if sys.flags.isolated else [])]
+    argv = [*python, "-m", "tcpcrypt.cli.tcpcryptd", "--config", str(config.resolve())]
     if confirm:
         argv += ["--confirm", f"{confirm:g}"]
     try:

@@ -202,11 +202,11 @@ def _json(line: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        _refuse(Code.BAD_REQUEST, f"{_shown(twice)}: given twice")
+    value: dict[str, Any] = {}
+    for name, one in pairs:
+        if name in value:
+            _refuse(Code.BAD_REQUEST, f"{_shown(name)}: given twice")
+        value[name] = one
     return value
 
 

@@ -64,16 +64,33 @@ mode = "opportunistic"
 """
 
 
-def starter_file() -> str:
-    """The text of the file; it is valid as it stands."""
+_OFF: Final = """\
+# --- Nothing is encrypted yet ---------------------------------------------------
+# As installed, this file has no policy, and every connection is left alone.  Take
+# the "#" away before the policies that you want.
+
+"""
+
+
+def starter_file(*, policies: bool = True) -> str:
+    """The text of the file; it is valid as it stands.
+
+    Without `policies`, those that it would have are commented out: a daemon with this
+    file leaves every connection alone.
+    """
     parts = [_HEAD]
     for section in ("daemon", "crypto"):
         parts.append(f"# {SECTIONS[section]}\n[{section}]\n")
         parts += [_key(name, section) for name in keys_of(section)]
     parts.append(_comment(SECTIONS["policy"]) + "#\n# Keys of a policy:\n#\n" + _table("policy"))
     parts.append(_comment(f"Keys of its `match`.  {SECTIONS[MATCH]}") + "#\n" + _table(MATCH))
-    parts.append(_POLICIES)
+    parts.append(_POLICIES if policies else _OFF + _commented_out(_POLICIES))
     return "\n".join(parts)
+
+
+def _commented_out(text: str) -> str:
+    lines = text.splitlines()
+    return "".join(f"{'#' if line and line[0] != '#' else ''}{line}\n" for line in lines)
 
 
 def _key(name: str, section: str) -> str:
@@ -92,7 +109,7 @@ def _table(section: str) -> str:
         lines += textwrap.wrap(
             text,
             _WIDTH,
-            initial_indent=f"# {key.name:<12}",
+            initial_indent=f"# {key.name:<11} ",
             subsequent_indent=indent,
             break_on_hyphens=False,
         )

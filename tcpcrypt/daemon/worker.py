@@ -21,6 +21,7 @@ from tcpcrypt.daemon.broker import BrokeredPrivileges
 from tcpcrypt.daemon.confinement import Account, confine, name_process
 from tcpcrypt.daemon.control import ControlServer
 from tcpcrypt.daemon.hoard import unpack
+from tcpcrypt.daemon.metrics_server import serve_metrics
 from tcpcrypt.daemon.preload import preload
 from tcpcrypt.daemon.verdicts import DelegatedQueue
 from tcpcrypt.daemon.words import Words
@@ -55,6 +56,8 @@ class Inheritance:
     words: Words
     verdicts: socket.socket
     control: socket.socket | None
+    metrics: socket.socket | None
+    """For readers of metrics; None: there are to be none."""
     trust: int | None
     """A descriptor with what is known of keys (`tcpcrypt.daemon.hoard`), or None."""
     confirming: bool
@@ -85,7 +88,8 @@ def work(inherited: Inheritance, account: Account | None, parent: int, report: R
     trust = None
     if inherited.trust is not None:
         trust, _applied = unpack(inherited.trust)
-    sockets = [inherited.verdicts, *listeners, *([control] if control is not None else [])]
+    asked = [sock for sock in (control, inherited.metrics) if sock is not None]
+    sockets = [inherited.verdicts, *listeners, *asked]
     maps = inherited.maps or ()
     channels = [
         inherited.queue,
@@ -141,6 +145,8 @@ class _Worker:
                 trust_changed=lambda: self._privileges.say("trust_changed", None),
             )
 
+        self._metrics = serve_metrics(self._loop, inherited.metrics, self._host.overview, report)
+
     def run(self) -> None:
         self._host.start()
         if self._server is not None:
@@ -152,6 +158,8 @@ class _Worker:
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
+        if self._metrics is not None:
+            self._metrics.close()
         for connection in tuple(self._host.connections):
             connection.reset()
         self._privileges.close()

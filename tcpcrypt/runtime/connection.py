@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -26,12 +27,13 @@ from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation
 from tcpcrypt.core.policy import FlowDirection, Policy
 from tcpcrypt.core.session import Session
 from tcpcrypt.crypto.aead import aead
-from tcpcrypt.errors import AuthenticationError, LocalError
+from tcpcrypt.errors import AuthenticationError, LocalError, PeerReason
 from tcpcrypt.registry import Tep
 from tcpcrypt.runtime.authentication import Change, key_exchange
 from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import SocketAddress
 from tcpcrypt.runtime.relay import Ending, Relay
+from tcpcrypt.runtime.tally import word
 from tcpcrypt.wire.frame import sealed_size
 from tcpcrypt.wire.profile import RFC8548
 
@@ -61,6 +63,7 @@ class Connection(ABC):
         self.number = context.next_number()
         self.state = "connecting"
         self.since = time.time()
+        self.began = time.monotonic()
         self.established: Established | None = None
         self.policy: Policy | None = None
         self.terms: TrustTerms | None = None
@@ -121,6 +124,23 @@ class Connection(ABC):
         relay = self._relay
         return {"sent": relay.sent, "received": relay.received} if relay is not None else {}
 
+    @property
+    def frames(self) -> int:
+        """Frames that this host has sealed for it; see `Relay.frames`."""
+        return self._relay.frames if self._relay is not None else 0
+
+    @property
+    def rekeys(self) -> int:
+        """Key changes of both directions."""
+        return self._relay.rekeys if self._relay is not None else 0
+
+    def add_to(self, moved: Counter[tuple[bool, str]]) -> None:
+        """Add its bytes to `moved`, which is as `Tally.moved`."""
+        relay, encrypted = self._relay, self.established is not None
+        if relay is not None:
+            moved[encrypted, "sent"] += relay.sent
+            moved[encrypted, "received"] += relay.received
+
     def entry(self) -> dict[str, object]:
         """All there is to tell of it, for a list of connections; no secrets."""
         policies = self._context.policies
@@ -179,17 +199,17 @@ class Connection(ABC):
             raise LocalError("negotiation is not over")
         session = None
         if self._refuses(outcome):
-            context.counters.refused += 1
-            reason = "its key exchange proves nothing"
+            reason, kind = "its key exchange proves nothing", word(PeerReason.AUTHENTICATION)
             if isinstance(outcome, Fallback):
-                reason = outcome.reason.value
+                reason, kind = outcome.reason.value, word(outcome.reason)
+            context.tally.count("refused", kind)
             known = context.authentication.known(self._scope)
             more = f"; remembered is {known}" if known and self.terms is not None else ""
             self._give_up("refused", reason + more)
             return False
         if isinstance(outcome, Fallback):
             self.state = "plain"
-            context.counters.fallback += 1
+            context.tally.count("fallback", word(outcome.reason))
             context.report("fallback", {**self.describe(), "reason": outcome.reason.value})
         else:
             session = self._session(self._config, outcome, peer)
@@ -247,12 +267,11 @@ class Connection(ABC):
                 self.proof = PeerProof.unpack(established.peer_identity)
                 session = self._relay.session if self._relay is not None else None
                 self.proved = session is not None and session.peer_proved
-            counters = self._context.counters
-            if established.resumed:
-                counters.resumed += 1
-            else:
-                counters.fresh += 1
+            self._context.tally.count("resumed" if established.resumed else "fresh")
             self._context.report("enabled", self.describe())
+        start = "plain" if established is None else "resumed" if established.resumed else "fresh"
+        setup = self._context.tally.setups[self.direction, start]
+        setup.add(time.monotonic() - self.began)
         self._want_inner()
 
     def _on_proved(self, event: PeerProved) -> None:
@@ -276,30 +295,30 @@ class Connection(ABC):
             self._relay.attach(inner)
 
     def _on_ended(self, ending: Ending, detail: str) -> None:
-        counters = self._context.counters
+        tally, relay = self._context.tally, self._relay
         facts = {**self.describe(), **self.traffic()}
+        tally.frames += self.frames
+        tally.rekeys += self.rekeys
+        self.add_to(tally.moved)
         if ending in (Ending.ABORTED, Ending.REFUSED):
-            refused = ending is Ending.REFUSED
-            if refused:
-                counters.refused += 1
-            else:
-                counters.aborted += 1
-            event = "refused" if refused else "aborted"
+            event = "refused" if ending is Ending.REFUSED else "aborted"
+            fault = relay.fault if relay is not None else None
+            tally.count(event, "internal" if fault is None else word(fault))
             self._context.report(event, {**facts, "reason": detail})
         elif ending is Ending.RESET_BY_PEER and self.established is None and self.terms is not None:
-            counters.failed += 1
+            tally.count("failed", "reset_in_key_exchange")
             own = self._context.authentication.identity or "what this host offers"
             reason = f"reset by the peer in the key exchange; it may not accept {own}"
             self._context.report("failed", {**facts, "reason": reason})
         else:
-            counters.closed += 1
+            tally.count("closed", ending.name.lower())
             self._context.report("closed", {**facts, "how": ending.value})
         self._drop()
 
-    def _give_up(self, event: str, reason: str) -> None:
-        """End a connection of which one side at most is up."""
+    def _give_up(self, event: str, reason: str, kind: str = "") -> None:
+        """End a connection of which one side at most is up; `kind` is the reason as a label."""
         if event == "failed":
-            self._context.counters.failed += 1
+            self._context.tally.count("failed", kind)
         self._context.report(event, {**self.describe(), "reason": reason})
         if self._relay is not None:
             self._relay.reset()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.key_log import KeyLog
-from tcpcrypt.core.policy import Flow, FlowDirection, Policy, select
+from tcpcrypt.core.policy import TCPS, Flow, FlowDirection, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.crypto.groups import GROUPS, KEYS_READY
 from tcpcrypt.errors import LocalError
@@ -21,9 +21,10 @@ from tcpcrypt.runtime.path_memory import PathMemory
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.steering import Steering
+from tcpcrypt.runtime.tally import Tally
 from tcpcrypt.wire.profile import PROFILES, RFC8548, WireProfile
 
-__all__ = ["Context", "Counters", "Report", "Settings"]
+__all__ = ["Context", "Report", "Settings"]
 
 Report = Callable[[str, dict[str, object]], None]
 """Takes an event's name and its fields; never a secret."""
@@ -53,6 +54,10 @@ class Settings:
             raise LocalError(
                 'backend "sockops" serves no policy with `auth` or `pq`; "nfqueue" serves all'
             )
+        if self.backend == "sockops" and any(policy.application_aware for policy in self.policies):
+            raise LocalError(
+                'backend "sockops" serves no policy with `application_aware`; "nfqueue" serves all'
+            )
         if self.backend == "sockops" and any(
             policy.profiles != (self.config.profile,) for policy in self.policies
         ):
@@ -60,29 +65,12 @@ class Settings:
                 'backend "sockops" serves profile "rfc8548" alone; "nfqueue" serves all'
             )
         for policy in self.policies:
-            if policy.profile != RFC8548.name and (policy.auth != "none" or policy.pq != "off"):
+            if policy.profile not in {RFC8548.name, TCPS} and (
+                policy.auth != "none" or policy.pq != "off"
+            ):
                 raise LocalError(f'profile "{policy.profile}" serves no policy with `auth` or `pq`')
             for profile in policy.profiles:
                 policy.configure(self.config, profile)  # says what it does not have
-
-
-@dataclass(slots=True)
-class Counters:
-    """Connections since the start, by what became of them."""
-
-    fresh: int = 0
-    resumed: int = 0
-    fallback: int = 0
-    """Plain, through the daemon."""
-    direct: int = 0
-    """Plain, left alone because the peer or path is known not to encrypt."""
-    refused: int = 0
-    aborted: int = 0
-    failed: int = 0
-    """Never came about: the peer refused, could not be reached, or gave up."""
-    exhausted: int = 0
-    """For which there was no room: tried later, or plain where that is allowed."""
-    closed: int = 0
 
 
 _address = functools.lru_cache(1024)(ipaddress.ip_address)
@@ -101,7 +89,7 @@ class Context:
     privileges: Privileges
     resumption: ResumptionCache
     paths: PathMemory
-    counters: Counters
+    tally: Tally
     report: Report
     authentication: Authentication
     pump: Pumping | None = None

@@ -15,6 +15,7 @@ that was killed before iptables came or went, are removed once the rules are in.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -43,6 +44,9 @@ class Implementation(Protocol):
 
     def missing(self) -> int:
         """How many of our rules are in the kernel no more, or more than they should."""
+
+    def listed(self) -> list[str]:
+        """Our rules as the kernel has them now, whoever installed them, in the program's words."""
 
     def remove(self, keep: Iterable[Rule] = ()) -> int:
         """Take out whatever is ours but for `keep`; what an earlier run left too.
@@ -101,6 +105,14 @@ class Firewall:
     def missing(self) -> int:
         """How many rules are not as they were installed."""
         return self._chosen.missing() if self._chosen is not None else 0
+
+    def listed(self) -> list[str]:
+        """The rules that are there, as each program that is installed tells them."""
+        found = []
+        for one in self._all:
+            with contextlib.suppress(LocalError):
+                found += one.listed()
+        return found
 
     def remove(self, keep: Iterable[Rule] = ()) -> int:
         """Take out all rules but `keep`, whoever installed them; how many there were.

@@ -32,8 +32,9 @@ from tcpcrypt.runtime.connection import (
     address_text,
     close_with_reset,
 )
-from tcpcrypt.runtime.context import Context, Counters, Report, Settings
+from tcpcrypt.runtime.context import Context, Report, Settings
 from tcpcrypt.runtime.eno_backend import EnoBackend, Requested, Tuple4
+from tcpcrypt.runtime.figures import connection_slots
 from tcpcrypt.runtime.incoming import AcceptedByPeer
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
@@ -49,6 +50,8 @@ from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
 from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
+from tcpcrypt.runtime.tally import Tally
+from tcpcrypt.runtime.tcps import TCPS_QUEUE, TcpsDivert
 from tcpcrypt.wire.eno import find_eno
 from tcpcrypt.wire.profile import WireProfile
 
@@ -67,9 +70,6 @@ _GARBAGE_AFTER: Final = 20_000
 """Objects made and not freed before the garbage collector looks; some 200 connections."""
 _ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting when the process has run out of descriptors."""
-_SPARE_DESCRIPTORS: Final = 300
-"""For everything but connections, each of which has two: listeners, the log,
-the control socket and its clients, sockets kept ready (`Privileges`)."""
 _LOOK_AFTER: Final = 10.0
 """Seconds between two looks for connections that nobody will answer."""
 _UNSTEERABLE_MAX: Final = 1024
@@ -95,7 +95,7 @@ class Host:
         maps: Maps | None = None,
     ) -> None:
         self.settings = settings
-        self.counters = Counters()
+        self.tally = Tally()
         self.loop = Loop()
         self.connections: set[Connection] = set()
         self._report = report
@@ -123,11 +123,14 @@ class Host:
             privileges=privileges,
             resumption=resumption,
             paths=PathMemory(settings.path_memory),
-            counters=self.counters,
+            tally=self.tally,
             report=report,
             authentication=Authentication(trust, remember),
             pump=Pumping.open(self.loop),
             key_log=settings.key_log,
+        )
+        self._tcps = TcpsDivert(
+            queue, lambda: self._context.policies, report, self._context.next_number
         )
         self.overview = Overview(
             self._context,
@@ -136,6 +139,7 @@ class Host:
             queue=queue,
             backend=self._backend,
             steering=steering,
+            tcps=self._tcps,
         )
         self._closed = False
 
@@ -146,6 +150,7 @@ class Host:
         _collect_garbage_seldom()
         self.loop.failed = self._on_bug
         self._take_queues()
+        self._tcps.warn()
         self._backend.configure(self.settings.config)
         for listener in self._steering.peer_listeners:
             self._backend.adopt_listener(listener, self._request)
@@ -164,6 +169,7 @@ class Host:
         now = time.monotonic()
         for opening in tuple(self._waiting.values()):
             opening.look_after(now)
+        self._tcps.expire()
         self.loop.call_later(_LOOK_AFTER, self._look_after)
 
     def run(self) -> None:
@@ -183,6 +189,7 @@ class Host:
         self._context.paths.seconds = settings.path_memory
         self._backend.configure(settings.config)
         self._take_queues()
+        self._tcps.warn()
 
     def trust(self, trust: Trust | None) -> None:
         """Believe by this from now on; live connections and cached sessions, too."""
@@ -219,6 +226,7 @@ class Host:
         if self._context.pump is not None:
             self._context.pump.close()
         self._context.resumption.flush()
+        self._tcps.close()
         self.loop.close()
 
     def _listeners(self) -> Sequence[socket.socket]:
@@ -228,6 +236,7 @@ class Host:
         """One connection is not to take the others down with it."""
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{where.filename}:{where.lineno}"
+        self.tally.bugs += 1
         self._report("bug", {"error": f"{type(error).__name__}: {error}", "at": place})
         for connection in tuple(self.connections):
             if connection.owns(fd):
@@ -276,6 +285,8 @@ class Host:
                 self._backend.take(packet)
             else:
                 self._queue.verdict(packet, Verdict.DROP)
+        elif packet.queue == TCPS_QUEUE:
+            self._tcps.take(packet)
         elif packet.queue == STRAY_QUEUE:
             self._hold.take_stray(packet, self._is_bound_to_device)
         else:
@@ -312,11 +323,11 @@ class Host:
         elif self._may_be_plain(policy, to) and context.paths.is_plain(
             to.remote, to.remote_port, policy.profile
         ):
-            self.counters.direct += 1
+            self.tally.count("direct")
             held.leave_alone()
             held.forget()
         elif not self._has_room():
-            self.counters.exhausted += 1
+            self.tally.count("exhausted")
             self._report("exhausted", {"reason": _NO_ROOM, "service": address_text(held.service)})
             if self._may_be_plain(policy, to):
                 held.leave_alone()
@@ -337,13 +348,8 @@ class Host:
         return policy.mode is Mode.OPPORTUNISTIC and not trust.insists(policy, outgoing, scope)
 
     def _has_room(self) -> bool:
-        """Whether there are descriptors for one more connection, both its sides.
-
-        Without this those that have one side only could keep the others from
-        getting their second.
-        """
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return 2 * (len(self.connections) + 1) + _SPARE_DESCRIPTORS <= limit
+        """Whether there are descriptors for one more connection, both its sides."""
+        return len(self.connections) < connection_slots()
 
     def _application_came(self, inner: socket.socket) -> None:
         """A connection of an application has come to the listener."""

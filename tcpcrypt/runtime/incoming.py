@@ -18,6 +18,7 @@ from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import SocketAddress, Tuple4
 from tcpcrypt.runtime.loop import WRITE
 from tcpcrypt.runtime.steering import NotSteeredError
+from tcpcrypt.runtime.tally import errno_word
 
 __all__ = ["AcceptedByPeer"]
 
@@ -51,10 +52,10 @@ class AcceptedByPeer(Connection):
             self._service = context.steering.meant_by_peer(outer)
             requested = context.backend.accepted(outer)
         except (OSError, NotSteeredError) as error:
-            self._give_up("failed", str(error))
+            self._give_up("failed", str(error), "not_steered")
             return
         if requested is None:
-            self._give_up("failed", "handshake is not known")
+            self._give_up("failed", "handshake is not known", "unknown_handshake")
             return
         self.policy, self.terms = requested.policy, requested.terms
         self._config = requested.config
@@ -64,7 +65,8 @@ class AcceptedByPeer(Connection):
         try:
             inner = self._inner = self._service_socket()
         except OSError as error:
-            self._give_up("failed", f"service: {error.strerror}")
+            kind = f"service_{errno_word(error.errno or 0)}"
+            self._give_up("failed", f"service: {error.strerror}", kind)
             return
         self._context.loop.watch(inner.fileno(), WRITE, self._on_inner)
 
@@ -97,6 +99,7 @@ class AcceptedByPeer(Connection):
             return
         number = inner.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
-            self._give_up("failed", f"service: {errno.errorcode.get(number, number)}")
+            reason = f"service: {errno.errorcode.get(number, number)}"
+            self._give_up("failed", reason, f"service_{errno_word(number)}")
         else:
             self._attach()

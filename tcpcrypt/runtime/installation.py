@@ -17,12 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tcpcrypt.core.policy import Mode, Policy
+from tcpcrypt.core.policy import TCPS, Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Settings
 from tcpcrypt.runtime.firewall import Firewall
 from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH, QUEUE_NUMBER, divert_rules
-from tcpcrypt.runtime.older import OlderConnection, older_connections, still_there
+from tcpcrypt.runtime.older import (
+    OlderConnection,
+    diverted_connections,
+    older_connections,
+    still_there,
+)
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.routing import Routing
 from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, Rule
@@ -34,8 +39,10 @@ from tcpcrypt.runtime.ruleset import (
     hold_queue,
     opening_rules,
 )
+from tcpcrypt.runtime.sock_diag import destroy
 from tcpcrypt.runtime.sockops import Attachment, Maps, pass_rules
 from tcpcrypt.runtime.steering import TransparentSteering
+from tcpcrypt.runtime.tcps import TCPS_QUEUE, diverted_by, tcps_rules
 
 __all__ = ["QUEUE_NUMBERS", "Installation", "only_one", "remove_everything", "rules_for"]
 
@@ -43,6 +50,7 @@ QUEUE_NUMBERS: Final = frozenset(
     {
         QUEUE_NUMBER,
         STRAY_QUEUE,
+        TCPS_QUEUE,
         *(hold_queue(g, slot) for g in (0, 1) for slot in range(HOLD_SLOTS)),
     }
 )
@@ -116,6 +124,7 @@ class Installation:
     def install(self) -> None:
         """Let connections come; the listeners and the queues have to be served by now."""
         self._installed = True
+        _end_left_behind(self._firewall)
         self.older = older_connections(self.settings.policies)
         self._routing.install()
         self._firewall.install(self.rules())
@@ -139,8 +148,14 @@ class Installation:
             *still_there(self.older),
             *older_connections(self.settings.policies, before.policies),
         ]
+        self._end_diverted([p for p in before.policies if p not in self.settings.policies])
         self._remember(before.policies)
         self._firewall.install(self.rules())
+
+    def _end_diverted(self, policies: Sequence[Policy]) -> None:
+        """Without the rules of TCP/S its connections would go on in the clear."""
+        if any(policy.profile == TCPS for policy in policies):
+            destroy(diverted_connections(policies, self.older))
 
     def _remember(self, policies: Iterable[Policy]) -> None:
         """Their connections may be open, and are steered by them should marks be lost."""
@@ -158,6 +173,7 @@ class Installation:
         ]
         self._firewall.install(
             [
+                *tcps_rules(self.settings.policies, self.older),
                 *guard_rules(policies, serving=True),
                 *self._carrying(),
                 *opening_rules(
@@ -206,6 +222,7 @@ class Installation:
                 # Resets those in its queue that nobody has taken up, whoever else holds it.
                 with contextlib.suppress(OSError):
                     listener.shutdown(socket.SHUT_RDWR)
+            self._end_diverted(self.settings.policies)
             try:
                 self._firewall.remove(
                     guard_rules(self.settings.policies, serving=False) if guard else ()
@@ -237,7 +254,9 @@ def rules_for(
     Of an IP version that it does not serve, what `require` names is refused.
     """
     listeners = steering.peer_ports()
+    older = list(older)
     rules = [
+        *tcps_rules(policies, older),
         *guard_rules(policies, serving=True),
         *(divert_rules() if carrying is None else carrying),
         *opening_rules(policies, generation, older, former),
@@ -273,11 +292,20 @@ def remove_everything(families: Sequence[int] = (4, 6)) -> int:
     lock = only_one()
     try:
         PacketQueue.open({QUEUE_NUMBER: 1}).close()  # nobody but a daemon has it
-        count = Firewall(families).remove()
+        firewall = Firewall(families)
+        _end_left_behind(firewall)
+        count = firewall.remove()
         return count + Routing(families).remove()
     finally:
         if lock is not None:
             lock.close()
+
+
+def _end_left_behind(firewall: Firewall) -> None:
+    """What a daemon that left its rules had encrypted by TCP/S must not go on without them."""
+    policies = diverted_by(firewall.listed())
+    if policies:
+        destroy(diverted_connections(policies, ()))
 
 
 def only_one() -> socket.socket | None:

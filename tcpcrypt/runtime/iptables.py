@@ -155,6 +155,15 @@ class Iptables:
             self._lock = -1
         return count
 
+    def listed(self) -> list[str]:
+        """Our rules as the kernel has them now, whoever installed them."""
+        found = []
+        for family in self._families:
+            for command in self._candidates(family):
+                with contextlib.suppress(LocalError):  # a variant that this kernel does not have
+                    found += _ours(self._saved(command))
+        return found
+
     def _saved(self, command: str) -> str:
         return self._run(f"{command}-save")
 

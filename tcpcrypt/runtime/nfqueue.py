@@ -39,7 +39,7 @@ from typing import Final
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Fallback, Negotiation
 from tcpcrypt.errors import LocalError, PeerError
-from tcpcrypt.registry import TCP_OPTION_FAST_OPEN
+from tcpcrypt.registry import INIT1_MAGIC, TCP_OPTION_FAST_OPEN
 from tcpcrypt.runtime.eno_backend import NewRequest, Requested, SocketAddress, Tuple4
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.privileges import Privileges
@@ -338,12 +338,17 @@ class NfqueueBackend:
             return _without_syn_data(segment), False
         entry = self._answered.get(key)
         if entry is not None and not flags.syn and flags.ack and entry.sent_isn is not None:
+            changed: bytes | None = None
+            if _repeated_too_low(entry, segment):
+                seq = (segment.seq + 1) % _MODULUS
+                changed = segment.altered(segment.options, segment.payload, seq=seq)
+                segment = Segment.parse(changed)
             # This host has sent nothing but its SYN yet.
             acknowledged = (segment.ack - entry.sent_isn) % _MODULUS == 1
             if acknowledged and _near(segment.seq, entry.received_isn):
                 negotiation = entry.requested.negotiation
                 negotiation.segment_received(False, True, segment.options)
-                return None, _settled(negotiation, False, segment)
+                return changed, _settled(negotiation, False, segment)
         return None, False
 
     def _accept_out(self, key: Tuple4, segment: Segment) -> bytes | None:
@@ -387,6 +392,19 @@ class _UnknownError(Exception):
 
 class _WithheldError(Exception):
     """Internal: the segment says what another will say as well."""
+
+
+def _repeated_too_low(entry: _Accepting, segment: Segment) -> bool:
+    """Whether this is an Init1 with the number of the SYN.
+
+    So the Stanford daemon repeats one that was lost; TCP would take its first byte
+    for the SYN, and the rest for the stream.
+    """
+    return (
+        entry.requested.config.profile.init1_in_first_ack
+        and segment.seq == entry.received_isn
+        and bytes(segment.payload[: len(INIT1_MAGIC)]) == INIT1_MAGIC
+    )
 
 
 def _is_early_ack(negotiation: Negotiation, segment: Segment) -> bool:

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tcpcrypt.core.policy import Flow, FlowDirection, Mode, Policy
+from tcpcrypt.core.policy import TCPS, Flow, FlowDirection, Mode, Policy
 
-__all__ = ["OlderConnection", "older_connections", "still_there"]
+__all__ = ["OlderConnection", "diverted_connections", "older_connections", "still_there"]
 
 _PROC: Final = Path("/proc/net")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OlderConnection:
-    """A connection of this host whose packets the rules would take for an application's."""
+    """A connection of this host whose packets the rules would take for another's."""
 
     local: ipaddress.IPv4Address | ipaddress.IPv6Address
     local_port: int
@@ -41,9 +41,22 @@ def older_connections(
         if connection.remote.is_loopback or connection.local == connection.remote:
             continue
         flow = Flow(FlowDirection.OUTGOING, *dataclasses.astuple(connection))
-        if _named(policies, flow) and not _named(before, flow):
+        newly_named = _named(policies, flow) and not _named(before, flow)
+        if newly_named or (_diverted(policies, connection) and not _diverted(before, connection)):
             found.append(connection)
     return found
+
+
+def diverted_connections(
+    policies: Sequence[Policy], older: Iterable[OlderConnection], directory: Path = _PROC
+) -> list[OlderConnection]:
+    """Those whose packets TCP/S has in hand by `policies`: opened by either side, not `older`."""
+    left_alone = set(older)
+    return [
+        connection
+        for connection in _connections(directory)
+        if connection not in left_alone and _diverted(policies, connection)
+    ]
 
 
 def still_there(older: Iterable[OlderConnection], directory: Path = _PROC) -> list[OlderConnection]:
@@ -62,6 +75,18 @@ def _connections(directory: Path) -> Iterator[OlderConnection]:
             _number, local, remote, state = line.split()[:4]
             if state != "0A":  # listening
                 yield OlderConnection(*_parse_endpoint(local), *_parse_endpoint(remote))
+
+
+def _diverted(policies: Sequence[Policy], connection: OlderConnection) -> bool:
+    if connection.local.version != 4 or connection.remote.is_loopback:
+        return False
+    flows = [Flow(direction, *dataclasses.astuple(connection)) for direction in FlowDirection]
+    return any(
+        policy.profile == TCPS
+        and policy.mode is not Mode.NEVER
+        and any(policy.match.covers(flow) for flow in flows)
+        for policy in policies
+    )
 
 
 def _named(policies: Sequence[Policy], flow: Flow) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from typing import Final
 
 from tcpcrypt.core.config import Config
@@ -25,6 +24,7 @@ from tcpcrypt.runtime.eno_backend import Tuple4
 from tcpcrypt.runtime.loop import ERRORS, WRITE, Timer
 from tcpcrypt.runtime.relay import Ending
 from tcpcrypt.runtime.synhold import HeldSyn
+from tcpcrypt.runtime.tally import errno_word
 from tcpcrypt.wire.profile import WireProfile
 
 __all__ = ["OpenedByApplication"]
@@ -58,7 +58,6 @@ class OpenedByApplication(Connection):
         self._peer = peer_name(held.connection.remote, held.connection.remote_port)
         self._data_can_pass = False
         self._steered = False
-        self._begun = time.monotonic()
         self._patience: Timer | None = None
         held.superseded = self._not_wanted
         self.policy = policy
@@ -74,7 +73,7 @@ class OpenedByApplication(Connection):
         except OSError as error:
             self._fail(error.errno or 0)
         except LocalError as error:
-            self._give_up("failed", str(error))
+            self._give_up("failed", str(error), "configuration")
 
     def _obey(self) -> Config:
         policy, context, to = self.policy, self._context, self._held.connection
@@ -158,11 +157,11 @@ class OpenedByApplication(Connection):
             self._held.drop()
         elif number not in _REFUSALS:
             self._held.unreachable()
-        self._give_up("failed", os.strerror(number))
+        self._give_up("failed", os.strerror(number), errno_word(number))
 
     def _on_inner_error(self, _events: int) -> None:
         if self._relay is None:
-            self._give_up("failed", "application gave up")
+            self._not_wanted()
         else:
             self._relay.reset(Ending.RESET_BY_APPLICATION)
 
@@ -204,7 +203,7 @@ class OpenedByApplication(Connection):
         The kernel's own patience is shorter; but a handshake that nobody sees
         any more has none.
         """
-        if not self._steered and now - self._begun > _PEER_PATIENCE:
+        if not self._steered and now - self.began > _PEER_PATIENCE:
             self._fail(errno.ETIMEDOUT)
 
     def _remember(self, negotiation: Negotiation) -> None:
@@ -230,7 +229,7 @@ class OpenedByApplication(Connection):
             self._context.report("remembered", facts)
 
     def _not_wanted(self) -> None:
-        self._give_up("failed", "application gave up")
+        self._give_up("failed", "application gave up", "application_gave_up")
 
     def _drop(self) -> None:
         if self._negotiation is not None:

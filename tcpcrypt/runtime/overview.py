@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import ipaddress
 import os
@@ -9,13 +10,16 @@ import time
 from collections.abc import Collection
 
 from tcpcrypt import __version__
+from tcpcrypt.auth.known_peers import TrustLevel
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.connection import Connection, peer_name
 from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import EnoBackend
+from tcpcrypt.runtime.figures import Figures, connection_slots
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.steering import Steering
 from tcpcrypt.runtime.synhold import SynHold
+from tcpcrypt.runtime.tcps import TcpsDivert
 
 __all__ = ["Overview"]
 
@@ -32,6 +36,7 @@ class Overview:
         queue: PacketQueue,
         backend: EnoBackend,
         steering: Steering,
+        tcps: TcpsDivert,
     ) -> None:
         self._context = context
         self._connections = connections
@@ -39,6 +44,7 @@ class Overview:
         self._queue = queue
         self._backend = backend
         self._steering = steering
+        self._tcps = tcps
         self._started = time.time()
 
     def status(self) -> dict[str, object]:
@@ -52,8 +58,8 @@ class Overview:
             "identity": self._context.authentication.identity,
             "keylog": self._context.key_log is not None,
             "policies": len(self._context.policies),
-            "counters": dataclasses.asdict(self._context.counters),
-            "connections": len(self._connections),
+            "counters": dataclasses.asdict(self._context.tally.counters),
+            "connections": len(self._connections) + len(self._tcps.sessions()),
             "queue": {
                 "overruns": self._queue.overruns,
                 "evicted": self._backend.evicted,
@@ -62,9 +68,47 @@ class Overview:
             },
         }
 
+    def figures(self) -> Figures:
+        """All numbers of the host, at this moment."""
+        context, tally = self._context, self._context.tally
+        states: collections.Counter[tuple[str, str]] = collections.Counter()
+        moved, frames, rekeys = tally.moved.copy(), tally.frames, tally.rekeys
+        for connection in self._connections:
+            states[connection.state, connection.direction] += 1
+            connection.add_to(moved)
+            frames += connection.frames
+            rekeys += connection.rekeys
+        trust = context.authentication.trust
+        return Figures(
+            backend=self._backend.name,
+            steering=self._steering.name,
+            started=self._started,
+            cpu=time.process_time(),
+            policies=len(context.policies),
+            key_log=context.key_log is not None,
+            tally=tally,
+            connections=states,
+            tcps=collections.Counter(str(entry["state"]) for entry in self._tcps.sessions()),
+            slots=connection_slots(),
+            moved=moved,
+            frames=frames,
+            rekeys=rekeys,
+            cached=len(context.resumption),
+            cache_capacity=context.config.cache_capacity,
+            overruns=self._queue.overruns,
+            evicted=self._backend.evicted,
+            held=len(self._hold),
+            held_overflowed=self._hold.overflowed,
+            identities={}
+            if trust is None
+            else {level: trust.known.count(level) for level in TrustLevel},
+        )
+
     def sessions(self) -> list[dict[str, object]]:
         """One entry a live connection, oldest first."""
-        return [c.entry() for c in sorted(self._connections, key=lambda c: c.number)]
+        entries = [c.entry() for c in sorted(self._connections, key=lambda c: c.number)]
+        # Both are in order; most hosts have none of the second.
+        return entries + self._tcps.sessions()
 
     def peers(self) -> list[dict[str, object]]:
         """One entry a service of another host that applications here used lately."""

@@ -42,6 +42,7 @@ from tcpcrypt.errors import AuthenticationError, LocalError, PeerError, PeerReas
 from tcpcrypt.runtime.channel import Channel
 from tcpcrypt.runtime.loop import Loop, Timer
 from tcpcrypt.runtime.pump import Back, Loan, Pumping, Why
+from tcpcrypt.runtime.tcp_info import has_sack, lost_order
 
 __all__ = ["PENDING_MAX", "Ending", "Relay"]
 
@@ -103,6 +104,9 @@ class Relay:
         self.session = session
         self.rekeys = 0
         """Key changes of both directions (RFC 8548 section 3.8)."""
+        self.fault: PeerReason | None = None
+        """What the peer did wrong, once that has ended the connection."""
+        self._frames_lent = 0
         self._sent = 0
         self._received = 0
         self._pump = pump
@@ -131,6 +135,10 @@ class Relay:
             drained=self._regulate,
             failed=lambda _error: self._outer_lost(),
         )
+        self._watchful = False
+        """Whether the peer, once it has lost its place, sends what it did not mean."""
+        if session is not None and session.config.profile.repeats_anew and not has_sack(outer):
+            self._watchful, self._pump = True, None
         if session is not None and session.config.profile.frame_per_segment:
             # Linux joins nothing to such a segment, not even when it is sent again.
             self._outer.send_flags = socket.MSG_EOR
@@ -146,8 +154,16 @@ class Relay:
         """Application bytes that came from the peer."""
         return self._received + (self._loan.received if self._loan is not None else 0)
 
+    @property
+    def frames(self) -> int:
+        """Frames sealed, but for those of a loan that is not back yet."""
+        session = self.session
+        return self._frames_lent + (session.frames_sealed if session is not None else 0)
+
     def start(self) -> None:
         """Begin: speak to the peer, and call `ready` as soon as data can pass."""
+        # Whoever sets URG on the path would take a byte out of the stream.
+        self._outer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         if self.session is None:
             self._ready(None)
             return
@@ -243,7 +259,9 @@ class Relay:
         size = self._receive(self._outer)
         if size is None:
             return
-        if size == 0:
+        if self._watchful and self.session is not None and lost_order(self._outer.sock):
+            self.session.receive_disorder()
+        elif size == 0:
             self._outer.reading = False
             self._outer_at_eof = True
             if self.session is None:
@@ -297,6 +315,7 @@ class Relay:
                 self._peer_ended = True
                 self._end_inner()
             elif isinstance(event, Aborted):
+                self.fault = event.error.reason
                 self._finish(_ending(event.error), str(event.error))
         self._flush_session()
         self._regulate()
@@ -398,6 +417,7 @@ class Relay:
         self._loan = None
         self._reads = self._read_bytes = 0
         self._sent += back.sent
+        self._frames_lent += back.streams.frames
         self._received += back.received
 
     def _finish(self, ending: Ending, detail: str = "") -> None:

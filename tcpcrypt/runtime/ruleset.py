@@ -31,7 +31,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
+from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.older import OlderConnection
 from tcpcrypt.runtime.option_match import option_matches
@@ -143,6 +143,8 @@ def opening_rules(
     # another connection, as one could by a forged SYN if it were the connection's.
     came = (*from_outside, "--syn", *marked(0), *set_mark(MARK_DIRECT))
     rules.append(Rule("mangle", "INPUT", came))
+    for policy in (*former, *(policy for _index, policy in concerned)):
+        rules += _resets_of(policy)
     # A SYN that is steered and leaves all the same is of a socket bound to a device.
     bound = (*_TCP, "--syn", *marked(MARK_STEERED), "-j", "NFQUEUE", "--queue-num")
     rules.append(Rule("mangle", "POSTROUTING", ("!", "-o", "lo", *bound, str(STRAY_QUEUE))))
@@ -179,9 +181,30 @@ def _steering_what_follows(policy: Policy) -> list[Rule]:
     """For packets whose connection has lost its mark."""
     if policy.mode is Mode.NEVER or policy.match.direction is FlowDirection.INCOMING:
         return []
+    if policy.profile == TCPS:
+        return []
     return [
         Rule("mangle", "OUTPUT", (*_TCP, *where, "!", "--syn", *go_to(_STEER)), (family,))
         for family, where in selectors(policy.match, outgoing=True)
+    ]
+
+
+def _resets_of(policy: Policy) -> list[Rule]:
+    """The kernel's resets for connections that are gone have to reach the peer.
+
+    To its port, and with no socket whose mark they had: they would be steered, and
+    the peer would never learn that there is nobody any more.  They reflect the mark
+    of what they answer.
+    """
+    if policy.mode is Mode.NEVER or policy.profile == TCPS:
+        return []
+    return [
+        Rule(
+            *("mangle", "INPUT"),
+            ("!", "-i", "lo", *_TCP, *where, "!", "--syn", *marked(0), *set_mark(MARK_DIRECT)),
+            (family,),
+        )
+        for family, where in selectors(policy.match, outgoing=True, answers=True)
     ]
 
 
@@ -190,6 +213,10 @@ def _opening_rules_of(policy: Policy, queue: int | None) -> list[Rule]:
     owned = tuple(_owners(policy.match))
     for family, where in selectors(policy.match, outgoing=True):
         to = (*_TCP, *where)
+        if policy.profile == TCPS:
+            # What it diverts (`tcpcrypt.runtime.tcps`) does not come here.
+            rules.append(Rule("mangle", "OUTPUT", (*to, "-j", "RETURN"), (family,)))
+            continue
         if policy.mode is not Mode.NEVER:
             # Owners are known of SYNs alone: a socket that its process has closed has none.
             hold_or_leave: Words = ("-j", "RETURN")
@@ -238,7 +265,7 @@ def accepting_rules(
             if family not in listeners:
                 continue
             from_outside = ("!", "-i", "lo", *_TCP, *where)
-            if policy.mode is Mode.NEVER:
+            if policy.mode is Mode.NEVER or policy.profile == TCPS:
                 leave = (*from_outside, "--syn", "-j", "RETURN")
                 rules.append(Rule("mangle", "PREROUTING", leave, (family,)))
                 continue
@@ -286,7 +313,7 @@ def guard_rules(policies: Sequence[Policy], *, serving: bool) -> list[Rule]:
         target: Words = ("-j", "RETURN")
         if policy.mode is Mode.REQUIRE:
             target = reset
-        elif policy.mode is Mode.OPPORTUNISTIC and serving:
+        elif policy.mode is Mode.OPPORTUNISTIC and serving and policy.profile != TCPS:
             target = ("-j", "DROP")
         for family, where in selectors(policy.match, outgoing=True):
             for owner in _owners(policy.match):

@@ -49,7 +49,7 @@ class StatusFile:
         text = json.dumps(
             {
                 "pid": os.getpid(),
-                "counters": dataclasses.asdict(host.counters),
+                "counters": dataclasses.asdict(host.tally.counters),
                 "connections": host.overview.sessions(),
             },
             indent=2,

@@ -9,6 +9,7 @@ docs/sockets.md is the way in.  The names below are the stable ones; what lies
 in submodules may move before version 1.0.
 """
 
+from tcpcrypt.sockets.key_log import log_keys
 from tcpcrypt.sockets.keys import KeyDirectory, default_directory
 from tcpcrypt.sockets.listener import SecureListener
 from tcpcrypt.sockets.opening import connect, create_server, wrap
@@ -25,5 +26,6 @@ __all__ = [
     "connect",
     "create_server",
     "default_directory",
+    "log_keys",
     "wrap",
 ]

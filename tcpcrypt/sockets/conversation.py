@@ -53,6 +53,7 @@ from tcpcrypt.errors import (
 )
 from tcpcrypt.registry import Tep
 from tcpcrypt.sockets.arrangement import Arrangement
+from tcpcrypt.sockets.key_log import key_log
 from tcpcrypt.sockets.preface import Preface
 from tcpcrypt.sockets.state import TABLE, Failure, State, StateChanged, Step
 
@@ -103,6 +104,7 @@ class Conversation:
         self.negotiated: Negotiated | None = None
         """What both options agreed on."""
         self._arrangement = arrangement
+        self._key_log = key_log()
         self._random = random
         self._clock = clock
         self._events: deque[Event] = deque()
@@ -326,6 +328,7 @@ class Conversation:
             prepared=self._prepared,
             random=self._random,
             clock=self._clock,
+            key_log=self._key_log,
         )
 
     def _settle(self, session: Session) -> None:

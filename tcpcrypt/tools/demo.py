@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from tcpcrypt import _fast
 from tcpcrypt.errors import LocalError, PeerError
+from tcpcrypt.tools.demo_reading import Asked, keep, read_capture
 from tcpcrypt.tools.demo_text import Printer
 from tcpcrypt.tools.demo_trust import TrustDemo
 from tcpcrypt.tools.labdaemon import LabDaemon
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_arguments(parser)
     arguments = parser.parse_args(argv)
-    return run(arguments.size, as_json=arguments.json)
+    return run(arguments.size, as_json=arguments.json, keep=arguments.keep)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,10 +85,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="size of the file that is fetched (default: %(default)s)",
     )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="put the eavesdropper's capture there, and the key log that opens it",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
-def run(megabytes: int, *, as_json: bool) -> int:
+def run(megabytes: int, *, as_json: bool, keep: Path | None = None) -> int:
     """Exit status 0: all of it was verified; 1: something was not; 130: interrupted."""
     printer = Printer(quiet=as_json)
     results = Results()
@@ -95,7 +102,7 @@ def run(megabytes: int, *, as_json: bool) -> int:
         _require_programs()
         become_root()
         with _terminated_politely(), tempfile.TemporaryDirectory(prefix="tcpcrypt-demo-") as name:
-            _Demo(Path(name), megabytes * 1_000_000, results, printer).run()
+            _Demo(Path(name), megabytes * 1_000_000, results, printer, keep).run()
     except KeyboardInterrupt:
         print("\ninterrupted; everything is cleaned up", file=sys.stderr)
         return _INTERRUPTED
@@ -151,8 +158,11 @@ def _terminated_politely() -> Iterator[None]:
 
 
 class _Demo:
-    def __init__(self, directory: Path, size: int, results: Results, printer: Printer) -> None:
+    def __init__(
+        self, directory: Path, size: int, results: Results, printer: Printer, keep: Path | None
+    ) -> None:
         self._directory = directory
+        self._keep = keep
         self._size = size
         self._results = results
         self._printer = printer
@@ -164,7 +174,9 @@ class _Demo:
             wire, far = lab.join(client, server)
             second_wire, old_end = lab.join(client, old)
             self._printer.title("Two hosts and the programs on them")
-            ours, theirs = LabDaemon(client, "--port", "80"), LabDaemon(server, "--port", "80")
+            keys = self._directory / "keys.log"
+            ours = LabDaemon(client, "--port", "80", "--keylog", str(keys))
+            theirs = LabDaemon(server, "--port", "80")
             for host, port in ((server, _PORT), (server, _PLAIN_PORT), (old, _PORT)):
                 self._serve(host, port, site)
             self._printer.line(f"client {wire.v4}   curl, tcpcryptd")
@@ -174,6 +186,7 @@ class _Demo:
                 for start in ("fresh", "resumed"):
                     self._fetch(start, client, far, ours, theirs)
             self._look_at(capture)
+            self._read(capture, keys, f"{far.v4}:{_PORT}")
             del capture
             self._fall_back(client, second_wire, old_end, ours)
             trust = self._directory / "t"
@@ -311,6 +324,17 @@ class _Demo:
             "dropped": capture.dropped,
             "first_payloads": [bytes(s.payload[:48]).hex() for s in shown if s.payload],
         }
+
+    def _read(self, capture: Capture, keys: Path, server: str) -> None:
+        """What the eavesdropper would read if one of the hosts gave him its keys."""
+        asked = [
+            Asked(server, each["client_session_id"], _PAGE, self._file_hash.hexdigest())
+            for each in self._results.connections
+        ]
+        read_capture(capture, keys, asked, self._check, self._printer)
+        if self._keep is not None:
+            kept, log = keep(capture, keys, self._keep)
+            self._printer.line(f"look for yourself: tcpcrypt decode {kept} --keylog {log}")
 
     def _fall_back(self, client: Host, wire: Link, old_end: Link, ours: LabDaemon) -> None:
         """A host without tcpcryptd still works, in plain TCP."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from tcpcrypt import __version__
 from tcpcrypt.daemon.configuration import DEFAULT_PATH, DaemonSettings
@@ -24,10 +24,10 @@ from tcpcrypt.daemon.keys import COMBINATIONS_MAX, KEYS, MATCH, POLICIES_MAX, SE
 from tcpcrypt.daemon.toml_text import SIZE_MAX
 from tcpcrypt.daemon.values import NETWORKS_MAX
 from tcpcrypt.tools import roff
+from tcpcrypt.tools.parsers import PROGRAM, commands, parser_of, program_commands, shown
 
 __all__ = ["EXAMPLE", "RELOADED", "main", "pages"]
 
-_PROGRAM: Final = "tcpcrypt.cli.tcpcrypt"
 _DAEMON: Final = "tcpcrypt.cli.tcpcryptd"
 """By name, because this is text about the programs and not a part of them."""
 _TRANSFER: Final = {
@@ -131,7 +131,7 @@ def main(argv: list[str]) -> int:
 
 def _daemon_page() -> str:
     module = import_module(_DAEMON)
-    parser = _parser_of(module)()
+    parser = parser_of(module)()
     lines = _head("tcpcryptd", 8, "encrypt the TCP connections of this host")
     lines += [roff.section("SYNOPSIS"), _usage(parser)]
     lines += [roff.section("DESCRIPTION"), *roff.prose(parser.description or "")]
@@ -142,19 +142,18 @@ def _daemon_page() -> str:
 
 
 def _program_page() -> str:
-    module = import_module(_PROGRAM)
-    make = _parser_of(module)
-    commands = {name: _commands(make(name))[name] for name in module.COMMANDS}
-    parser = make("")
+    module = import_module(PROGRAM)
+    own = program_commands()
+    parser = parser_of(module)("")
     lines = _head("tcpcrypt", 1, "watch and control the encryption of TCP connections")
     lines.append(roff.section("SYNOPSIS"))
-    for number, command in enumerate(commands.values()):
+    for number, command in enumerate(own.values()):
         for leaf in _leaves(command):
             lines += [*([".br"] if number or leaf is not command else []), _usage(leaf)]
     lines += [roff.section("DESCRIPTION"), *roff.prose(parser.description or "")]
     lines += [roff.section("OPTIONS"), *_options(parser, with_help=True)]
     lines.append(roff.section("COMMANDS"))
-    for command in commands.values():
+    for command in own.values():
         for leaf in _leaves(command):
             lines += [
                 roff.subsection(leaf.prog),
@@ -168,7 +167,7 @@ def _program_page() -> str:
 
 def _transfer_page(name: str, summary: str) -> str:
     module = import_module(f"tcpcrypt.cli.{name.replace('-', '_')}")
-    parser = _parser_of(module)()
+    parser = parser_of(module)()
     lines = _head(name, 1, summary)
     lines += [roff.section("SYNOPSIS"), _usage(parser)]
     lines += [roff.section("DESCRIPTION"), *roff.prose(parser.description or "")]
@@ -265,45 +264,22 @@ def _own_sections(module: object) -> list[str]:
 
 
 # --- argument parsers ------------------------------------------------------------
-# argparse has no public way to ask a parser for its arguments; `_actions` and
-# `_mutually_exclusive_groups` have been there since its first version.
-
-
-def _parser_of(module: Any) -> Callable[..., argparse.ArgumentParser]:
-    made: Callable[..., argparse.ArgumentParser] = getattr(module, "parser", None) or module._parser
-    return made
-
-
-def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The subcommands of a parser."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    return {}
+# `_mutually_exclusive_groups` is argparse's own, as what tools/parsers.py reads is.
 
 
 def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """The parser itself, or its subcommands if it has any."""
-    commands = _commands(parser)
-    if not commands:
+    below = commands(parser)
+    if not below:
         yield parser
-    for command in commands.values():
+    for command in below.values():
         yield from _leaves(command)
-
-
-def _shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [
-        action
-        for action in parser._actions
-        if action.help is not argparse.SUPPRESS
-        and not isinstance(action, argparse._SubParsersAction | argparse._HelpAction)
-    ]
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
     """One line of the synopsis."""
     words, grouped = [roff.bold(parser.prog)], set()
-    actions = _shown(parser)
+    actions = shown(parser)
     # Options first, as everybody writes them.
     for action in sorted(actions, key=lambda action: not action.option_strings):
         if action in grouped:
@@ -331,6 +307,8 @@ def _needed(action: argparse.Action) -> bool:
 def _written(action: argparse.Action) -> str:
     if action.option_strings:
         option = roff.bold(action.option_strings[-1])
+        if action.nargs == "?":
+            return f"{option} [{_argument(action)}]"
         return f"{option} {_argument(action)}" if action.nargs != 0 else option
     return _argument(action)
 
@@ -351,17 +329,20 @@ def _argument(action: argparse.Action) -> str:
 def _options(parser: argparse.ArgumentParser, *, with_help: bool = False) -> list[str]:
     """Every argument with its help."""
     lines: list[str] = []
-    for action in _shown(parser):
+    for action in shown(parser):
         if not action.help:  # the synopsis has told what there is to tell
             continue
         names = [roff.bold(name) for name in action.option_strings]
         label = ", ".join(names)
         if action.nargs != 0:
-            label = f"{label} {_argument(action)}".strip()
+            value = _argument(action)
+            if names and action.nargs == "?":
+                value = f"[{value}]"
+            label = f"{label} {value}".strip()
         lines += roff.item(label, _help(parser, action))
     if with_help:
         text = "Show the arguments of the program or, after a command's name, of the command."
-        if not _commands(parser):
+        if not commands(parser):
             text = "Show the arguments."
         lines += roff.item(f"{roff.bold('-h')}, {roff.bold('--help')}", [roff.escape(text)])
     return lines

@@ -197,7 +197,8 @@ class Link:
 class Capture:
     """Every frame that passes one device, both ways, from `AF_PACKET`.
 
-    A context manager; `packets` are IP packets (link header cut off) in order.
+    A context manager; `packets` are IP packets (link header cut off) in order, and
+    `times` when each was read, in seconds since the epoch.
     `dropped` counts what the kernel could not keep for us: a claim about what
     is not in a capture holds only where it is 0.
     """
@@ -206,6 +207,7 @@ class Capture:
         self._end = end
         self._keep = keep
         self.packets: list[bytes] = []
+        self.times: list[float] = []
         self.dropped = 0
 
     def __enter__(self) -> Self:
@@ -252,6 +254,7 @@ class Capture:
                 if self._stopping:
                     return
                 continue
+            self.times.append(time.time())
             self.packets.append(frame[_ETHERNET_LEN:])
 
 

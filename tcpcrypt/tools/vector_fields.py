@@ -41,6 +41,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name in self._value
 
+    def names(self) -> list[str]:
+        """Those of all fields."""
+        return list(self._value)
+
     def octets(self, name: str, default: bytes = _REQUIRED) -> bytes:
         """Bytes, written in hex."""
         text = self._get(name, str, None if default is _REQUIRED else default.hex())

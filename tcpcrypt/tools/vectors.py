@@ -1,11 +1,12 @@
 """Test vector files: reading them, and checking every value they state.
 
-Three formats, all JSON objects with `format` and `vectors`:
+Four formats, all JSON objects with `vectors`, and the first three with `format`:
 
 * `tcpcrypt-vectors-1`: whole sessions of RFC 8548 (`tcpcrypt.tools.session_vectors`);
 * `tcpcrypt-authenticated-1`: exchanges of TEP 0x20 (`tcpcrypt.tools.authenticated_vectors`);
 * `tcpcrypt-eno-1`: contents of ENO options and what they parse to (RFC 8547
-  section 4.4).
+  section 4.4);
+* values of the TCP/S kernel module (`tcpcrypt.tools.tcps_vectors`).
 
 A value that differs is a `Mismatch`; a file that cannot be read, or that is not
 of its format, a `VectorFileError`.
@@ -22,6 +23,7 @@ from typing import Any, Final
 from tcpcrypt.errors import PeerError, PeerReason
 from tcpcrypt.tools.authenticated_vectors import verify_authenticated
 from tcpcrypt.tools.session_vectors import verify_session
+from tcpcrypt.tools.tcps_vectors import FORM, verify_tcps
 from tcpcrypt.tools.vector_fields import Checker, Fields, Mismatch, VectorFileError
 from tcpcrypt.wire.eno import SynOption, find_eno
 
@@ -60,7 +62,7 @@ def verify_file(path: Path) -> Report:
 def verify_document(document: Any) -> Report:
     """Check the vectors of a decoded file.  Raises `VectorFileError`."""
     top = Fields(document, "file")
-    form = top.text("format")
+    form = top.text("format", default=FORM if _is_tcps(top) else None)
     try:
         verify = _FORMATS[form]
     except KeyError:
@@ -71,6 +73,10 @@ def verify_document(document: Any) -> Report:
         values=sum(checker.values for checker in checkers),
         mismatches=tuple(m for checker in checkers for m in checker.mismatches),
     )
+
+
+def _is_tcps(top: Fields) -> bool:
+    return "vectors" in top and any("client_isn" in vector for vector in top.objects("vectors"))
 
 
 def _named(top: Fields) -> Iterator[Fields]:
@@ -116,4 +122,5 @@ _FORMATS: Final = {
     "tcpcrypt-vectors-1": verify_session,
     "tcpcrypt-authenticated-1": verify_authenticated,
     "tcpcrypt-eno-1": _verify_eno,
+    FORM: verify_tcps,
 }

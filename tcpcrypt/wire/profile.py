@@ -82,6 +82,9 @@ class WireProfile:
     """Peers that repeat their Init message late seal it, as the first frame."""
     frame_per_segment: bool = False
     """Peers take each segment for one whole frame."""
+    repeats_anew: bool = False
+    """Peers that announce no SACK seal again what they send again, after a loss in the
+    wrong place: under a key and nonce of other bytes, so that its tag is right."""
     lacks: tuple[str, ...] = ()
     """What sessions do not have that those of RFC 8548 have, for people."""
 
@@ -123,6 +126,7 @@ STANFORD: Final = WireProfile(
     stream_max=1 << 32,
     init_as_data=True,
     frame_per_segment=True,
+    repeats_anew=True,
     lacks=(
         "the end of a stream is not authenticated: a forged FIN cuts it off unnoticed",
         "a resumed session has no fresh randomness: its keys follow from the one before, and"

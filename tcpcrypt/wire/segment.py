@@ -183,6 +183,25 @@ class Segment:
         """
         return _fast.rebuild_segment(self._packet, self._tcp, region, self.payload)
 
+    def altered(
+        self,
+        region: ReadableBuffer,
+        payload: ReadableBuffer,
+        *,
+        flags: int | None = None,
+        seq: int | None = None,
+    ) -> bytes:
+        """The packet with other TCP options and payload, and flags and number if given.
+
+        Raises `LocalError` as `with_options` does.
+        """
+        packet = bytearray(self._packet[: self._end])
+        if flags is not None:
+            packet[self._tcp + 13] = flags
+        if seq is not None:
+            packet[self._tcp + 4 : self._tcp + 8] = seq.to_bytes(4, "big")
+        return _fast.rebuild_segment(packet, self._tcp, region, payload)
+
     def with_payload_dropped(self) -> bytes:
         """The packet without its TCP payload (RFC 8547 section 4.7, SYN data)."""
         return _fast.rebuild_segment(self._packet, self._tcp, self.options, b"")

@@ -47,6 +47,16 @@ end
 """
 
 
+def test_lines_are_counted_by_their_trust() -> None:
+    known = peers(peer(A), peer(B), peer(C, trust="pinned"), peer(A, INCOMING, "psk"))
+    known.put(peer(B, trust="revoked"))
+    known.remove(C, S)
+    for one in (known, known.copy(), KnownPeers.parse(known.format(), "file")):
+        assert {level.value: one.count(level) for level in TrustLevel} == {
+            **{"tofu": 1, "psk": 1, "pinned": 0, "revoked": 1},
+        }
+
+
 # --- the text -------------------------------------------------------------------------
 
 

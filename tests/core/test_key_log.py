@@ -27,6 +27,7 @@ def test_lines_are_built_and_parsed() -> None:
     assert KeyLine.parse(RESUMED + "\r\n") == resumed
     assert (fresh.resumed, resumed.resumed) == (False, True)
     assert SS.hex() not in repr(fresh)
+    assert "ss=" not in repr(fresh)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,17 @@ import dataclasses
 from ipaddress import ip_address, ip_network
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import NOTHING_NAMED, Flow, FlowDirection, Match, Mode, Policy, select
+from tcpcrypt.core.policy import (
+    BOTH,
+    NOTHING_NAMED,
+    TCPS,
+    Flow,
+    FlowDirection,
+    Match,
+    Mode,
+    Policy,
+    select,
+)
 
 OUT = Flow(FlowDirection.OUTGOING, ip_address("10.0.0.1"), 40000, ip_address("10.0.0.2"), 5432)
 IN = Flow(FlowDirection.INCOMING, ip_address("10.0.0.1"), 80, ip_address("2001:db8::1"), 50000)
@@ -50,6 +60,22 @@ def test_each_condition_can_refuse() -> None:
 def test_policy_configures_a_connection() -> None:
     assert Policy(Mode.REQUIRE).configure(Config()).require_encryption
     assert not Policy(Mode.OPPORTUNISTIC).configure(Config()).require_encryption
+    assert not Policy(Mode.REQUIRE).configure(Config()).application_aware
+    assert Policy(Mode.REQUIRE, application_aware=True).configure(Config()).application_aware
+    assert Policy(Mode.REQUIRE).configure(Config(application_aware=True)).application_aware
+
+
+def test_the_dialects_of_a_policy() -> None:
+    names = {
+        profile: [dialect.name for dialect in Policy(Mode.REQUIRE, profile=profile).profiles]
+        for profile in ("rfc8548", "stanford", BOTH, TCPS)
+    }
+    assert names == {
+        "rfc8548": ["rfc8548"],
+        "stanford": ["stanford"],
+        BOTH: ["rfc8548", "stanford"],
+        TCPS: [],
+    }
 
 
 def test_the_owner_of_the_socket() -> None:

@@ -90,6 +90,50 @@ def test_nothing_follows_finp() -> None:
         sender.seal(b"more")
 
 
+def test_a_large_write_is_sealed_in_pieces_of_a_mebibyte() -> None:
+    """One allocation is bounded, and so are the frames by which a key may pass its limit."""
+    sender = RecordSender(Config(), ring(Role.A), AES, offset=0)
+    sender.seal(bytes(5 << 20))
+    taken = []
+    while octets := sender.take():
+        taken.append(len(octets))
+    assert 1 << 20 < max(taken) < (1 << 20) + 20 * 20
+    assert sum(taken) > 5 << 20
+
+
+def test_nothing_is_taken_behind_finp() -> None:
+    r = receiver()
+    r.feed(frame(b"\x01end"))
+    step = r.step()
+    assert step is not None
+    assert step.fin
+    r.feed(b"")
+    with pytest.raises(PeerError) as caught:
+        r.feed(b"x")
+    assert caught.value.reason is PeerReason.DATA_AFTER_FINP
+
+
+def test_48_3_8_an_empty_frame_before_a_rekey_in_one_read() -> None:
+    sender, r = RecordSender(Config(), ring(Role.A), AES, offset=0), receiver()
+    sender.seal(b"")
+    sender.advance_key()
+    sender.seal(b"under the next key")
+    r.feed(b"".join((sender.take(), sender.take())))
+    steps = [r.step(), r.step()]
+    assert [(bytes(step.data), step.rekeyed) for step in steps if step is not None] == [
+        (b"", False),
+        (b"under the next key", True),
+    ]
+    assert r.step() is None
+
+
+def test_a_ring_that_was_wiped_gives_no_key() -> None:
+    keys = ring(Role.A)
+    keys.wipe()
+    with pytest.raises(KeyError):
+        keys.take(Direction.SENDING, 0)
+
+
 def test_48_3_8_every_generation_is_announced_by_a_frame_of_its_own() -> None:
     sender = RecordSender(Config(), ring(Role.A), AES, offset=0)
     sender.advance_key()

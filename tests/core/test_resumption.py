@@ -199,6 +199,17 @@ def test_a_hold_ends_with_time_and_holds_are_bounded(monkeypatch: pytest.MonkeyP
     assert cache.offer(b"p", (0x23,)) is not None
 
 
+def test_a_hold_is_over_at_its_very_moment() -> None:
+    now = [0.0]
+    cache = ResumptionCache(Config(), clock=lambda: now[0])
+    stored(cache, 7, role=Role.B)
+    assert cache.recognise(0x23, secret(7).resume_ids()[Role.A]) is not None
+    now[0] = 30.0 - 0.001
+    assert cache.offer(b"p", (0x23,)) is None
+    now[0] = 30.0
+    assert cache.offer(b"p", (0x23,)) is not None
+
+
 def test_chains_are_bounded_with_the_cache() -> None:
     cache = ResumptionCache(Config(cache_capacity=2))
     chains = [stored(cache, fill, peer=bytes([fill])) for fill in range(4)]

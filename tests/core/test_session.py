@@ -43,6 +43,17 @@ def aborted(session: Session) -> PeerError:
     return found[-1].error
 
 
+def test_the_frames_that_it_seals_are_counted() -> None:
+    one, other = connect(Host(Config(frame_data=1000)), Host(Config()))
+    assert (one.frames_sealed, other.frames_sealed) == (0, 0)
+    exchange(one, other)
+    one.send_data(bytes(9_500))
+    one.rekey()
+    exchange(one, other)
+    # Ten of data, one that announces the key, and the peer's answer to that.
+    assert (one.frames_sealed, other.frames_sealed) == (11, 1)
+
+
 @pytest.mark.parametrize("tep", TEPS, ids=hex)
 @pytest.mark.parametrize("aead", sorted(AEADS), ids=hex)
 def test_every_tep_and_aead_fresh_and_resumed(tep: int, aead: int) -> None:

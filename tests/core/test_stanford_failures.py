@@ -115,6 +115,22 @@ def test_a_segment_that_was_tampered_with_ends_the_connection(at: int) -> None:
     assert other.error.reason in {PeerReason.FRAME_TAG, PeerReason.FRAME_TOO_SHORT}
 
 
+def test_behind_a_gap_nothing_is_taken() -> None:
+    """There what is sent again after a loss may be sealed in the wrong place."""
+    one, other = connect(host(), host())
+    exchange(one, other)
+    events(other)
+    one.send_data(b"before")
+    other.receive_data(drain(one))
+    other.receive_disorder()
+    one.send_data(b"sealed for this place, but not meant for it")
+    other.receive_data(drain(one))
+    found = events(other)
+    assert data_of(found) == b"before"
+    assert isinstance(found[-1], Aborted)
+    assert found[-1].error.reason is PeerReason.REPEATED_ANEW
+
+
 def test_a_frame_cannot_be_replayed_or_left_out() -> None:
     for replayed in (True, False):
         one, other = connect(host(), host())

@@ -119,6 +119,7 @@ def test_is_not_hashable() -> None:
 
 def test_is_not_equal_to_bytes() -> None:
     assert Secret(KEY) != KEY
+    assert (Secret(KEY) == KEY) is False, "the other operand is asked, and says no"
 
 
 @given(st.binary(max_size=64), st.binary(max_size=64))

@@ -19,6 +19,7 @@ from tcpcrypt.daemon.configuration import (
     parse,
 )
 from tcpcrypt.daemon.keys import KEYS, MATCH, SECTIONS, Key
+from tcpcrypt.daemon.metrics_address import MetricsAddress
 from tcpcrypt.daemon.toml_text import SIZE_MAX
 from tcpcrypt.daemon.values import AEAD_NAMES, TEP_NAMES
 from tcpcrypt.errors import LocalError
@@ -64,6 +65,7 @@ def outcome(configuration: Configuration, key: Key) -> Any:
 POLICY = '[[policy]]\nmode = "never"\n'
 REQUIRE = '[[policy]]\nmode = "require"\n'
 OPEN = '[[policy]]\nmode = "opportunistic"\n'
+OF_TCPS = OPEN + "match.ports = 80\nprofile = 'tcps'\n"
 X25519_ALONE = "[crypto]\nteps = [0x23]\n"
 CHACHA_ALONE = "[crypto]\naeads = ['chacha20-poly1305']\n"
 
@@ -86,6 +88,10 @@ GOOD = [
     ("daemon.log", '"journald"', "journald"),
     ("daemon.log", '"/var/log/t.log"', "/var/log/t.log"),
     ("daemon.keylog", '"/root/keys"', Path("/root/keys")),
+    ("daemon.metrics", '"none"', None),
+    ("daemon.metrics", '"127.0.0.1:9469"', MetricsAddress(None, "127.0.0.1", 9469)),
+    ("daemon.metrics", '"[::1]:9469"', MetricsAddress(None, "::1", 9469)),
+    ("daemon.metrics", '"unix:/run/m.sock"', MetricsAddress(Path("/run/m.sock"))),
     ("daemon.path_memory", "0", 0.0),
     ("daemon.path_memory", "1.5", 1.5),
     ("daemon.path_memory", "86400", 86400.0),
@@ -117,6 +123,7 @@ GOOD = [
     ("policy.pq", '"prefer"', "prefer"),
     ("policy.pq", '"require"', "require"),
     ("policy.psk", '"site-a"', "site-a"),
+    ("policy.application_aware", "true", True),
     ("policy.match.direction", '"both"', None),
     ("policy.match.direction", '"incoming"', FlowDirection.INCOMING),
     ("policy.match.direction", '"outgoing"', FlowDirection.OUTGOING),
@@ -245,9 +252,15 @@ BAD = [
     ("[daemon]\nmode = 1", 2, "daemon.mode", "it belongs in [[policy]]"),
     (POLICY + "ports = 80", 3, "policy 1, ports", "it belongs in `match` of a [[policy]]"),
     (POLICY * 2 + "match.prots = 80", 5, "policy 2, match.prots", 'did you mean "ports"?'),
-    ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", "this version does not have it"),
     ("[daemon]\nkeylog = 'x'", 2, "daemon.keylog", '"x" is not an absolute path'),
-    ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", "this version does not have it"),
+    ("[daemon]\nmetrics = 'x'", 2, "daemon.metrics", 'or a loopback address with a port such as'),
+    ("[daemon]\nmetrics = 9469", 2, "daemon.metrics", '9469 is not "none", "unix:" and'),
+    ("[daemon]\nmetrics = 'unix:x'", 2, "daemon.metrics", "not an absolute path"),
+    ("[daemon]\nmetrics = '10.0.0.1:9469'", 2, "daemon.metrics", "others can reach 10.0.0.1"),
+    ("[daemon]\nmetrics = '[::]:9469'", 2, "daemon.metrics", "others can reach ::"),
+    ("[daemon]\nmetrics = '127.0.0.1:443'", 2, "daemon.metrics", "ports are 1024 to 65535"),
+    ("[daemon]\nmetrics = '127.0.0.1:65536'", 2, "daemon.metrics", "ports are 1024 to 65535"),
+    ("[daemon]\nmetrics = '127.0.0.256:9469'", 2, "daemon.metrics", "is not an IP address"),
     ("[daemon]\nsteering = 'redirect'", 2, "daemon.steering", "this version does not have"),
     (POLICY + "auth = 'tofu'", 3, "policy 1, auth", "connections are left alone"),
     (POLICY + "pq = 'prefer'", 3, "policy 1, pq", "connections are left alone"),
@@ -263,7 +276,23 @@ BAD = [
     (OPEN + "profile = 'both'\npq = 'prefer'", 3, "policy 1, profile", 'need "rfc8548"'),
     (X25519_ALONE + OPEN + "profile = 'both'", 5, "policy 1, profile", "none of the"),
     (CHACHA_ALONE + OPEN + "profile = 'stanford'", 5, "policy 1, profile", "none of the"),
-    (POLICY + "profile = 'tcps'", 3, "policy 1, profile", "this version does not have"),
+    (OF_TCPS + "auth = 'pinned'", 5, "policy 1, auth", "worth little there"),
+    (OF_TCPS + "pq = 'prefer'", 5, "policy 1, pq", '"tcps" has no post-quantum'),
+    (
+        OF_TCPS + "application_aware = true",
+        5,
+        "policy 1, application_aware",
+        "nothing to tell it by",
+    ),
+    (OPEN + "application_aware = 1", 3, "policy 1, application_aware", "1 is neither true"),
+    (OPEN + "profile = 'tcps'", 3, "policy 1, profile", '"tcps" needs `match.ports`'),
+    (
+        OPEN + OPEN + "profile = 'tcps'\nmatch.ports = 80",
+        5,
+        "policy 2, profile",
+        "before all others",
+    ),
+    (OF_TCPS + "match.uid = 0", 5, "policy 1, match.uid", "have no owner"),
     (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
     # what is not what it should be
     ("daemon = 3", 1, "daemon", "3 is not a table of keys"),

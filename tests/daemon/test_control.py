@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.daemon import control
 from tcpcrypt.daemon.control import LINE_MAX, ControlSocket
-from tcpcrypt.daemon.requests import METHODS, Access, describe_policy
+from tcpcrypt.daemon.requests import METHODS, Access, RefusedError, describe_policy, parse
 from tcpcrypt.daemon.review import sentence
 from tcpcrypt.errors import LocalError
 
@@ -185,6 +185,23 @@ def test_who_waits_keeps_nobody_else_waiting(service: Service) -> None:
 
 
 # --- bad input ---------------------------------------------------------------------
+
+
+def test_a_name_given_twice_is_found_in_one_pass() -> None:
+    """One thread answers: what anybody may send must not cost the square of its length."""
+
+    def seconds(line: bytes) -> float:
+        started = time.process_time()
+        with pytest.raises(RefusedError):
+            parse(line)
+        return time.process_time() - started
+
+    names = [f'"{number:04d}":0' for number in range(7000)]
+    twice = ("{" + ",".join([*names, names[-1]]) + "}").encode()
+    once = ("{" + ",".join(names) + "}").encode()
+    assert len(twice) <= LINE_MAX
+    # In two passes and more it was 200 times.
+    assert min(seconds(twice) for _ in range(3)) < 30 * min(seconds(once) for _ in range(3))
 
 
 @pytest.mark.parametrize(

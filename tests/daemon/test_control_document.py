@@ -16,7 +16,7 @@ from daemon.overview import Memory, Service, entry, peer, plain, serving
 from tcpcrypt.daemon import control
 from tcpcrypt.daemon.requests import METHODS, SESSIONS_MAX, WAIT_MAX, Code
 from tcpcrypt.daemon.sockopt import Option
-from tcpcrypt.runtime.context import Counters
+from tcpcrypt.runtime.tally import Counters
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/control.md").read_text()

@@ -48,6 +48,16 @@ def test_the_starter_file_is_valid_and_careful() -> None:
         assert not any(22 in ports for ports in policy.match.ports)
 
 
+def test_the_starter_file_of_a_package_leaves_every_connection_alone() -> None:
+    text = starter_file(policies=False)
+    assert parse(text).policies == ()
+    # With the "#" taken away as it says, it is the other one.
+    _head, said, policies = text.partition("# --- Nothing is encrypted yet")
+    assert said
+    given = re.sub(r"^#(?=\[\[|\w)", "", f"#{policies}", flags=re.MULTILINE)
+    assert parse(given).policies == parse(starter_file()).policies
+
+
 def test_the_starter_file_shows_every_key() -> None:
     text = starter_file()
     for key in KEYS:

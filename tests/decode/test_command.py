@@ -16,6 +16,7 @@ from support.hosts import Host, region
 
 from tcpcrypt.cli.tcpcrypt import main
 from tcpcrypt.tools.decode.capture import Packet, read_capture
+from tcpcrypt.wire.frame import Plaintext
 from tcpcrypt.wire.segment import Segment
 
 CAPTURES = Path(__file__).parents[2] / "vectors" / "peers"
@@ -68,8 +69,10 @@ def test_json_says_everything(files: Files, capsys: pytest.CaptureFixture[str]) 
         "aead": 1,
         "resumed": False,
         "session_id": recorded.one.session_id.hex(),
+        "in_band": None,
         "application_aware": {"client": False, "server": False},
         "fallback": None,
+        "authentication": None,
         "client_to_server": direction(b"question", 2),
         "server_to_client": direction(b"answer " * 1000, 6),
         "errors": [],
@@ -214,7 +217,7 @@ def test_why_a_connection_is_plain(  # noqa: PLR0917
     [
         (b"\x45\x03\x30", b"\x45\x04\x01\x30", "TEP 0x30 is not one of tcpcrypt"),
         (b"\x45\x05\xa0XX", b"\x45\x06\x01\xa0XX", "TEP 0x20 is for experiments"),
-        (b"\xfd\x24TC" + bytes(32), b"\xfd\x24TC" + bytes(32), "TCP/S is not decoded"),
+        (b"\xfd\x24TC" + bytes(32), b"\xfd\x24TC" + bytes(32), "no key: none of the 0 private"),
     ],
 )
 def test_encryption_that_is_not_known(
@@ -498,3 +501,106 @@ def test_without_scapy_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "scapy", None)
     assert files.run() == 2
     assert "pip install 'tcpcrypt[decode]'" in capsys.readouterr().err
+
+
+def test_a_stream_that_is_followed(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = Host(), Host()
+    files.put(talk(record(one, other)), talk(record(one, other, tape=Tape(("192.0.2.1", 40001)))))
+    assert files.run("--follow", "1") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "1: 192.0.2.1:40001 -> 192.0.2.7:80  rfc8548 TEP 0x23 AEAD 0x0001 resumed"
+    )
+    assert (
+        out.index("> question\n") < out.index("< answer answer") < out.index("every tag verified")
+    )
+    assert files.run("--follow", "2") == 2
+    assert "there is no connection 2, but 2 in all" in capsys.readouterr().err
+
+
+def test_one_port(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    files.put(talk(record(Host(), Host())))
+    assert files.run("--port", "81", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"connections": []}
+    assert files.run("--port", "40000", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["connections"]) == 1
+
+
+def test_frames_with_their_plaintext(files: Files) -> None:
+    """RFC 8548 section 4.2: as they lie on the wire, in order, FINp and all."""
+    recorded = record(Host(), Host())
+    recorded.say(True, b"question")
+    recorded.one.send_data(b"!", urgent=0)
+    recorded.carry()
+    recorded.close()
+    files.put(recorded)
+    out = files.directory / "opened"
+    assert files.run("--json", "--opened", str(out)) == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    rows = [line.split() for line in out.read_text().splitlines()]
+    assert {row[0] for row in rows} == {"TCPCRYPT_FRAME"}
+    wire = b"".join(s.payload for s in recorded.tape.sent).hex()
+    assert all(row[1] in wire for row in rows)
+    found = [Plaintext.parse(bytes.fromhex(row[2])) for row in rows]
+    assert [(p.data, p.fin, p.urgent) for p in found] == [
+        (b"question", False, None),
+        (b"!", False, 0),
+        (b"", True, None),
+        (b"", True, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--follow", "0", "--json"], "--follow does not go with --json"),
+        (["--follow", "0", "--stream", "0"], "not allowed with argument"),
+        (["--packets", "1"], "--packets goes with --interface"),
+        (["--port", "0"], "--port: from 1 to 65535"),
+        (["--interface", "lo"], "not allowed with argument"),
+        (["--opened", "{capture}"], "--opened: that is the capture itself"),
+        (["--opened", "{keylog}"], "--opened: that is the file of the secrets"),
+        (["--opened", "x", "--write", "./x"], "--opened: that is the file of --write"),
+    ],
+)
+def test_usage_of_what_does_not_go_together(
+    files: Files, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
+) -> None:
+    files.put(talk(record(Host(), Host())))
+    with pytest.raises(SystemExit) as caught:
+        files.run(*(a.format(capture=files.capture, keylog=files.keylog) for a in arguments))
+    assert caught.value.code == 2
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--stream", "0", "--raw", "client"]])
+def test_an_output_that_is_full_is_said(files: Files, arguments: list[str]) -> None:
+    recorded = record(Host(), Host())
+    recorded.say(True, b"line\n" * 10_000)
+    recorded.close()
+    files.put(recorded)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "decode", str(files.capture),
+             "--keylog", str(files.keylog), *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "tcpcrypt: the output cannot be written: No space left on device\n"
+
+
+def test_a_disk_that_is_full_of_frames_is_said(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = record(Host(), Host())
+    recorded.say(False, bytes(200_000))
+    recorded.close()
+    files.put(recorded)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    out = files.directory / "opened"
+    try:
+        assert files.run("--json", "--opened", str(out)) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{out}: File too large; what is in it is not all" in capsys.readouterr().err

@@ -23,6 +23,8 @@ class Case:
     at_once: int = 1
     server_first: bool = False
     half_close: bool = False
+    aware: bool = False
+    """The applications of who can say so (`aware` of an implementation) ask for session IDs."""
     tep: int = 0x21
     aead: int = 0x01
     fresh: int | None = None
@@ -44,6 +46,7 @@ CASES: Final = (
     Case(name="AES-256", aead=0x02),
     Case(name="ChaCha20", aead=0x10, profiles=("rfc8548",)),
     Case(name="resumption", count=11, fresh=1),
+    Case(name="app-aware", aware=True),
     Case(name="server first", server_first=True),
     Case(name="half-close", half_close=True, up=100_000, down=100_000),
     Case(name="upload 1 MB", up=_MB, down=10),

@@ -32,6 +32,8 @@ class Implementation:
     """The dialects that it speaks."""
     command: tuple[str, ...]
     encrypts: bool = True
+    aware: bool = False
+    """Its files say whether the application is aware of encryption."""
     program: str = ""
     """The environment variable that names it; empty: it is part of this tree."""
     ready: str = ""
@@ -64,15 +66,24 @@ class Implementation:
             return f"{os.environ[self.program]} ({self.program}) does not exist"
         return ""
 
-    def run(self, host: Host, profile: str, tep: int, aead: int) -> Running:
+    def run(self, host: Host, profile: str, tep: int, aead: int, *, aware: bool = False) -> Running:
         """Start it; returns when it serves."""
-        return Running(self, host, profile, tep, aead)
+        return Running(self, host, profile, tep, aead, aware=aware)
 
 
 class Running:
     """One that runs."""
 
-    def __init__(self, what: Implementation, host: Host, profile: str, tep: int, aead: int) -> None:
+    def __init__(
+        self,
+        what: Implementation,
+        host: Host,
+        profile: str,
+        tep: int,
+        aead: int,
+        *,
+        aware: bool,
+    ) -> None:
         self.what = what
         self.host = host
         self._directory = tempfile.TemporaryDirectory(prefix="tcpcrypt-interop-")
@@ -91,6 +102,7 @@ class Running:
             "profile": profile,
             "teps": [tep],
             "aeads": [aead],
+            "aware": str(aware).lower(),
         }
         for name, text in what.files.items():
             (directory / name).write_text(text.format_map(filled))

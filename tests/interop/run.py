@@ -91,7 +91,7 @@ def play(case: Case, client: Implementation, server: Implementation, profile: st
         one, other, near, far = _topology(lab)
         try:
             sides = [
-                what.run(host, profile, case.tep, case.aead)
+                what.run(host, profile, case.tep, case.aead, aware=case.aware)
                 for what, host in ((client, one), (server, other))
             ]
         except (LocalError, TimeoutError) as error:
@@ -103,7 +103,7 @@ def play(case: Case, client: Implementation, server: Implementation, profile: st
         with Capture(near, keep=2000) as capture:
             _talk(cell, one, other, far.v4)
             packets = list(capture.settled())
-        _judge(cell, packets, capture.dropped)
+        _judge(cell, packets, capture.dropped, (client.aware, server.aware))
         for side in sides:
             cell.detail += [side.died] if side.died else []
             if side.overflowed:
@@ -184,8 +184,11 @@ def _so_far(file: object) -> str:
     return str(file.read())  # type: ignore[attr-defined]
 
 
-def _judge(cell: Cell, packets: list[bytes], dropped: int) -> None:
-    """What the wire says, where the programs had nothing to complain of."""
+def _judge(cell: Cell, packets: list[bytes], dropped: int, aware: tuple[bool, bool]) -> None:
+    """What the wire says, where the programs had nothing to complain of.
+
+    `aware`: whether client and server can say that their application is.
+    """
     if cell.verdict != "ok":
         return
     case, faults = cell.case, []
@@ -206,9 +209,25 @@ def _judge(cell: Cell, packets: list[bytes], dropped: int) -> None:
     fresh = sum(not found[1] for found in chosen if found is not None)
     if case.fresh is not None and fresh != case.fresh:
         faults.append(f"{fresh} of {len(chosen)} connections were fresh")
+    said = _aware(packets, PROFILES[cell.profile])
+    if case.aware and said != aware:
+        faults.append(f"bit `a` of client and server: {said}, not {aware}")
     if faults:
         cell.verdict = "failed"
         cell.detail += faults
+
+
+def _aware(packets: list[bytes], profile: WireProfile) -> tuple[bool, bool]:
+    """Whether any SYN of the client, and any of the server, says that its application is."""
+    said = [False, False]
+    for packet in packets:
+        with contextlib.suppress(PeerError):
+            segment = Segment.parse(packet)
+            raw = find_eno(segment.options, profile).options if segment.flags.syn else ()
+            if raw:
+                option = SynOption.parse(raw[0][2 + len(profile.option_exid) :], profile)
+                said[segment.flags.ack] |= option.application_aware
+    return said[0], said[1]
 
 
 def _who(packets: list[bytes]) -> str:

@@ -15,7 +15,7 @@ that host's namespace: to TCP the test is an application there.
 from collections.abc import Iterator
 
 import pytest
-from netns.network import Network
+from netns.network import Network, routed
 
 from tcpcrypt.tools.netns import Lab, become_root
 
@@ -39,13 +39,5 @@ def pair() -> Iterator[Network]:
 
 @pytest.fixture
 def path() -> Iterator[Network]:
-    with Lab() as lab:
-        client, middle, server = lab.host("client"), lab.host("middle"), lab.host("server")
-        client_end, near = lab.join(client, middle)
-        far, server_end = lab.join(middle, server)
-        middle.sysctl("net.ipv4.ip_forward", "1")
-        middle.sysctl("net.ipv6.conf.all.forwarding", "1")
-        for host, end in ((client, near), (server, far)):
-            host.run("ip", "-4", "route", "add", "default", "via", end.v4)
-            host.run("ip", "-6", "route", "add", "default", "via", end.v6)
-        yield Network(lab, client, server, client_end, server_end, middle, (near, far))
+    with routed() as network:
+        yield network

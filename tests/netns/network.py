@@ -104,3 +104,18 @@ class Network:
         url = f"http://{host}:{PORT}{path}"
         argv = ("curl", "--silent", "--show-error", "--globoff", "--max-time", "30", url)
         return self.client.run(*argv, *arguments, check=check).stdout
+
+
+@contextlib.contextmanager
+def routed() -> Iterator[Network]:
+    """Client and server with a router between them, which has to be told to meddle."""
+    with Lab() as lab:
+        client, middle, server = lab.host("client"), lab.host("middle"), lab.host("server")
+        client_end, near = lab.join(client, middle)
+        far, server_end = lab.join(middle, server)
+        middle.sysctl("net.ipv4.ip_forward", "1")
+        middle.sysctl("net.ipv6.conf.all.forwarding", "1")
+        for host, end in ((client, near), (server, far)):
+            host.run("ip", "-4", "route", "add", "default", "via", end.v4)
+            host.run("ip", "-6", "route", "add", "default", "via", end.v6)
+        yield Network(lab, client, server, client_end, server_end, middle, (near, far))

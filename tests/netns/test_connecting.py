@@ -18,6 +18,7 @@ from netns.processes import descriptors
 
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Capture, free_of, wait_until
+from tcpcrypt.wire.tcpopt import parse_options
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
@@ -153,6 +154,12 @@ def test_data_that_fast_open_puts_into_the_syn_are_encrypted(pair: Network) -> N
             exchange()
     assert capture.dropped == 0
     assert free_of(capture.packets, secret) == [secret]
+    # RFC 8547 section 4.7: neither data nor a cookie of Fast Open in a SYN with ENO.
+    syns = [segment for segment in segments(capture.packets) if segment.flags.syn]
+    assert len(syns) >= 6
+    for syn in syns:
+        assert not syn.payload
+        assert all(option.kind != 34 or not option.data for option in parse_options(syn.options))
     assert len(daemons[0].wait_for("enabled", count=3)) == 3
     assert all_encrypted(*daemons)
 

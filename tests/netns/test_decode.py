@@ -3,6 +3,8 @@
 import hashlib
 import json
 import random
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from netns.network import Network
 from support.captures import write
 
-from tcpcrypt.tools.netns import Capture
+from tcpcrypt.tools.netns import Capture, wait_until
 
 SIZE = 3_000_000
 
@@ -93,3 +95,93 @@ def test_without_the_option_no_secret_is_written(pair: Network, tmp_path: Path) 
     for daemon in (ours, theirs):
         assert "TCPCRYPT_SS" not in daemon.log_text() + daemon.errors()
         assert daemon.events("keylog") == []
+
+
+class Live:
+    """`tcpcrypt decode` on the client's interface, once it listens."""
+
+    def __init__(self, pair: Network, output: Path, *arguments: str) -> None:
+        self._pair, self._files = pair, (output, output.with_suffix(".err"))
+        argv = (sys.executable, "-u", "-m", "tcpcrypt.cli.tcpcrypt", "decode")
+        before = self._listening()
+        with self._files[0].open("w") as out, self._files[1].open("w") as err:
+            self.process = pair.client.start(
+                *(*argv, "--interface", pair.client_end.device, *arguments),
+                stdout=out,
+                stderr=err,
+                cwd="/",
+            )
+        wait_until(lambda: self._listening() > before, "packet socket", timeout=30)
+
+    def _listening(self) -> int:
+        return len(self._pair.client.run("cat", "/proc/net/packet").stdout.splitlines())
+
+    def out(self) -> str:
+        return self._files[0].read_text()
+
+    def err(self) -> str:
+        return self._files[1].read_text()
+
+    def end(self, *, interrupt: bool = True) -> None:
+        if interrupt:
+            self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(60) == 0, self.out() + self.err()
+
+
+def test_connections_are_decoded_while_they_speak(pair: Network, tmp_path: Path) -> None:
+    """From an interface, by a key log that is not there yet when it begins; Ctrl-C tells all."""
+    content = random.Random(2).randbytes(100_000)
+    (tmp_path / "big").write_bytes(content)
+    pair.web(tmp_path)
+    log = tmp_path / "client.keys"
+    words = ("--port", "80", "--keylog", str(log))
+    shown = Live(pair, tmp_path / "shown", *words)
+    told = Live(pair, tmp_path / "told", *words, "--json")
+    followed = Live(pair, tmp_path / "followed", *words, "--follow", "1")
+    ours = pair.daemon(pair.client, "--keylog", str(log))
+    pair.daemon(pair.server)
+    for _ in range(2):
+        pair.curl("/big", 4, "--output", str(tmp_path / "got"))
+    ours.wait_for("closed", count=2)
+    # Each is printed when it ends, not at the end of all.
+    wait_until(lambda: shown.out().count("ended finp") == 4, "two connections", timeout=30)
+    assert shown.out().count("> GET /big HTTP/1.1\n") == 2
+    for program in (shown, told, followed):
+        program.end()
+    assert "2 connections" in shown.err()
+    found = json.loads(told.out())["connections"]
+    enabled = ours.wait_for("enabled", count=2)
+    assert [c["session_id"] for c in found] == [line["session"] for line in enabled]
+    for connection in found:
+        assert connection["errors"] == []
+        assert connection["client_to_server"]["authenticated"] is True
+        assert connection["server_to_client"]["bytes"] > len(content)
+        assert connection["server_to_client"]["ended"] == "finp"
+    assert followed.out().startswith("1: 10.99.1.1:")
+    assert followed.out().count("> GET /big HTTP/1.1\n") == 1
+    assert "every tag verified, ended finp" in followed.out()
+
+
+def test_a_live_capture_is_bounded(pair: Network, tmp_path: Path) -> None:
+    """By --packets or --seconds; and an interface that is none is a usage error."""
+    empty = tmp_path / "keys"
+    empty.touch(0o600)
+    argv = (sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "decode", "--keylog", str(empty))
+    device = pair.client_end.device
+    few = pair.client.start(
+        *argv, "--interface", device, "--packets", "3", stderr=subprocess.PIPE, text=True, cwd="/"
+    )
+    with pair.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+
+        def sent() -> bool:
+            sender.sendto(b"x", (pair.server_end.v4, 9))
+            return few.poll() is not None
+
+        wait_until(sent, "end", timeout=30)
+    _out, err = few.communicate()
+    assert (few.returncode, "3 packets, 0 connections" in err) == (0, True)
+    brief = pair.client.run(*argv, "--interface", device, "--seconds", "1", "--json", cwd="/")
+    assert (json.loads(brief.stdout), brief.stderr) == ({"connections": []}, "")
+    wrong = pair.client.run(*argv, "--interface", "nothing0", check=False, cwd="/")
+    assert wrong.returncode == 2
+    assert "nothing0: No such device" in wrong.stderr

@@ -1,5 +1,6 @@
 """`tcpcrypt demo`, which `make demo` runs, and what it leaves behind: nothing."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import tcpcrypt
 from tcpcrypt.tools.netns import wait_until
+
+DISSECTOR = Path(tcpcrypt.__file__).parent / "contrib" / "wireshark" / "tcpcrypt.lua"
 
 DEMO = [sys.executable, "-c", "import sys; from tcpcrypt.tools.demo import main; sys.exit(main())"]
 
@@ -31,24 +35,64 @@ def environment(directory: Path) -> dict[str, str]:
 
 
 def test_it_verifies_everything(tmp_path: Path) -> None:
+    temporary, kept = tmp_path / "tmp", tmp_path / "kept"
+    temporary.mkdir()
     done = subprocess.run(
-        [*DEMO, "--size", "3", "--json"],
+        [*DEMO, "--size", "3", "--json", "--keep", str(kept)],
         capture_output=True,
         text=True,
-        env=environment(tmp_path),
+        env=environment(temporary),
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     found = json.loads(done.stdout)
     assert found["ok"] is True
-    assert len(found["checks"]) >= 26
+    assert len(found["checks"]) >= 28
     assert found["trust"]["remembered"] != found["trust"]["refused"]
     assert [c["start"] for c in found["connections"]] == ["fresh", "resumed"]
     for connection in found["connections"]:
         assert connection["client_session_id"] == connection["server_session_id"]
     assert found["throughput"]["ratio_to_plain"] > 0
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+    look_into(kept, found["connections"])
+
+
+def look_into(kept: Path, connections: list[dict[str, str]]) -> None:
+    """What was captured decodes to the very request and file, and tshark prints its tree."""
+    capture, keys, opened = kept / "capture.pcap", kept / "keys.log", kept / "opened"
+    assert keys.stat().st_mode & 0o777 == 0o600
+
+    def decode(*arguments: str) -> bytes:
+        argv = [sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "decode", str(capture)]
+        done = subprocess.run(
+            [*argv, "--keylog", str(keys), *arguments], capture_output=True, check=True, cwd="/"
+        )
+        assert done.stderr == b""
+        return done.stdout
+
+    decoded = json.loads(decode("--json", "--opened", str(opened)))["connections"]
+    assert [c["session_id"] for c in decoded] == [c["client_session_id"] for c in connections]
+    for number, connection in enumerate(connections):
+        said = decode("--stream", str(number), "--raw", "client")
+        assert [line for line in said.split(b"\r\n") if line.startswith(b"GET")] == [
+            b"GET / HTTP/1.1",
+            b"GET /file HTTP/1.1",
+        ]
+        answered = decode("--stream", str(number), "--raw", "server")
+        file = answered.split(b"\r\n\r\n", 2)[2]
+        assert hashlib.sha256(file).hexdigest() == connection["sha256"]
+    done = subprocess.run(
+        ["tshark", "-n", "-X", f"lua_script:{DISSECTOR}", "-o", f"tcpcrypt.opened:{opened}",
+         "-r", str(capture), "-O", "tcpcrypt,http"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    tree = done.stdout
+    assert "Lua Error" not in tree
+    assert tree.count("Message: Init1") == tree.count("Message: Init2") == 1
+    assert tree.count("Request URI: /file") == 2
+    assert "[Resumes a session: True]" in tree
+    assert ".... ...1 = FINp: True" in tree
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])

@@ -329,6 +329,18 @@ def test_down_ends_a_daemon_and_removes_its_guard(place: Place) -> None:
     assert place.traces() == ""
 
 
+def test_down_for_a_restart_leaves_the_guard(place: Place) -> None:
+    """No connection of `require` goes in plain TCP between two versions of a package."""
+    place.configure(REQUIRE)
+    place.up()
+    assert "refused until a daemon serves" in place.run("down", "--keep-guard").stdout
+    assert not place.holders()
+    assert "REJECT" in place.traces()
+    place.up()
+    place.run("down")
+    assert place.traces() == ""
+
+
 def test_down_after_everything_was_killed(place: Place) -> None:
     place.up()
     place.kill(all_of_it=True)

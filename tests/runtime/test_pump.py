@@ -30,14 +30,6 @@ OVERHEAD = 20
 LIMITS = {"seal_end": 1 << 40, "frames_left": 1 << 30, "small_frame": 1400, "full_frame": 65516}
 
 
-def test_the_python_twin_has_none() -> None:
-    twin = load_twin("py")
-    assert twin.make_pump(2) is None
-    for threads in (0, 65):
-        with pytest.raises(ValueError, match="1 to 64"):
-            twin.make_pump(threads)
-
-
 if PURE_PYTHON:
 
     def test_no_pump_is_opened() -> None:

@@ -142,6 +142,21 @@ def test_owners_decide_on_syns_alone() -> None:
     assert not any("owner" in " ".join(rule.words) for rule in accepting_rules(spared, LISTENERS))
 
 
+def test_the_kernel_may_reset_what_is_gone() -> None:
+    """Its answer has no socket, and the mark of what it answers: it is not steered."""
+    policies = (Policy(Mode.NEVER, Match(ports=(range(22, 23),))), *STRICT)
+    lines = words(opening_rules(policies, 0, ()), "mangle", "INPUT")
+    (marking,) = (line for line in lines if "! --syn" in line)
+    assert marking == (
+        "! -i lo -p tcp -m multiport --sports 80,8000:8099 ! --syn -m mark --mark 0x0/0xf00000"
+        " -j MARK --set-xmark 0x600000/0xf00000"
+    )
+    # Behind what keeps others out of connections within this host.
+    assert lines.index(marking) > max(n for n, line in enumerate(lines) if line.endswith("DROP"))
+    former = words(opening_rules((), 0, (), STRICT), "mangle", "INPUT")
+    assert marking in former
+
+
 def test_direction() -> None:
     only_out = (Policy(Mode.REQUIRE, Match(FlowDirection.OUTGOING, ports=(range(5, 6),))),)
     assert words(everything(only_out), "mangle", "PREROUTING") == []

@@ -24,6 +24,12 @@ def test_a_backend_that_answers_for_all_policies_alike_serves_none_that_authenti
     assert Settings(policies=(plain, policy), backend="auto").policies == (plain, policy)
 
 
+def test_and_none_that_tells_of_its_application() -> None:
+    policy = Policy(Mode.REQUIRE, application_aware=True)
+    with pytest.raises(LocalError, match=r"sockops.*application_aware.*nfqueue"):
+        Settings(policies=(policy,), backend="sockops")
+
+
 @pytest.mark.parametrize("profile", ["stanford", "both"])
 @pytest.mark.parametrize("asked", [{"auth": "tofu"}, {"pq": "prefer"}])
 def test_a_dialect_that_proves_nothing_serves_no_policy_that_asks_for_proof(

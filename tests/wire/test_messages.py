@@ -81,6 +81,7 @@ def test_tail_is_kept_and_counted() -> None:
 def test_init1_offers_1_to_255_ciphers(count: int) -> None:
     with pytest.raises(LocalError):
         Init1((1,) * count, N_A, PUB_A).build()
+    assert Init1.parse(Init1((1,) * 255, N_A, PUB_A).build(), len(PUB_A)).ciphers == (1,) * 255
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,11 @@ def test_what_is_inserted_is_exactly_one_option(option: str) -> None:
         tcpopt.insert_option(b"", bytes.fromhex(option))
 
 
+def test_an_option_may_fill_the_header() -> None:
+    option = b"\x45\x28" + bytes(38)
+    assert tcpopt.insert_option(b"", option) == option
+
+
 @given(REGIONS, RAW)
 def test_insert_appends_and_changes_nothing_else(region: bytes, option: bytes) -> None:
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tcpcrypt.errors import FallbackReason, LocalError, PeerError
-from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC
-from tcpcrypt.tools.decode.frames import FrameReader
+from tcpcrypt.registry import INIT1_MAGIC, INIT2_MAGIC, Tep
+from tcpcrypt.tools.decode.direction import NOTHING, Direction
+from tcpcrypt.tools.decode.frames import FrameReader, FrameSink
 from tcpcrypt.tools.decode.handshake import (
     Agreed,
     Plain,
@@ -16,10 +17,12 @@ from tcpcrypt.tools.decode.handshake import (
     is_tcps,
     offered_profile,
 )
+from tcpcrypt.tools.decode.inband import preface
 from tcpcrypt.tools.decode.keys import Exchange, KeyStore, SessionKeys
-from tcpcrypt.tools.decode.reassembly import ByteStream
-from tcpcrypt.tools.decode.report import ConnectionReport, DirectionReport
+from tcpcrypt.tools.decode.report import ConnectionReport
+from tcpcrypt.tools.decode.shown import shown
 from tcpcrypt.tools.decode.sink import Sink
+from tcpcrypt.tools.decode.tcps import TcpsReader
 from tcpcrypt.wire.messages import Init1, Init2, message_length
 from tcpcrypt.wire.profile import ResumptionForm
 from tcpcrypt.wire.segment import Segment
@@ -30,55 +33,52 @@ _INIT_MAX: Final = 1 << 20
 """Bytes of an Init message, here; a host takes fewer."""
 _UNDECIDED_MAX: Final = 1 << 26
 """Bytes of one direction that are kept for want of a handshake or of keys."""
+_UNOPENED_MAX: Final = 1 << 20
+"""Bytes of one direction that are kept for keys that may still come."""
 _SEQ_MOD: Final = 1 << 32
-_MAGIC_LEN: Final = 4
 _TCPS: Final = "tcps"
 _PLAIN: Final = "plain"
-
-
-class _Direction:
-    """One direction: what was captured of it, and who reads it."""
-
-    def __init__(self, name: str, report: DirectionReport) -> None:
-        self.name = name
-        self.report = report
-        self.isn: int | None = None
-        self.region: bytes | None = None
-        """Options of its SYN or SYN-ACK."""
-        self.stream = ByteStream(0)
-        self.reader: FrameReader | None = None
-        self.fin_at: int | None = None
-        self.reset = False
-        self.cut = False
-
-    def start(self, isn: int) -> None:
-        if self.isn is None:
-            self.isn = isn
-            self.stream = ByteStream(isn)
-
-    def begins(self, magic: bytes) -> bool | None:
-        """Whether the stream begins so; None: not known yet."""
-        head = bytes(self.stream.buffer[:_MAGIC_LEN])
-        if len(head) < _MAGIC_LEN and magic.startswith(head):
-            return None
-        return head == magic
 
 
 class Connection:
     """Takes the segments of one connection; what it carries goes to the sink."""
 
-    def __init__(self, report: ConnectionReport, store: KeyStore, sink: Sink) -> None:
+    __slots__ = ("_agreed", "_finished", "_first_ack", "_frames", "_over", "_sink", "_store",
+                 "_unopened", "client", "last", "report", "server")  # fmt: skip
+
+    def __init__(
+        self,
+        report: ConnectionReport,
+        store: KeyStore,
+        sink: Sink,
+        frames: FrameSink | None = None,
+    ) -> None:
         self.report = report
-        self.client = _Direction("client to server", report.client_to_server)
-        self.server = _Direction("server to client", report.server_to_client)
+        self.last = 0.0
+        """When its last segment came."""
+        self._frames = frames
+        self._unopened: tuple[Agreed, Exchange | None] | None = None
+        """What keys are waited for."""
+        self.client = Direction("client to server", report.client_to_server)
+        self.server = Direction("server to client", report.server_to_client)
         self._store = store
         self._sink = sink
-        self._agreed: Agreed | Plain | Undecodable | None = None
+        self._agreed: Agreed | Plain | Undecodable | TcpsReader | None = None
         self._first_ack: bytes | None = None
         """Options of the client's first segment without SYN."""
         self._over = False
         """Nothing more can be read, whatever comes."""
         self._finished = False
+
+    @property
+    def ended(self) -> bool:
+        """Both sides have ended it; what was lost may come once more."""
+        return self.client.ended and self.server.ended
+
+    @property
+    def complete(self) -> bool:
+        """Both sides have ended it, and all was read."""
+        return self.client.complete and self.server.complete
 
     @property
     def opening(self) -> bool:
@@ -89,6 +89,7 @@ class Connection:
         """Take a segment of this connection; its last `missing` bytes were not captured."""
         mine, other = (self.client, self.server) if from_client else (self.server, self.client)
         flags, seq, payload = segment.flags, segment.seq, segment.payload
+        self.last = time
         if flags.syn:
             mine.start(seq)
             if flags.ack:
@@ -103,17 +104,37 @@ class Connection:
             self._first_ack = bytes(segment.options)
         if mine.isn is None:
             return
-        if flags.fin and mine.fin_at is None:
+        fin = flags.fin
+        if self._is_tcps() and not flags.syn:
+            payload, fin = self._open_tcps(segment, from_client, missing)
+        if fin and mine.fin_at is None:
             mine.fin_at = mine.stream.offset(seq + len(payload))
         mine.cut |= missing > 0
         if not self._over:
             mine.stream.add(seq, payload[: max(0, len(payload) - missing)])
             self._advance(time)
-            if mine.stream.held > _UNDECIDED_MAX and not self._over:
+            most = _UNDECIDED_MAX if self._unopened is None else _UNOPENED_MAX
+            if mine.stream.held > most and not self._over:
                 self._decide_now(time)
 
+    def _is_tcps(self) -> bool:
+        """Whether segments have tags; settled before the first of them is looked at."""
+        if self._agreed is None and self._first_ack is not None:
+            one, other = self.client.region, self.server.region
+            if one is not None and other is not None and is_tcps(one) and is_tcps(other):
+                self._decide()
+        return isinstance(self._agreed, TcpsReader)
+
+    def _open_tcps(
+        self, segment: Segment, from_client: bool, missing: int
+    ) -> tuple[memoryview, bool]:
+        if missing or not isinstance(self._agreed, TcpsReader):
+            return memoryview(b""), False
+        data, fin = self._agreed.read(segment, from_client=from_client)
+        return memoryview(data), fin
+
     @staticmethod
-    def _note_syn(mine: _Direction, region: bytes) -> bool:
+    def _note_syn(mine: Direction, region: bytes) -> bool:
         """Keep the options of the last SYN with ENO; whether this one has it."""
         eno = offered_profile(region) is not None
         if mine.region is None or eno:
@@ -123,7 +144,7 @@ class Connection:
     def _advance(self, time: float) -> None:
         if self._agreed is None:
             self._decide()
-        if isinstance(self._agreed, Plain):
+        if isinstance(self._agreed, Plain | TcpsReader):
             for mine in (self.client, self.server):
                 self._read_plain(mine, time)
                 if mine.stream.overfull:
@@ -146,8 +167,7 @@ class Connection:
         if one is None or other is None:
             self._agreed = self._half(one, other)
         elif is_tcps(one) and is_tcps(other):
-            self.report.profile = _TCPS
-            self._agreed = Undecodable(None, None, "TCP/S is not decoded by this version")
+            self._agreed = self._agree_tcps(one, other)
         else:
             agreed = agree(one, other)
             if isinstance(agreed, Agreed) and not self._acknowledged(agreed):
@@ -157,7 +177,32 @@ class Connection:
                 if not doubt:
                     agreed = Plain(FallbackReason.NO_ENO_IN_FIRST_ACK)
             self._agreed = agreed
+        if isinstance(self._agreed, Plain):
+            within = self._within()
+            if within is True and not last:
+                self._agreed = None
+                return
+            if not isinstance(within, bool):
+                self._agreed, self.report.in_band = within, True
         self._note_agreed(self._agreed)
+
+    def _within(self) -> Agreed | Undecodable | bool:
+        """What prefaces of both streams agree on; True: they may yet, False: they are none."""
+        client, server = (preface(mine.stream.buffer) for mine in (self.client, self.server))
+        if isinstance(client, bool) or isinstance(server, bool):
+            return client is not False and server is not False
+        agreed = agree(client[0], server[0])
+        if isinstance(agreed, Plain):
+            return False
+        self.client.stream.consume(client[1])
+        self.server.stream.consume(server[1])
+        return agreed
+
+    def _agree_tcps(self, one: bytes, other: bytes) -> TcpsReader | Undecodable:
+        self.report.profile = _TCPS
+        isns = self.client.isn or 0, self.server.isn or 0
+        reader = self._store.tcps.reader(one, other, *isns)
+        return Undecodable(None, None, reader) if isinstance(reader, str) else reader
 
     def _decide_now(self, time: float) -> None:
         """So much has come that what is still missing will not."""
@@ -165,7 +210,10 @@ class Connection:
             self._decide(last=True)
             self._advance(time)
         if isinstance(self._agreed, Agreed) and self.client.reader is None and not self._over:
-            self._give_up(self._why_no_exchange(self._agreed))
+            if self._unopened is not None:
+                self._give_up(self._why_no_key(*self._unopened))
+            else:
+                self._give_up(self._why_no_exchange(self._agreed))
 
     @staticmethod
     def _half(one: bytes | None, other: bytes | None) -> Plain | Undecodable:
@@ -192,8 +240,12 @@ class Connection:
         found = {self.client.begins(INIT1_MAGIC), self.server.begins(INIT2_MAGIC)}
         return True if True in found else False if False in found else None
 
-    def _note_agreed(self, agreed: Agreed | Plain | Undecodable) -> None:
+    def _note_agreed(self, agreed: Agreed | Plain | Undecodable | TcpsReader) -> None:
         report = self.report
+        if isinstance(agreed, TcpsReader):
+            for direction in (report.client_to_server, report.server_to_client):
+                direction.readable, direction.frames = True, 0
+            return
         if isinstance(agreed, Plain):
             report.profile, report.fallback = _PLAIN, agreed.reason
             for direction in (report.client_to_server, report.server_to_client):
@@ -211,7 +263,16 @@ class Connection:
 
     # --- keys --------------------------------------------------------------------------
 
+    def keys_came(self, time: float) -> None:
+        """The store has more than before."""
+        if self._unopened is not None:
+            self._find_keys(*self._unopened)
+            if self._unopened is None:
+                self._advance(time)
+
     def _exchange(self, agreed: Agreed) -> None:
+        if self._unopened is not None or self._over:
+            return
         if agreed.resuming:
             self._find_keys(agreed, None)
             return
@@ -230,11 +291,13 @@ class Connection:
             self._give_up(str(error))
             return
         self.report.aead = init2.cipher
+        if agreed.tep == Tep.EXPERIMENTAL:
+            self.report.shown = shown(agreed, init1, init2)
         host_a.stream.consume(len(first))
         host_b.stream.consume(len(second))
         self._find_keys(agreed, Exchange(first, second, init1.nonce, init2.cipher))
 
-    def _message(self, name: str, mine: _Direction, magic: bytes) -> bytes | None:
+    def _message(self, name: str, mine: Direction, magic: bytes) -> bytes | None:
         """Init1 or Init2 once it is whole."""
         buffer = mine.stream.buffer
         try:
@@ -254,13 +317,20 @@ class Connection:
                 continue
             if chain is not None:
                 self._store.add_chain(material.source, chain)
+            self._unopened = None
             self._start(agreed, keys)
             return
         for why in refused:
             self.report.note(why)
+        if self._store.growing and not refused:
+            self._unopened = agreed, exchange
+        else:
+            self._give_up(self._why_no_key(agreed, exchange))
+
+    def _why_no_key(self, agreed: Agreed, exchange: Exchange | None) -> str:
         what = f"N_A {exchange.nonce_a.hex()}" if exchange else f"session {agreed.identifier.hex()}"
-        fits = "that fits" if refused else "of it"
-        self._give_up(f"no key: the {self._store.entries} secrets given hold none {fits} ({what})")
+        fits = "that fits" if self.report.errors else "of it"
+        return f"no key: the {self._store.entries} secrets given hold none {fits} ({what})"
 
     def _start(self, agreed: Agreed, keys: SessionKeys) -> None:
         self.report.session_id, self.report.aead = keys.session_id, keys.aead.id
@@ -270,25 +340,27 @@ class Connection:
         ):
             mine.report.readable = True
             master = keys.master()
-            mine.reader = FrameReader(mine.stream, agreed.profile, keys.aead, master, ab=ab)
+            mine.reader = FrameReader(
+                mine.stream, agreed.profile, keys.aead, master, ab=ab, frames=self._frames
+            )
 
     def _give_up(self, why: str) -> None:
         self.report.note(why)
         self._over = True
-        self.client.stream = self.server.stream = ByteStream(0)
+        self._unopened = None
+        self.client.stream = self.server.stream = NOTHING
 
     # --- data --------------------------------------------------------------------------
 
-    def _read_plain(self, mine: _Direction, time: float) -> None:
+    def _read_plain(self, mine: Direction, time: float) -> None:
         stream = mine.stream
         if stream.buffer:
             data = bytes(stream.buffer)
             stream.consume(len(data))
             self._give(mine, data, time)
 
-    def _give(self, mine: _Direction, data: bytes, time: float) -> None:
-        mine.report.bytes += len(data)
-        mine.report.sum.update(data)
+    def _give(self, mine: Direction, data: bytes, time: float) -> None:
+        mine.report.update(data)
         self._sink.data(self.report, mine is self.client, data, time)
 
     # --- the end -----------------------------------------------------------------------
@@ -305,6 +377,11 @@ class Connection:
         for mine in (self.client, self.server):
             self._finish(mine, time)
         self._over = True
+        for mine in (self.client, self.server):
+            # Late copies may come; what is kept for them is that it is over.
+            mine.stream, mine.reader, mine.region = NOTHING, None, None
+            mine.report.seal()
+        self._first_ack, self._agreed = None, None
         self._sink.end(self.report, time)
 
     def _no_beginning(self) -> None:
@@ -319,7 +396,7 @@ class Connection:
         name = "Init2" if whole else "Init1"
         return f"its {name} is not in the capture, or not as a whole"
 
-    def _finish(self, mine: _Direction, time: float) -> None:
+    def _finish(self, mine: Direction, time: float) -> None:
         report, reader = mine.report, mine.reader
         if reader is not None:
             for data in reader.finish():
@@ -328,6 +405,8 @@ class Connection:
                 self.report.note(f"{mine.name}: {error}")
             report.frames = reader.frames
             report.authenticated = reader.intact
+        elif isinstance(self._agreed, TcpsReader):
+            self._finish_tcps(self._agreed, mine, time)
         elif isinstance(self._agreed, Plain):
             self._finish_plain(mine, time)
         self._missing_tail(mine)
@@ -335,33 +414,42 @@ class Connection:
             self.report.note(f"{mine.name}: packets were cut when captured (tcpdump -s 0 does not)")
         report.ended = self._ended(mine)
 
-    def _finish_plain(self, mine: _Direction, time: float) -> None:
+    def _finish_tcps(self, reader: TcpsReader, mine: Direction, time: float) -> None:
+        from_client, whole = mine is self.client, mine.stream.gap is None and not mine.cut
+        self._finish_plain(mine, time)
+        for fault in reader.faults(from_client=from_client):
+            self.report.note(f"{mine.name}: {fault}")
+        mine.report.frames = reader.frames(from_client=from_client)
+        authenticated = reader.authenticated(from_client=from_client)
+        mine.report.authenticated = authenticated and whole
+
+    def _finish_plain(self, mine: Direction, time: float) -> None:
         while mine.stream.gap is not None:
             self._skip_gap(mine, time)
 
-    def _skip_gap(self, mine: _Direction, time: float) -> None:
+    def _skip_gap(self, mine: Direction, time: float) -> None:
         gap = mine.stream.gap
         if gap is not None:
             self._note_gap(mine, *gap)
             mine.stream.skip_to(gap[1])
             self._read_plain(mine, time)
 
-    def _missing_tail(self, mine: _Direction) -> None:
+    def _missing_tail(self, mine: Direction) -> None:
         """FIN tells where the stream ended."""
         at, reader = mine.fin_at, mine.reader
         if at is None or self._over or at <= mine.stream.end or (reader and reader.failed):
             return
         self._note_gap(mine, mine.stream.end, at)
-        if reader is not None:
+        if mine.report.authenticated:
             mine.report.authenticated = False
 
-    def _note_gap(self, mine: _Direction, start: int, end: int) -> None:
+    def _note_gap(self, mine: Direction, start: int, end: int) -> None:
         self.report.note(
             f"{mine.name}: bytes {start} to {end - 1} of the stream are not in the capture"
         )
 
     @staticmethod
-    def _ended(mine: _Direction) -> str:
+    def _ended(mine: Direction) -> str:
         if mine.reader is not None and mine.reader.fin:
             return "finp"
         if mine.fin_at is not None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Final
 
 from tcpcrypt.core.key_log import KeyLine
+from tcpcrypt.crypto.groups import EphemeralKey
 from tcpcrypt.crypto.schedule import SessionSecret
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import LocalError
 from tcpcrypt.registry import K_LEN, NONCE_LEN, RESUME_ID_LEN, SESSION_ID_LEN, AeadId
+from tcpcrypt.tcps.schedule import PUBLIC_LEN, X25519
 from tcpcrypt.tools.decode.keys import Chain, FromExchange, FromLine, FromMaster, KeyStore
 from tcpcrypt.tools.vector_fields import Fields, VectorFileError
 
-__all__ = ["SecretFileError", "read_key_log", "read_secrets"]
+__all__ = ["GrowingKeyLog", "SecretFileError", "read_key_log", "read_secrets"]
 
 _SIZE_MAX: Final = 1 << 28
 """Bytes of a file that are read at most."""
+_GROWTH_MAX: Final = 1 << 20
+"""Bytes that are read at once of a file that grows."""
 _FAULTS_MAX: Final = 20
 _COMMENT: Final = "#"
 _AEAD_BY_KEY_LEN: Final = {16: AeadId.AES_128_GCM, 32: AeadId.AES_256_GCM}
@@ -36,13 +41,53 @@ def read_key_log(path: Path, store: KeyStore) -> list[str]:
     and with bad ones.
     """
     before = store.entries
-    faults = []
     text = _read(path)
     lines = text.split("\n")
     unfinished = lines.pop()
     if unfinished and _parses(unfinished):
         lines.append(unfinished)
-    for number, text_line in enumerate(lines, 1):
+    faults = _add_lines(path, lines, 1, store)
+    if faults and store.entries == before:
+        raise SecretFileError(faults[0])
+    return faults[:_FAULTS_MAX]
+
+
+class GrowingKeyLog:
+    """A key log that is being written, or is not there yet."""
+
+    def __init__(self, path: Path, store: KeyStore) -> None:
+        self._path = path
+        self._store = store
+        self._at = 0
+        self._lines = 0
+        self._inode: int | None = None
+
+    def read(self) -> list[str]:
+        """Add what is new; returns what is wrong with it.  Raises `SecretFileError`."""
+        try:
+            with self._path.open("rb") as stream:
+                found = os.fstat(stream.fileno())
+                if found.st_ino != self._inode or found.st_size < self._at:
+                    self._inode, self._at, self._lines = found.st_ino, 0, 0
+                if found.st_size == self._at:
+                    return []
+                stream.seek(self._at)
+                octets = stream.read(_GROWTH_MAX)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise SecretFileError(f"{self._path}: {error.strerror}") from error
+        whole = octets[: octets.rfind(b"\n") + 1]
+        self._at += len(whole)
+        lines = whole.decode("utf-8", "replace").split("\n")[:-1]
+        first, self._lines = self._lines + 1, self._lines + len(lines)
+        return _add_lines(self._path, lines, first, self._store)[:_FAULTS_MAX]
+
+
+def _add_lines(path: Path, lines: list[str], first: int, store: KeyStore) -> list[str]:
+    """Add lines of which the first has this number; returns what is wrong with some."""
+    faults = []
+    for number, text_line in enumerate(lines, first):
         if not text_line.strip() or text_line.startswith(_COMMENT):
             continue
         try:
@@ -55,9 +100,7 @@ def read_key_log(path: Path, store: KeyStore) -> list[str]:
         add(line.match, FromLine(source, line))
         following = SessionSecret(Secret(line.ss.view())).peek_next().take()
         store.add_chain(source, Chain(following, line.aead))
-    if faults and store.entries == before:
-        raise SecretFileError(faults[0])
-    return faults[:_FAULTS_MAX]
+    return faults
 
 
 def _parses(line: str) -> bool:
@@ -72,8 +115,9 @@ def read_secrets(path: Path, store: KeyStore) -> None:
     """Add the secrets of a JSON file.
 
     Two forms are known: events of the daemons of hosts `A` and `B` (`kex`, `keys`,
-    `keys_resumed`), and the keys of TCP/S connections (`hosts`, `connections`), of
-    which nothing can be used.  Raises `SecretFileError`.
+    `keys_resumed`), and the private keys of TCP/S: of `connections` (`client_priv`,
+    `server_priv`: one of them is enough) and, static ones, of `hosts` (`priv`).
+    Raises `SecretFileError`.
     """
     try:
         document = json.loads(_read(path))
@@ -81,6 +125,7 @@ def read_secrets(path: Path, store: KeyStore) -> None:
         raise SecretFileError(f"{path}: not JSON: {error}") from None
     try:
         if isinstance(document, dict) and {"hosts", "connections"} <= document.keys():
+            _read_tcps(Fields(document, path.name), store)
             return
         if not isinstance(document, dict) or not {"A", "B"} & document.keys():
             raise SecretFileError(
@@ -92,6 +137,27 @@ def read_secrets(path: Path, store: KeyStore) -> None:
                 _Events(store, of_a=side == "A").read(top.objects(side))
     except VectorFileError as error:
         raise SecretFileError(f"{path}: {error}") from None
+
+
+def _read_tcps(top: Fields, store: KeyStore) -> None:
+    secrets = store.tcps
+    for connection in top.objects("connections"):
+        for side in ("client", "server"):
+            _add_key(connection, f"{side}_", secrets.ephemeral)
+    hosts = top.object("hosts")
+    for name in hosts.names():
+        _add_key(hosts.object(name), "", secrets.static)
+
+
+def _add_key(fields: Fields, prefix: str, keys: dict[bytes, EphemeralKey]) -> None:
+    """A private key, if it is there, which has to be that of the public one beside it."""
+    name = f"{prefix}priv"
+    if name not in fields:
+        return
+    key = X25519.from_private(_sized(fields, name, PUBLIC_LEN))
+    if f"{prefix}pub" in fields and fields.octets(f"{prefix}pub") != key.public:
+        raise VectorFileError(f"{fields.where}: {prefix}pub: is not that of {name}")
+    keys[key.public] = key
 
 
 class _Events:

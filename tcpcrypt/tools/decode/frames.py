@@ -7,7 +7,7 @@ behind what was not captured.  All of that is told, and no longer `authenticated
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tcpcrypt import _fast
@@ -15,9 +15,13 @@ from tcpcrypt.crypto.aead import AeadParameters
 from tcpcrypt.crypto.schedule import MasterKey
 from tcpcrypt.registry import CONTROL_REKEY, FRAME_CIPHERTEXT_MAX, FRAME_HEADER_LEN
 from tcpcrypt.tools.decode.reassembly import ByteStream
+from tcpcrypt.wire.frame import Plaintext
 from tcpcrypt.wire.profile import WireProfile
 
-__all__ = ["FrameReader"]
+__all__ = ["FrameReader", "FrameSink"]
+
+FrameSink = Callable[[bytes, Plaintext], None]
+"""Takes each frame that was opened, as it lies on the wire, and what it protects."""
 
 _FRAME_MAX: Final = FRAME_HEADER_LEN + FRAME_CIPHERTEXT_MAX
 _PIECE: Final = 1 << 18
@@ -48,8 +52,10 @@ class FrameReader:
         master: MasterKey,
         *,
         ab: bool,
+        frames: FrameSink | None = None,
     ) -> None:
         self._stream = stream
+        self._sink = frames
         self._profile = profile
         self._parameters = parameters
         self._master = master
@@ -75,6 +81,11 @@ class FrameReader:
         """Offsets behind it at which there is no frame."""
         self._seen = 0, 0
         """Bytes and later copies that were there at the last look."""
+
+    @property
+    def over(self) -> bool:
+        """No frame can follow; with a profile that has no FINp, none need follow."""
+        return self.fin or self.failed or not self._profile.authenticated_end
 
     def read(self) -> Iterator[bytes]:
         """The data of frames that are whole by now."""
@@ -160,7 +171,7 @@ class FrameReader:
     def _step(self, buffer: bytes | bytearray) -> bytes | None:
         """Open as many frames as can be at once; None at a fault."""
         # Each may end with new keys after its first frame.
-        buffer = buffer[:_PIECE]
+        buffer = buffer[:_PIECE] if self._sink is None else _first(buffer)
         out = bytearray(len(buffer))
         opened = self._open(buffer, out)
         if opened[0]:
@@ -213,7 +224,11 @@ class FrameReader:
         return None
 
     def _take(self, opened: tuple[int, int, int, int, int, int], out: bytearray) -> bytes:
-        consumed, written, frames, stop, _urgent, _last = opened
+        consumed, written, frames, stop, urgent, _last = opened
+        if self._sink is not None:
+            data = bytes(memoryview(out)[:written])
+            plaintext = Plaintext(data, stop == _fast.STOP_FIN, urgent if urgent >= 0 else None)
+            self._sink(bytes(self._stream.buffer[:consumed]), plaintext)
         self._stop = None
         self._tried.clear()
         self.fin = stop == _fast.STOP_FIN

@@ -41,6 +41,8 @@ class Agreed:
     """What host A, of this connection, names the session by that is resumed."""
     nonces: tuple[bytes, bytes] = (b"", b"")
     """For the resumption, of hosts A and B of this connection."""
+    version: int = 0
+    """Of the TEP that authenticates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ def _resumption(
         resuming=resuming,
         identifier=(offer if a else answer).identifier if resuming else b"",
         nonces=_ordered(offer.nonce, answer.nonce, a) if resuming else (b"", b""),
+        version=answer.variant[0] if answer.variant else 0,
     )
 
 

@@ -21,6 +21,7 @@ from tcpcrypt.crypto.schedule import MasterKey, SessionSecret
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.tools.decode.handshake import Agreed
+from tcpcrypt.tools.decode.tcps import TcpsSecrets
 from tcpcrypt.wire.messages import Init1, Init2
 from tcpcrypt.wire.profile import ResumptionForm
 
@@ -257,12 +258,16 @@ class KeyStore:
     """The material of all files, by what a capture shows of a session."""
 
     def __init__(self) -> None:
+        self.tcps = TcpsSecrets()
+        """Private keys of TCP/S."""
         self._fresh: dict[bytes, list[Material]] = defaultdict(list)
         self._resumed: dict[bytes, list[Material]] = defaultdict(list)
         self._following: dict[tuple[ResumptionForm, bytes], _Following] = {}
         self._chains: list[tuple[str, Chain]] = []
         self._expanded: dict[ResumptionForm, int] = dict.fromkeys(ResumptionForm, 0)
         self.entries = 0
+        self.growing = False
+        """More may come, for connections that are under way."""
 
     def add_fresh(self, nonce_a: bytes, material: Material) -> None:
         """Material of a fresh exchange."""

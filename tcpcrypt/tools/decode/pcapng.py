@@ -8,8 +8,6 @@ about encryption stands in a comment of the first packet.  Written by scapy.
 from __future__ import annotations
 
 import ipaddress
-import os
-import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +15,13 @@ from typing import Any, Final
 
 from tcpcrypt.errors import LocalError
 from tcpcrypt.tools.decode.capture import scapy_utils
+from tcpcrypt.tools.decode.private import open_private
 from tcpcrypt.tools.decode.report import ConnectionReport
 from tcpcrypt.wire.segment import Segment, TcpFlags
 
 __all__ = ["PlainCapture"]
 
 _LINKTYPE_RAW: Final = 101
-_MODE: Final = 0o600
 _TIME_MAX: Final = 1e13
 _PIECE: Final = 16384
 """Data bytes of a packet."""
@@ -94,10 +92,7 @@ class PlainCapture:
         """Raises `LocalError` if the file cannot be written, or others could read it."""
         utils = scapy_utils()
         self._path = path
-        try:
-            descriptor = _open(path)
-        except OSError as error:
-            raise LocalError(f"{path}: {error.strerror}") from error
+        descriptor = open_private(path)
         # By its number: what the name means may change at any time.
         self._writer: Any = utils.RawPcapNgWriter(descriptor)
         self._writer.linktype = _LINKTYPE_RAW
@@ -158,22 +153,6 @@ class PlainCapture:
             self._writer.write_packet(made, sec=time)
         except OSError as error:
             raise self._failed(error) from error
-
-
-def _open(path: Path) -> int:
-    """The file, empty, of this user and readable to nobody else."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, _MODE)
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise LocalError(f"{path}: not a regular file of this user; name another")
-        os.fchmod(descriptor, _MODE)
-        os.ftruncate(descriptor, 0)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _end(endpoint: str) -> Endpoint:

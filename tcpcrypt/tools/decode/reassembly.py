@@ -24,6 +24,9 @@ _VARIANTS_MAX: Final = 64
 class ByteStream:
     """Offsets count from the byte behind the SYN, and do not wrap."""
 
+    __slots__ = ("_first", "_marks", "_starts", "_variants", "_waiting", "_waiting_bytes",
+                 "base", "buffer", "ignored")  # fmt: skip
+
     def __init__(self, isn: int) -> None:
         self._first = isn + 1
         self.base = 0
