@@ -145,7 +145,12 @@ class PacketQueue:
         mark: int | None = None,
     ) -> None:
         """Let `packet` go, with another content and mark if they are given, or drop it."""
-        self._verdicts += netlink.verdict(packet, what, payload, mark)
+        message = netlink.verdict(packet, what, payload, mark)
+        if len(message) > _BATCH_BYTES:
+            self.flush()
+            self._send(message)  # it would only be copied once more
+            return
+        self._verdicts += message
         if not self._receiving or len(self._verdicts) > _BATCH_BYTES:
             self.flush()
 
@@ -153,10 +158,13 @@ class PacketQueue:
         """Send the verdicts that were kept."""
         if self._verdicts:
             verdicts, self._verdicts = self._verdicts, bytearray()
-            # Netlink hands verdicts over within the call; ENOBUFS there reports a
-            # lost packet of the other direction, and is counted when receiving.
-            with contextlib.suppress(BlockingIOError):
-                self._socket.send(verdicts)
+            self._send(verdicts)
+
+    def _send(self, verdicts: bytes | bytearray) -> None:
+        # Netlink hands verdicts over within the call; ENOBUFS there reports a
+        # lost packet of the other direction, and is counted when receiving.
+        with contextlib.suppress(BlockingIOError):
+            self._socket.send(verdicts)
 
     def close(self) -> None:
         self._socket.close()

@@ -7,7 +7,7 @@ one by one, so that it is known which input each output holds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import (
@@ -27,6 +27,9 @@ from tcpcrypt.errors import PeerError
 from tcpcrypt.registry import FRAME_HEADER_LEN, FRAME_URGENT_LEN, INIT1_MAGIC, INIT2_MAGIC
 from tcpcrypt.segment.stream import OVERHEAD, Stream
 from tcpcrypt.wire.messages import message_length
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["Crypt"]
 
@@ -63,7 +66,7 @@ class Crypt:
         self._init_due = not negotiated.resuming
         self._init_owed = not negotiated.resuming
         self._magic = INIT2_MAGIC if negotiated.role is Role.A else INIT1_MAGIC
-        self._found = bytearray()
+        self._found: list[ReadableBuffer] = []
         self._urgent_field = 0
         """Bytes that the next frame has besides OVERHEAD."""
         self._urgent: int | None = None
@@ -82,7 +85,7 @@ class Crypt:
 
     # --- to the peer -------------------------------------------------------------------
 
-    def seal(self, data: bytes, urgent: int | None = None) -> None:
+    def seal(self, data: bytes | memoryview, urgent: int | None = None) -> None:
         """Make frames of application data; `urgent`: the offset of the last urgent byte."""
         begin = self._sealing.cells.app_end
         if urgent is not None and urgent >= begin:
@@ -131,17 +134,23 @@ class Crypt:
 
     # --- from the peer -----------------------------------------------------------------
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Bytes of the peer's stream, in order; what they hold is output of `opening`."""
         begun = self._begun
-        begun += data
+        if begun:
+            begun += data
+            data = b""
+            if self._whole(begun):
+                data = bytes(begun)
+                begun.clear()
+        view = memoryview(data)
         try:
-            while not self.error and (length := self._whole()):
-                piece = bytes(begun[:length])
-                del begun[:length]
-                self._open(piece)
+            while not self.error and (length := self._whole(view)):
+                self._open(view[:length])
+                view = view[length:]
         except PeerError as error:
             self.error = error
+        begun += view
         end = self._opening.input.end - len(begun)
         known = len(begun) >= FRAME_HEADER_LEN and not self._init_due
         self._opening.under_way = end + self._length() if known else 0
@@ -149,17 +158,19 @@ class Crypt:
     def _length(self) -> int:
         return FRAME_HEADER_LEN + int.from_bytes(self._begun[1:FRAME_HEADER_LEN], "big")
 
-    def _whole(self) -> int:
+    def _whole(self, view: memoryview | bytearray) -> int:
         """Bytes of the message or frame that has come whole; 0 if none has."""
         if self._init_due:
-            length = message_length(self._begun, self._magic, _INIT_MAX) if self._begun else None
+            length = message_length(view, self._magic, _INIT_MAX) if view else None
+        elif len(view) < FRAME_HEADER_LEN:
+            return 0
         else:
-            length = self._length() if len(self._begun) >= FRAME_HEADER_LEN else None
-        return length if length is not None and length <= len(self._begun) else 0
+            length = FRAME_HEADER_LEN + int.from_bytes(view[1:FRAME_HEADER_LEN], "big")
+        return length if length is not None and length <= len(view) else 0
 
-    def _open(self, piece: bytes) -> None:
+    def _open(self, piece: memoryview) -> None:
         self._init_due = False
-        self._found = bytearray()
+        self._found = []
         self.session.receive_data(piece)
         self._hear()
         if not self.error:
@@ -172,7 +183,7 @@ class Crypt:
 
     def _note(self, event: Event) -> None:
         if isinstance(event, DataReceived):
-            self._found += event.data
+            self._found.append(event.data)
         elif isinstance(event, UrgentReceived):
             self.peer_urgent = event.index
         elif isinstance(event, Established):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tcpcrypt.core.config import Config
@@ -90,12 +90,13 @@ class Flow:
         self.due: float | None = None
         """When `handle_timeout` is to be called."""
         self.last_heard = clock()
-        self._config = config
+        # A frame is as long as the data of a segment, which fits a segment again.
+        self._config = replace(config, small_frames_until=0)
         self._resumption = resumption
         self._key_log = key_log
         self._report = report
         self._clock = clock
-        self._opening = Opening(config, opener, b"%b:%d" % (flow[2], flow[3]), resumption)
+        self._opening = Opening(self._config, opener, b"%b:%d" % (flow[2], flow[3]), resumption)
         self._streams = {INNER: Stream(seals=True), OUTER: Stream(seals=False)}
         """By the side of their source."""
         self._composer = Composer(

@@ -30,10 +30,11 @@ class Reassembly:
         """Bytes that wait for those before them."""
         return sum(map(len, self._pieces))
 
-    def put(self, offset: int, data: ReadableBuffer, limit: int) -> bytes:
+    def put(self, offset: int, data: ReadableBuffer, limit: int) -> bytes | memoryview:
         """Add `data`, as far as it is new and before offset `limit`.
 
-        Returns the bytes that are in order now, from the former `end` on.
+        Returns the bytes that are in order now, from the former `end` on; a view of
+        `data` where they are all of it.
         Bytes that came before stay: who repeats them changes nothing.
         """
         view = memoryview(data)
@@ -46,7 +47,7 @@ class Reassembly:
             return b""
         if offset == self.end and not self._pieces:
             self.end += len(view)
-            return bytes(view)
+            return view
         self._insert(offset, view)
         return self._contiguous()
 

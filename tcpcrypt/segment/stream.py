@@ -83,7 +83,7 @@ class Stream:
 
     # --- input and output ------------------------------------------------------------
 
-    def take(self, offset: int, data: ReadableBuffer) -> bytes:
+    def take(self, offset: int, data: ReadableBuffer) -> bytes | memoryview:
         """Input at `offset`; what has become contiguous."""
         return self.input.put(offset, data, self._limit)
 
@@ -99,13 +99,14 @@ class Stream:
         if not data_len:
             self.responsible = self.end
 
-    def opened(self, data: ReadableBuffer, length: int, *, tag_len: int = 16) -> None:
-        """`length` bytes of input held `data`, which is output."""
-        data_len = len(memoryview(data))
+    def opened(self, pieces: list[ReadableBuffer], length: int, *, tag_len: int = 16) -> None:
+        """`length` bytes of input held `pieces`, which are output."""
+        data_len = sum(len(memoryview(piece)) for piece in pieces)
         begun = self.cells.wire_end
         header = length - tag_len - data_len if data_len else length
         self.cells.add(data_len, header, length)
-        self._kept += data
+        for piece in pieces:
+            self._kept += piece
         if data_len and self._told > begun:
             self.responsible = self.end  # the source may believe that it has arrived
 
@@ -122,7 +123,8 @@ class Stream:
         """Output from `start` to `stop`, and whether FIN ends it."""
         fin = self.fin is not None and stop > self.fin
         last = stop - 1 if fin else stop
-        return bytes(self._kept[start - self._kept_at : last - self._kept_at]), fin
+        with memoryview(self._kept) as kept:
+            return bytes(kept[start - self._kept_at : last - self._kept_at]), fin
 
     def acknowledged(self, offset: int, edge: int, blocks: list[tuple[int, int]]) -> bool:
         """The sink has everything before `offset` and takes output up to `edge`.

@@ -16,7 +16,7 @@ from typing import Final
 from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
 from tcpcrypt.auth.scope import INCOMING, outgoing_scope, read_scope
 from tcpcrypt.auth.tep import AuthenticatedTep
-from tcpcrypt.auth.terms import PeerProof
+from tcpcrypt.auth.terms import PeerProof, Terms
 from tcpcrypt.auth.trust import Auth, PostQuantum, Trust, TrustTerms
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Role
@@ -28,7 +28,14 @@ from tcpcrypt.registry import Tep
 from tcpcrypt.sockets.keys import KeyDirectory, Keys
 from tcpcrypt.sockets.peer import Demand, PeerSpec
 
-__all__ = ["HANDSHAKE_TIMEOUT", "Arrangement", "ConfirmedTep", "arrange", "service_scope"]
+__all__ = [
+    "HANDSHAKE_TIMEOUT",
+    "Arrangement",
+    "ConfirmedTep",
+    "arrange",
+    "authenticated",
+    "service_scope",
+]
 
 HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds from the TCP connection to AES_MODE, whatever trickles in meanwhile."""
@@ -112,6 +119,19 @@ def service_scope(host: str, port: int) -> str:
         return read_scope(f"{host}:{port}")
 
 
+def authenticated(terms: Terms, *, timeout: float | None = None) -> Config:
+    """Settings of a connection in which both ends prove what `terms` ask for.
+
+    `timeout`: seconds for the handshake, where it is not to be `HANDSHAKE_TIMEOUT`.
+    """
+    return replace(
+        _BASE,
+        teps=(_EXPERIMENTAL,),
+        extensions={_EXPERIMENTAL: AuthenticatedTep(terms)},
+        handshake_timeout=_BASE.handshake_timeout if timeout is None else timeout,
+    )
+
+
 def arrange(spec: PeerSpec, role: Role, name: str, keys: Keys = None) -> Arrangement:
     """What a connection goes by.
 
@@ -150,9 +170,7 @@ def _settled(
     if found is not None and found[0] is trust.identity and found[1] is trust.psks:
         return found[2:]
     terms = _terms(trust, spec, role, scope)
-    config = replace(
-        _BASE, teps=(_EXPERIMENTAL,), extensions={_EXPERIMENTAL: AuthenticatedTep(terms)}
-    )
+    config = authenticated(terms)
     if len(directory.settled) >= _SETTLED_MAX:
         directory.settled.clear()
     directory.settled[key] = trust.identity, trust.psks, config, terms

@@ -33,8 +33,6 @@ IDLE_SECONDS: Final = 3600.0
 ENDED_SECONDS: Final = 120.0
 """A connection is kept so long behind its end, for what is sent again."""
 _MODULUS: Final = 1 << 32
-_FIRST_WINDOW: Final = 1 << 16
-
 Flow = tuple[bytes, int, bytes, int]
 """Address and port of this host, then of the other one."""
 
@@ -70,7 +68,8 @@ class Gate:
         self._changed = changed
         self._clock = clock
         self._live: OrderedDict[Flow, _Entry] = OrderedDict()
-        self._half_open: OrderedDict[Flow, Connection] = OrderedDict()
+        self._half_open: OrderedDict[tuple[Flow, int], Connection] = OrderedDict()
+        """By the number of the SYN as well: one more by anybody else touches none of them."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -88,11 +87,12 @@ class Gate:
         flow, flags = segment.flow, segment.flags
         if flags.syn and not flags.ack:
             return self._opens(flow, segment)
-        half = self._half_open.get(flow)
-        if half is not None and (flags.syn or flags.rst) and segment.ack == half.isn_behind:
+        key = flow, (segment.ack - 1) % _MODULUS
+        half = self._half_open.get(key)
+        if half is not None and (flags.syn or flags.rst):
             made = half.send(segment)
             if half.state is State.CLOSED:
-                del self._half_open[flow]
+                del self._half_open[key]
             return made
         connection = self._find(flow)
         if connection is not None:
@@ -111,9 +111,10 @@ class Gate:
         flow = (destination, destination_port, source, source_port)
         if segment.flags.syn and not segment.flags.ack:
             return self._is_opened(flow, segment)
-        half = self._half_open.get(flow)
+        key = flow, (segment.seq - 1) % _MODULUS
+        half = self._half_open.get(key)
         if half is not None and self._completes(half, segment):
-            del self._half_open[flow]
+            del self._half_open[key]
             if not self._admit(flow, half):
                 return Fate.DROP
             self._changed(flow, half)
@@ -163,20 +164,17 @@ class Gate:
             and entry.connection.isn == segment.seq
         ):
             return self._came(flow, entry.connection, segment)
-        half = self._half_open.get(flow)
-        if half is None or half.isn != segment.seq:
-            if half is not None:
-                half.wipe()
-            half = self._begin(flow, segment, active=False)
-            self._half_open[flow] = half
-            self._half_open.move_to_end(flow)
+        key = flow, segment.seq
+        half = self._half_open.get(key)
+        if half is None:
+            half = self._half_open[key] = self._begin(flow, segment, active=False)
             while len(self._half_open) > HALF_OPEN_MAX:
-                _flow, oldest = self._half_open.popitem(last=False)
+                _key, oldest = self._half_open.popitem(last=False)
                 oldest.wipe()
                 self.refused += 1
         made = half.receive(segment)
         if half.state is State.REFUSED:
-            del self._half_open[flow]
+            del self._half_open[key]
         return made
 
     def _begin(self, flow: Flow, segment: Segment, *, active: bool) -> Connection:
@@ -191,7 +189,7 @@ class Gate:
 
     @staticmethod
     def _completes(half: Connection, segment: Segment) -> bool:
-        """Whether only who has seen the SYN-ACK can have sent this."""
+        """Whether only who has seen the SYN-ACK can have sent this, the first behind the SYN."""
         flags, answer = segment.flags, half.answer
         return (
             answer is not None
@@ -199,7 +197,6 @@ class Gate:
             and not flags.syn
             and not flags.rst
             and (segment.ack - answer) % _MODULUS == 1
-            and (segment.seq - half.isn - 1) % _MODULUS < _FIRST_WINDOW
         )
 
     # --- the table ---------------------------------------------------------------

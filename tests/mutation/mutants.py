@@ -189,7 +189,7 @@ def _instead(node: ast.AST, *, inside: bool) -> Iterator[ast.AST]:
         case ast.Return(value=ast.AST() as value) if not isinstance(value, ast.Constant):
             yield ast.Return(ast.Constant(None))
         case ast.Assign(targets=[ast.Attribute()], value=value) if inside:
-            if not (isinstance(value, ast.Constant) and value.value is None):
+            if not (isinstance(value, ast.Constant) and not value.value):  # None is as false
                 yield _with(node, value=ast.Constant(None))
         case ast.Dict(keys=keys, values=values) if len(keys) > 1:
             for left_out in range(len(keys)):

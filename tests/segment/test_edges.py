@@ -9,7 +9,15 @@ from segment.path import CLIENT, SERVER, Path, Setup
 from tcpcrypt.core.config import Config
 from tcpcrypt.errors import PeerReason
 from tcpcrypt.segment.opening import Side
-from tcpcrypt.segment.packets import ECN_CE, Header, ecn, make_packet, timestamps_and_blocks
+from tcpcrypt.segment.packets import (
+    ECN_CE,
+    Header,
+    ecn,
+    make_packet,
+    read_options,
+    timestamps_and_blocks,
+)
+from tcpcrypt.segment.stream import Stream
 from tcpcrypt.wire.segment import Segment
 
 THERE, BACK = (CLIENT, 4000, SERVER, 80), (SERVER, 80, CLIENT, 4000)
@@ -444,3 +452,102 @@ def test_an_acknowledgement_before_the_first_of_the_opener_goes_nowhere() -> Non
     assert engine is not None
     engine.input(Side.INNER, make_packet(BACK, header, b"early"))
     assert len(path.wire) == before
+
+
+def _in_part() -> Path:
+    """Of a frame of many segments the first have come, and were acknowledged."""
+    path = opened(joined=20)
+    passed = 0
+
+    def first_three(from_client: bool, packet: bytes) -> list[bytes]:
+        nonlocal passed
+        if not from_client or not len(Segment.parse(packet).payload):
+            return [packet]
+        passed += 1
+        return [packet] if passed <= 3 else []
+
+    path.meddle = first_three
+    path.client.write(bytes(range(200)) * 100)
+    path.world.run(0.05)
+    path.meddle = lambda _from_client, packet: [packet]
+    assert path.client.una > 5 + 3000  # or its TCP could not send any more
+    assert len(path.server.received) == 5  # for nothing of it is authentic yet
+    return path
+
+
+def test_rfc9293_3_8_4_a_probe_is_answered_where_a_frame_is_there_in_part() -> None:
+    path = _in_part()
+    before = path.server.segments
+    path.client.keep_alive()
+    path.world.run(0.05)
+    assert path.server.segments == before + 1
+
+
+def test_what_was_acknowledged_in_part_is_the_engines_to_repeat() -> None:
+    path = _in_part()
+    engine = path.engines[False]
+    assert engine is not None
+    inner = engine.outputs[Side.INNER]
+    lost = 0
+
+    def losing(packet: bytes) -> None:
+        nonlocal lost
+        if len(Segment.parse(packet).payload) and lost < 2:
+            lost += 1
+        else:
+            inner(packet)
+
+    engine.outputs[Side.INNER] = losing
+    path.world.run(60)
+    assert lost == 2
+    assert bytes(path.server.received) == b"hello" + bytes(range(200)) * 100
+
+
+def test_a_window_reaches_to_the_end_of_the_frame_that_is_under_way() -> None:
+    """A peer may make frames that are longer than the window of the application."""
+    stream = Stream(seals=False)
+    stream.acknowledged(0, 1000, [])
+    stream.take(0, bytes(500))
+    assert stream.window(0) == 500
+    stream.under_way = 60_000
+    assert stream.window(0) == 59_500
+    stream.acknowledged(0, 0, [])
+    assert stream.window(0) == 0  # but not where there is no room at all
+
+
+def test_rfc2018_blocks_are_translated_to_the_byte() -> None:
+    path = opened()
+    size, hole = path.client._size(), []
+
+    def without_one(from_client: bool, packet: bytes) -> list[bytes]:
+        segment = Segment.parse(packet)
+        if not from_client or not len(segment.payload):
+            return [packet]
+        if not hole:
+            hole.append(segment.seq)
+        return [] if segment.seq == hole[0] else [packet]
+
+    path.meddle = without_one
+    path.client.write(bytes(5 * size))
+    path.world.run(0.1)
+    # Its peer's engine has told of what waits there, in numbers of the wire.
+    told = [
+        read_options(Segment.parse(packet).options).blocks
+        for from_client, packet in path.wire
+        if not from_client
+    ][-1]
+    frame = size + 20
+    assert told == (((hole[0] + frame) % MODULUS, (hole[0] + 5 * frame) % MODULUS),)
+    assert path.client.una == 5
+    assert path.client.sacked == set(range(5 + size, 5 + 5 * size))
+    path.meddle = lambda _from_client, packet: [packet]
+    path.world.run(5)
+    assert len(path.server.received) == 5 + 5 * size
+
+
+def test_the_application_gets_a_window_that_its_frames_fit() -> None:
+    stream = Stream(seals=True)
+    stream.largest = 1400
+    stream.acknowledged(0, 3000, [])
+    assert stream.window(0) == 1400 + 1400 + 3000 - 2 * 1420 - 20
+    assert stream.window(2) == 2940 >> 2

@@ -89,3 +89,18 @@ def test_any_network(
     sack, forwards = hosts
     path = Path(Setup(seed=seed, isn=isn, wire=Faults(*rates), forwards=forwards), sack=sack)
     path.exchange(text(sizes[0]), text(sizes[1], 11), seconds=3000)
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_a_full_segment_with_its_frame_is_a_full_segment(timestamps: bool) -> None:
+    """Neither longer than the path takes, nor one more than the application's TCP sent."""
+    path = Path(timestamps=timestamps)
+    path.open()
+    path.world.run(1)
+    before, sent = len(path.wire), path.client.segments
+    path.client.write(text(28_000))
+    path.world.run(5)
+    assert bytes(path.server.received) == text(28_000)
+    mine = [packet for from_client, packet in path.wire[before:] if from_client]
+    assert len(mine) == path.client.segments - sent
+    assert 1490 < max(map(len, mine)) <= 1500

@@ -421,3 +421,15 @@ def test_what_remains_is_said_in_the_words_of_the_list() -> None:
     for words in ("in the middle", "TI option", "keys of near positions overlap", "window", "SACK"):
         assert words in said
     assert len(set(LACKS)) == len(LACKS) == 3
+
+
+def test_a2_syns_of_others_disturb_no_handshake() -> None:
+    """Whoever knows the ports, and no number."""
+    wire = Wire(ours(), ours())
+    other = b"\xfd\x24TC" + X25519.generate().public
+    for octets in (syn(), syn_ack(), packet()):
+        assert wire.carry(octets) is not None
+        for number in (3, 4):
+            wire.server.pre_routing(packet(flags=SYN, seq=number, options=other))
+            wire.server.pre_routing(packet(flags=SYN, seq=number))
+    assert wire.say(WORDS) == WORDS
