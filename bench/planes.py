@@ -32,7 +32,7 @@ from rivals import RIVALS, STANFORD, Ground, Start, Targets, stanford
 from tcpcrypt.errors import LocalError
 from tcpcrypt.tools.bench import machine
 from tcpcrypt.tools.labdaemon import LabDaemon
-from tcpcrypt.tools.netns import Host, Lab, Link, become_root
+from tcpcrypt.tools.netns import Host, Lab, Link, become_root, wait_until
 from tcpcrypt.tools.traffic import KINDS, Traffic, cpu_of
 
 PORTS = dict(zip(KINDS, (80, 81, 82), strict=True))
@@ -66,6 +66,22 @@ def ours(*arguments: str, **environment: str) -> Start:
     return start
 
 
+def segments(ground: Ground) -> Targets:
+    """The segment plane on both hosts."""
+    ports = [word for port in ground.ports.values() for word in ("--port", str(port))]
+    argv = (sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "segment", "--mode", "require")
+    for host in (ground.client, ground.server):
+        ground.start(host, *argv, *ports)
+
+    def told() -> int:
+        if any(process.poll() is not None for process in ground.processes):
+            raise LocalError((ground.directory / "log").read_text())
+        return (ground.directory / "log").read_text().count("started") == 2
+
+    wait_until(told, "start of the segment plane", 30)
+    return ground.direct()
+
+
 def chains() -> dict[str, Start]:
     """All that can be measured here.  What is new is added here, and nowhere else."""
     found: dict[str, Start] = {PLAIN: plain, LOSSY: plain}
@@ -73,6 +89,7 @@ def chains() -> dict[str, Start]:
     for backend, name in backends.items():
         found[name] = ours("--backend", backend)
         found[f"{name}, fresh"] = ours("--backend", backend, "--no-resume")
+    found["ours, segments"] = segments
     found["ours, all Python"] = ours("--backend", "nfqueue", **PYTHON)
     found |= {name: start for name, (start, _program) in RIVALS.items()}
     if os.environ.get(STANFORD):

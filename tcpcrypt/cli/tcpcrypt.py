@@ -121,6 +121,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "show the firewall rules that a configuration asks for, or those in the kernel",
         "tcpcrypt rules --print --config tcpcrypt.toml",
     ),
+    "segment": Command(
+        "tcpcrypt.cli.segment",
+        "encrypt connections segment by segment, of this host or as a gateway",
+        "tcpcrypt segment --port 80 --inner eth1",
+    ),
     "session-id": Command(
         "tcpcrypt.cli.session_id",
         "print the session ID of one connection",

@@ -26,7 +26,7 @@ from tcpcrypt.daemon.key_log import WARNING, KeyLogFile
 from tcpcrypt.daemon.log import open_log
 from tcpcrypt.errors import LocalError
 
-__all__ = ["main", "parser"]
+__all__ = ["main", "parser", "port_range"]
 
 _EXAMPLE = """\
 examples:
@@ -161,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     ports.add_argument(
         "--port",
         metavar="PORT[-LAST]",
-        type=_ports,
+        type=port_range,
         action="append",
         help="a service port or a range of them; may be repeated",
     )
@@ -186,7 +186,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def _ports(text: str) -> range:
+def port_range(text: str) -> range:
+    """A port or a range of them, as an argument of a command."""
     first, _, last = text.partition("-")
     try:
         ports = range(int(first), int(last or first) + 1)

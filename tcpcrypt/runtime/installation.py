@@ -44,7 +44,7 @@ from tcpcrypt.runtime.sockops import Attachment, Maps, pass_rules
 from tcpcrypt.runtime.steering import TransparentSteering
 from tcpcrypt.runtime.tcps import TCPS_QUEUE, diverted_by, tcps_rules
 
-__all__ = ["QUEUE_NUMBERS", "Installation", "remove_everything", "rules_for"]
+__all__ = ["QUEUE_NUMBERS", "Installation", "only_one", "remove_everything", "rules_for"]
 
 QUEUE_NUMBERS: Final = frozenset(
     {
@@ -104,7 +104,7 @@ class Installation:
 
     def open(self) -> None:
         """Take the lock, the queues and the listeners' ports; nothing comes yet."""
-        self._lock = _only_one()
+        self._lock = only_one()
         try:
             self._queue = PacketQueue.open(dict.fromkeys(sorted(QUEUE_NUMBERS), QUEUE_LENGTH))
             if self.settings.backend == "sockops":
@@ -289,7 +289,7 @@ def remove_everything(families: Sequence[int] = (4, 6)) -> int:
 
     Raises `LocalError` if a daemon is running, whose rules these are.
     """
-    lock = _only_one()
+    lock = only_one()
     try:
         PacketQueue.open({QUEUE_NUMBER: 1}).close()  # nobody but a daemon has it
         firewall = Firewall(families)
@@ -308,8 +308,10 @@ def _end_left_behind(firewall: Firewall) -> None:
         destroy(diverted_connections(policies, ()))
 
 
-def _only_one() -> socket.socket | None:
-    """An abstract socket name is taken once in a network namespace, and never left behind.
+def only_one() -> socket.socket | None:
+    """Be the only one whose rules are in the kernel of this network namespace.
+
+    An abstract socket name is taken once in a namespace, and never left behind.
 
     Anybody may take such a name.  None: it is not a daemon who has it; that
     there is one only then shows by the netfilter queue, which nobody without

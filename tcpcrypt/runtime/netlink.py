@@ -22,6 +22,7 @@ __all__ = [
     "Verdict",
     "bind_request",
     "copy_request",
+    "joined_request",
     "length_request",
     "parse_messages",
     "verdict",
@@ -38,6 +39,9 @@ _FLAG_ACK: Final = 4
 _CONFIG_COMMAND: Final = 1
 _CONFIG_COPY: Final = 2
 _CONFIG_LENGTH: Final = 3
+_CONFIG_MASK: Final = 4
+_CONFIG_FLAGS: Final = 5
+_FLAG_GSO: Final = 1 << 2
 _COMMAND_BIND: Final = 1
 _COPY_PACKET: Final = 2
 
@@ -114,6 +118,13 @@ def length_request(queue: int, sequence: int, packets: int) -> bytes:
     """Let `packets` wait at most; what comes on top is dropped."""
     length = struct.pack("!I", packets)
     return _message(_MESSAGE_CONFIG, queue, _attribute(_CONFIG_LENGTH, length), sequence, ack=True)
+
+
+def joined_request(queue: int, sequence: int) -> bytes:
+    """Queue segments that the kernel has joined, or not yet cut, as one packet (NFQA_CFG_F_GSO)."""
+    flag = struct.pack("!I", _FLAG_GSO)
+    attributes = _attribute(_CONFIG_MASK, flag) + _attribute(_CONFIG_FLAGS, flag)
+    return _message(_MESSAGE_CONFIG, queue, attributes, sequence, ack=True)
 
 
 def verdict(

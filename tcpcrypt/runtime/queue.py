@@ -46,10 +46,11 @@ class PacketQueue:
         self._receiving = False
 
     @classmethod
-    def open(cls, lengths: Mapping[int, int]) -> PacketQueue:
+    def open(cls, lengths: Mapping[int, int], *, joined: bool = False) -> PacketQueue:
         """Take the queues with these numbers; as many packets may wait in each.
 
         All at once, for afterwards packets come between the kernel's answers.
+        `joined`: a packet may be what the kernel cuts into segments only later.
         Raises `LocalError` if a queue is taken, the kernel lacks
         nfnetlink_queue, or CAP_NET_ADMIN is missing.
         """
@@ -65,22 +66,22 @@ class PacketQueue:
             sock.settimeout(5)
             queue._enlarge()
             for number, length in lengths.items():
-                queue._bind(number, length)
+                queue._bind(number, length, joined=joined)
             sock.setblocking(False)
         except BaseException:
             sock.close()
             raise
         return queue
 
-    def _bind(self, number: int, length: int) -> None:
-        for sequence, request in enumerate(
-            (
-                netlink.bind_request(number, 1),
-                netlink.copy_request(number, 2),
-                netlink.length_request(number, 3, length),
-            ),
-            start=1,
-        ):
+    def _bind(self, number: int, length: int, *, joined: bool) -> None:
+        requests = [
+            netlink.bind_request(number, 1),
+            netlink.copy_request(number, 2),
+            netlink.length_request(number, 3, length),
+        ]
+        if joined:
+            requests.append(netlink.joined_request(number, 4))
+        for sequence, request in enumerate(requests, start=1):
             self._request(number, request, sequence)
 
     def _enlarge(self) -> None:
@@ -144,7 +145,12 @@ class PacketQueue:
         mark: int | None = None,
     ) -> None:
         """Let `packet` go, with another content and mark if they are given, or drop it."""
-        self._verdicts += netlink.verdict(packet, what, payload, mark)
+        message = netlink.verdict(packet, what, payload, mark)
+        if len(message) > _BATCH_BYTES:
+            self.flush()
+            self._send(message)  # it would only be copied once more
+            return
+        self._verdicts += message
         if not self._receiving or len(self._verdicts) > _BATCH_BYTES:
             self.flush()
 
@@ -152,10 +158,13 @@ class PacketQueue:
         """Send the verdicts that were kept."""
         if self._verdicts:
             verdicts, self._verdicts = self._verdicts, bytearray()
-            # Netlink hands verdicts over within the call; ENOBUFS there reports a
-            # lost packet of the other direction, and is counted when receiving.
-            with contextlib.suppress(BlockingIOError):
-                self._socket.send(verdicts)
+            self._send(verdicts)
+
+    def _send(self, verdicts: bytes | bytearray) -> None:
+        # Netlink hands verdicts over within the call; ENOBUFS there reports a
+        # lost packet of the other direction, and is counted when receiving.
+        with contextlib.suppress(BlockingIOError):
+            self._socket.send(verdicts)
 
     def close(self) -> None:
         self._socket.close()

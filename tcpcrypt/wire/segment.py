@@ -144,6 +144,21 @@ class Segment:
         return _FLAGS[self._flags]
 
     @property
+    def header_at(self) -> int:
+        """Where in the packet the TCP header begins."""
+        return self._tcp
+
+    @property
+    def window(self) -> int:
+        """The window field, not scaled."""
+        return int.from_bytes(self._packet[self._tcp + 14 : self._tcp + 16], "big")
+
+    @property
+    def urgent_pointer(self) -> int:
+        """Means something only with URG."""
+        return int.from_bytes(self._packet[self._tcp + 18 : self._tcp + 20], "big")
+
+    @property
     def options(self) -> memoryview:
         """The option region, 0 to 40 bytes, padding included."""
         return self._packet[self._tcp + _TCP_LEN : self._tcp + self.data_offset]

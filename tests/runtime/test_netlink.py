@@ -14,6 +14,7 @@ from tcpcrypt.runtime.netlink import (
     Verdict,
     bind_request,
     copy_request,
+    joined_request,
     length_request,
     parse_messages,
     verdict,
@@ -56,6 +57,9 @@ def test_requests_byte_for_byte() -> None:
     )
     assert length_request(1, 3, 4096) == request(
         28, 0x0302, 5, 3, "00000001" + head(8, 3) + "00001000"
+    )
+    assert joined_request(1, 4) == request(
+        36, 0x0302, 5, 4, "00000001" + head(8, 4) + "00000004" + head(8, 5) + "00000004"
     )
 
 

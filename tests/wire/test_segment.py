@@ -97,6 +97,13 @@ def test_fields_and_checksums(network: Any, payload: bytes) -> None:
     assert segment.checksum_ok()
 
 
+@pytest.mark.parametrize("network", [IP(), IPv6()])
+def test_the_fields_that_an_engine_needs(network: Any) -> None:
+    segment = Segment.parse(raw(network, window=0x1234, urgptr=0x5678))
+    assert (segment.window, segment.urgent_pointer) == (0x1234, 0x5678)
+    assert segment.header_at == len(network)
+
+
 def test_addresses_are_objects() -> None:
     assert Segment.parse(raw(V4)).source == IPv4Address("192.0.2.1")
     assert Segment.parse(raw(V6)).destination == IPv6Address("2001:db8:1::2")

@@ -1,0 +1,110 @@
+"""`tcpcrypt segment`: encrypt the segments of connections, of this host or as a gateway."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import socket
+from ipaddress import ip_address
+
+from tcpcrypt.cli.tcpcryptd import port_range
+from tcpcrypt.core.config import Config
+from tcpcrypt.core.policy import Mode
+from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.firewall import Firewall
+from tcpcrypt.runtime.installation import only_one
+from tcpcrypt.runtime.loop import Loop
+from tcpcrypt.segment.opening import Side
+from tcpcrypt.segment.service import SegmentPlane, segment_rules
+from tcpcrypt.segment.table import Key
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Encrypt connections segment by segment, in the foreground: their addresses, ports and"
+        " their TCP stay those of the two hosts.  With --inner this host is a gateway for those"
+        " behind that interface, who need know nothing of it; the other end is another gateway, or"
+        " a host with this or with tcpcryptd.  Connections that are open already are reset."
+        "  Needs root, and that no tcpcryptd serves here.  SIGINT or SIGTERM resets what is"
+        " encrypted and takes the rules out again.  Exit status: 0 then, 1 if it could not start."
+    )
+    parser.add_argument(
+        "--port",
+        metavar="PORT[-LAST]",
+        type=port_range,
+        action="append",
+        required=True,
+        help="a service port or a range of them; may be repeated",
+    )
+    parser.add_argument(
+        "--inner",
+        metavar="INTERFACE",
+        help="be a gateway for the hosts behind it, instead of serving this one",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=[Mode.OPPORTUNISTIC.value, Mode.REQUIRE.value],
+        default=Mode.OPPORTUNISTIC.value,
+        help="plain TCP where the other side cannot encrypt, or refuse (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="tell it as JSON, a line an event")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to end; returns the exit status."""
+    if arguments.inner is not None:
+        try:
+            socket.if_nametoindex(arguments.inner)
+        except OSError:
+            raise LocalError(f"this host has no interface {arguments.inner!r}") from None
+    config = Config(require_encryption=arguments.mode == Mode.REQUIRE.value)
+
+    def tell(event: str, fields: dict[str, object]) -> None:
+        if arguments.json:
+            print(json.dumps({"event": event, **fields}), flush=True)
+        else:
+            print(event, *(f"{name}={value}" for name, value in fields.items()), flush=True)
+
+    def report(key: Key, event: str, fields: dict[str, object]) -> None:
+        tell(event, {"inner": _place(*key[:2]), "outer": _place(*key[2:]), **fields})
+
+    def chosen(_key: Key, _side: Side) -> Config:
+        return config
+
+    loop, firewall = Loop(), Firewall()
+    lock = only_one()
+    try:
+        plane = SegmentPlane(
+            loop,
+            chosen,
+            resumption=ResumptionCache(config),
+            forwards=arguments.inner is not None,
+            report=report,
+        )
+    except OSError as error:
+        raise LocalError(f"cannot open the netfilter queues: {error.strerror}; be root") from error
+    try:
+        firewall.install(segment_rules(arguments.port, arguments.inner))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: loop.stop())
+        tell("started", {"firewall": firewall.name})
+        loop.run()
+    finally:
+        # First the resets: without the rules the segments would go in clear.
+        plane.close()
+        firewall.remove()
+        loop.close()
+        if lock is not None:
+            lock.close()
+    tell("stopped", {})
+    return 0
+
+
+def _place(address: bytes, port: int) -> str:
+    text = str(ip_address(address))
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"

@@ -1,0 +1,143 @@
+"""The connections that pass a host or a gateway, by their addresses and ports.
+
+Fails closed: a segment of a connection that is not known could belong to one
+that was encrypted, so that none passes.  It has begun before the engine did;
+its end on the inner side is reset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tcpcrypt.core.config import Config
+from tcpcrypt.core.key_log import KeyLog
+from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.errors import PeerError
+from tcpcrypt.segment.flow import Flow, Outcome, Report
+from tcpcrypt.segment.opening import Side, can_be_changed
+from tcpcrypt.segment.packets import Header, make_packet
+from tcpcrypt.wire.segment import Segment, TcpFlags
+
+__all__ = ["Configure", "Key", "Table"]
+
+Key = tuple[bytes, int, bytes, int]
+"""Address and port of the inner side, then of the outer one."""
+Configure = Callable[[Key, Side], Config | None]
+"""What a connection that is opened from this side is to be; None: left alone."""
+
+_BEGINNING_MAX: Final = 16384
+"""Connections that have only begun; then the oldest is forgotten for a new one."""
+_BEGINNING: Final = 130.0
+"""Seconds that a handshake may take; Linux gives up on a SYN-ACK after 63."""
+_PLAIN_IDLE: Final = 86_400.0
+
+
+class Table:
+    """See above.  `take` is for every packet, `sweep` for now and then."""
+
+    def __init__(
+        self,
+        configure: Configure,
+        *,
+        resumption: ResumptionCache | None = None,
+        key_log: KeyLog | None = None,
+        forwards: bool = False,
+        report: Callable[[Key, str, dict[str, object]], None] = lambda _key, _event, _fields: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.flows: dict[Key, Flow] = {}
+        self._configure = configure
+        self._resumption = resumption
+        self._key_log = key_log
+        self._forwards = forwards
+        self._report = report
+        self._clock = clock
+        self._beginning: dict[Key, float] = {}
+
+    def take(self, side: Side, packet: bytes | memoryview) -> tuple[Key | None, Outcome]:
+        """What becomes of a packet that comes from `side`, and whose it is."""
+        try:
+            segment = Segment.parse(packet)
+        except PeerError:
+            return None, Outcome()  # a fragment, or nothing that TCP could read
+        flow, flags = segment.flow, segment.flags
+        key = flow if side is Side.INNER else (flow[2], flow[3], flow[0], flow[1])
+        known = self.flows.get(key)
+        if flags.syn and not flags.ack and (known is None or known.over):
+            known = self._begin(key, side, segment)
+        if known is None:
+            return None, self._unknown(side, segment)
+        outcome = known.take(side, segment, packet)
+        if key in self._beginning and (
+            known.dead
+            # Only a handshake that is over lets an inner host say anything else.
+            or (known.ready and (not known.plain or (side is Side.INNER and not flags.syn)))
+        ):
+            del self._beginning[key]
+        return key, outcome
+
+    def _begin(self, key: Key, side: Side, syn: Segment) -> Flow:
+        config = self._configure(key, side)
+        if config is None or not can_be_changed(syn.options):
+            # What has to be encrypted and cannot be is refused by its flow.
+            insist = config is not None and config.require_encryption
+            config = Config(enabled=False, require_encryption=insist)
+        flow = Flow(
+            key,
+            side,
+            config,
+            resumption=self._resumption,
+            key_log=self._key_log,
+            forwards=self._forwards,
+            report=self._reporter(key),
+            clock=self._clock,
+        )
+        self._drop(key)
+        self.flows[key] = flow
+        self._beginning[key] = self._clock()
+        while len(self._beginning) > _BEGINNING_MAX:
+            self._drop(next(iter(self._beginning)))
+        return flow
+
+    def _reporter(self, key: Key) -> Report:
+        return lambda event, fields: self._report(key, event, fields)
+
+    def _drop(self, key: Key) -> None:
+        self._beginning.pop(key, None)
+        flow = self.flows.pop(key, None)
+        if flow is not None:
+            flow.abort()
+
+    @staticmethod
+    def _unknown(side: Side, segment: Segment) -> Outcome:
+        flags = segment.flags
+        if flags.rst:
+            return Outcome(passed=True)
+        if side is Side.OUTER or not flags.ack:
+            return Outcome()
+        back = (*segment.flow[2:], *segment.flow[:2])
+        header = Header(seq=segment.ack, ack=0, flags=TcpFlags.RST, window=0)
+        return Outcome([(side, make_packet(back, header))])
+
+    def sweep(self) -> int:
+        """Forget what is over; how many connections that were."""
+        now = self._clock()
+        gone = [
+            key
+            for key, flow in self.flows.items()
+            if flow.forgotten(now)
+            or (flow.plain and now - flow.last_heard > _PLAIN_IDLE)
+            or now - self._beginning.get(key, now) > _BEGINNING
+        ]
+        for key in gone:
+            self._drop(key)
+        return len(gone)
+
+    def close(self) -> list[tuple[Side, bytes]]:
+        """Reset every connection that is encrypted; the packets that do it."""
+        packets = [packet for flow in self.flows.values() for packet in flow.abort().packets]
+        self.flows.clear()
+        self._beginning.clear()
+        return packets
