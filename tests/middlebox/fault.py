@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from middlebox.packet import MODULUS, SYN, Packet, after
 
+MIDDLE = 17_000
+"""Where in a stream things happen: behind TCP's initial window, all of which a client
+may send with the option, so that its peer looks at each segment before TCP does."""
 _INIT_MAGICS = (bytes.fromhex("15101a0e"), bytes.fromhex("097105e0"))
 
 
@@ -104,6 +107,7 @@ class Stream:
         self.start = 0
         """Sequence number of its first byte."""
         self.data = bytearray()
+        self._early: dict[int, bytes] = {}
         self.init = False
         """Whether it begins with an Init message."""
         self.ends: list[int] = []
@@ -113,9 +117,14 @@ class Stream:
         if packet.flags & SYN:
             self.start = (packet.seq + 1) % MODULUS
             return
-        known = len(self.data) - after(packet.seq, self.start)
-        if 0 <= known <= len(packet.payload):
-            self.data += packet.payload[known:]
+        if packet.payload:
+            self._early[after(packet.seq, self.start)] = packet.payload
+        # What comes out of order waits; a host that sends from two processors does that.
+        for offset in sorted(self._early):
+            known = len(self.data) - offset
+            if known < 0:
+                break
+            self.data += self._early.pop(offset)[known:]
         self._find_ends()
 
     def _find_ends(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import ClassVar
 
-from middlebox.fault import Fault, Harmless, Later, Out
+from middlebox.fault import MIDDLE, Fault, Harmless, Kind, Later, Mode, Out, Outcome
 from middlebox.packet import (
     ACK,
     ENO,
@@ -181,7 +181,12 @@ class Reordered(Harmless):
 
 
 class SlowSynAck(Harmless):
-    """So slow that the SYN is sent again."""
+    """So slow that the SYN is sent again; on a busy machine, until one goes without ENO."""
+
+    @classmethod
+    def expected(cls, kind: Kind, mode: Mode) -> set[Outcome]:
+        plain = mode is Mode.OPPORTUNISTIC and kind is not Kind.AUTHENTICATED
+        return {Outcome.ENCRYPTED, Outcome.PLAIN} if plain else {Outcome.ENCRYPTED}
 
     def syn_ack(self, packet: Packet) -> Iterable[Out]:
         self.done += 1
@@ -344,7 +349,7 @@ class ForgedOutOfPlace(Harmless):
     enough in its stream that they do not come before the handshake is over."""
 
     def segment(self, packet: Packet, forward: bool) -> Iterable[Out]:
-        if not packet.payload or self.offset(packet, forward) < 17_000:
+        if not packet.payload or self.offset(packet, forward) < MIDDLE:
             return [packet]
         self.done += 1
         forged = [
@@ -362,7 +367,7 @@ class ForgedFragments(Harmless):
     """First fragments of segments that never become whole."""
 
     def segment(self, packet: Packet, forward: bool) -> Iterable[Out]:
-        if len(packet.payload) < 100:
+        if len(packet.payload) < 1000:  # a short one would be whole
             return [packet]
         self.done += 1
         forged = replace(packet, payload=bytes(len(packet.payload)), ack=packet.ack ^ 0x5A5A)
@@ -373,7 +378,7 @@ class OldData(Harmless):
     """Other bytes in places that were acknowledged long ago."""
 
     def segment(self, packet: Packet, forward: bool) -> Iterable[Out]:
-        if not packet.payload or self.offset(packet, forward) < 8000:
+        if not packet.payload or self.offset(packet, forward) < MIDDLE:
             return [packet]
         self.done += 1
         back = after(self.streams[forward].start, packet.seq)

@@ -6,12 +6,9 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
-from middlebox.fault import Attack, Fault, Later, Out
+from middlebox.fault import MIDDLE, Attack, Fault, Later, Out
 from middlebox.packet import ACK, FIN, MODULUS, PSH, RST, Packet, after
 
-MIDDLE = 17_000
-"""Where in a stream things happen: behind TCP's initial window, all of which a client
-may send with the option, so that its peer looks at each segment before TCP does."""
 _FORGED = b"nobody has said this " * 70
 
 
@@ -93,8 +90,11 @@ class _Forged(Attack):
     at = MIDDLE
 
     def segment(self, packet: Packet, forward: bool) -> Iterable[Out]:
-        due = forward is self.forward and packet.payload and not self.done
-        if not due or self.offset(packet, forward) < self.at:
+        offset = self.offset(packet, forward)
+        # Not in front of what came too early: TCP would keep it back, and take the other.
+        in_order = offset + len(packet.payload) == len(self.streams[forward].data)
+        due = forward is self.forward and packet.payload and in_order and not self.done
+        if not due or offset < self.at:
             return [packet]
         self.done += 1
         return self.forged(packet)
@@ -131,7 +131,10 @@ class FinForInit2(FinToServer):
 
 
 class FinForInit1(FinToServer):
+    """A server that has not looked at the first ACK yet takes this one for it."""
+
     at = 0
+    garbles = True
 
 
 class ResetToServer(_Forged):
