@@ -21,7 +21,7 @@ APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-se
 # Programs that the benchmark of whole chains sets beside this one.
 APT_BENCH := stunnel4 spiped openssh-server openssh-client openssl
 
-.PHONY: build deps deps-test deps-bench deps-deb demo deb test test-long bench bench-planes bench-all lint vectors clean help
+.PHONY: build docs deps deps-test deps-bench deps-deb demo deb test test-long bench bench-planes bench-all lint vectors clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -84,8 +84,8 @@ demo: build ## two hosts, curl and an HTTP server, encrypted in between
 	$(BIN)/tcpcrypt demo
 
 test: deps-test build ## all tests: both twins, types, lint, import contract, namespaces
-	$(BIN)/tox run-parallel --parallel 2 --parallel-no-spinner -e lint,c,pure
-	$(BIN)/tox run -e netns
+	$(BIN)/tox run-parallel --parallel 2 --parallel-no-spinner -e lint,docs,c,pure
+	$(BIN)/tox run-parallel --parallel 2 --parallel-no-spinner -e netns,fuzz
 
 test-long: deps-test build ## what takes longer: soaks and deep random testing
 	TCPCRYPT_TEST_PROFILE=long $(BIN)/tox run -e long
@@ -98,6 +98,9 @@ bench-planes: deps-bench build ## whole chains beside stunnel, spiped, ssh: docs
 
 bench-all: deps-bench build ## all figures and pictures of docs/performance.md anew; the machine to be quiet
 	$(BIN)/python bench/document.py --measure all
+
+docs: build ## the documentation site, in build/site
+	$(BIN)/tox run -e docs
 
 lint: build ## style, types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

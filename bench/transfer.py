@@ -1,10 +1,13 @@
 """stx-send and stx-recv beside a bare secure socket, scp, and rsync over ssh.
 
-    python bench/transfer.py [--quick] [--json] [--place DIR] [--only KIND,...]
+    python bench/transfer.py [--quick] [--json] [--place DIR] [--what bulk,...] [--only KIND,...]
 
 All over loopback, in turn, each with programs of their own; the median round
-counts.  Files are read from and written to `--place` (default: memory, where
-there is /dev/shm, so that no disk is measured).
+counts, and of the seconds of processors that both ends use.  Files are read
+from and written to `--place` (default: memory, where there is /dev/shm, so that
+no disk is measured).  Before each transfer as much is written there and removed:
+a virtual machine may have to get the memory from its host first, which would
+take longer than the transfer.
 
 bulk   one large file.  `socket`: the same bytes from a secure socket to another and nowhere
        else; `socket+digest`: both ends compute the digest beside that
@@ -20,6 +23,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import shutil
 import socket
 import statistics
@@ -95,7 +99,7 @@ def take(secured: Any, digest: bool) -> None:
                 got -= BLOCK
                 secured.sendall(b"a")
         if digest:
-            hashing.update(hasher, buffer[:size], free.release)
+            hashing.update(hasher, [buffer[:size]], free.release)
         else:
             free.release()
     hashing.close()
@@ -117,7 +121,7 @@ def send_socket(place: Path, port: int, file: Path, digest: bool, waits: bool) -
             if not (size := source.readinto(buffer)):
                 break
             if digest:
-                hashing.update(hasher, buffer[:size], free.release)
+                hashing.update(hasher, [buffer[:size]], free.release)
             else:
                 free.release()
             secured.sendall(buffer[:size])
@@ -142,7 +146,9 @@ def module(name: str, *words: str | Path | int) -> list[str]:
 
 @contextlib.contextmanager
 def running(argv: list[str], **more: Any) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT, **more)
+    process = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=compiled(), **more
+    )
     try:
         yield process
     finally:
@@ -160,17 +166,33 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return line
 
 
+def compiled() -> dict[str, str]:
+    """The environment of programs: modules are compiled once, as where they are installed."""
+    cache = {"PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "tcpcrypt-bench-modules")}
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | cache
+
+
 def run(argv: list[str], **environment: str) -> float:
     """Seconds that a program takes."""
     began = time.perf_counter()
     done = subprocess.run(
-        argv, env={**os.environ, **environment}, capture_output=True, text=True, cwd=ROOT,
+        argv, env=compiled() | environment, capture_output=True, text=True, cwd=ROOT,
         check=False,
     )  # fmt: skip
     took = time.perf_counter() - began
     if done.returncode:
         raise SystemExit(f"{' '.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return took
+
+
+def processor_seconds(pids: list[int]) -> float:
+    """Of programs that ended, and of those that run, with what they have waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))
+    return used.ru_utime + used.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Bench:
@@ -183,6 +205,12 @@ class Bench:
         self.out.mkdir()
         create_key(place / "keys" / "default")
         self._ports: dict[str, int] = {}
+        self.servers: list[int] = []
+
+    def _start(self, argv: list[str], **more: Any) -> subprocess.Popen[str]:
+        process = self.stack.enter_context(running(argv, **more))
+        self.servers.append(process.pid)
+        return process
 
     def port(self, kind: str) -> int:
         """Of the server, which is started at the first need of it."""
@@ -193,16 +221,15 @@ class Bench:
     def delayed(self, port: int) -> int:
         """The port of a relay to a port."""
         argv = python(ROOT / "tests" / "support" / "wire.py", port, DELAY)
-        return int(first_line(self.stack.enter_context(running(argv))))
+        return int(first_line(self._start(argv)))
 
     def _serve_stx(self) -> int:
         argv = module("stx_recv", "--json", "--listen", 0, "--bind", HERE, "--out", self.out,
                       "--keys", self.place / "keys")  # fmt: skip
-        return int(json.loads(first_line(self.stack.enter_context(running(argv))))["port"])
+        return int(json.loads(first_line(self._start(argv)))["port"])
 
     def _serve_socket(self, *more: str) -> int:
-        argv = python(__file__, "--serve", self.place, *more)
-        return int(first_line(self.stack.enter_context(running(argv))))
+        return int(first_line(self._start(python(__file__, "--serve", self.place, *more))))
 
     def _serve_socket_digest(self) -> int:
         return self._serve_socket("--digest")
@@ -217,7 +244,7 @@ class Bench:
             os.makedirs("/run/sshd", exist_ok=True)
         sshd = shutil.which("sshd") or "/usr/sbin/sshd"
         argv = [sshd, "-D", "-f", str(self.place / "sshd")]
-        self.stack.enter_context(running(argv, stderr=subprocess.DEVNULL))
+        self._start(argv, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 10
         while True:
             with contextlib.suppress(OSError), socket.create_connection((HERE, port), 1):
@@ -259,17 +286,24 @@ class Bench:
         shell = " ".join(["ssh", "-p", str(port), *self.ssh_options()])
         return run(["rsync", "-r", "--whole-file", "-e", shell, str(what), f"{HERE}:{self.out}/"])
 
-    def clear(self) -> None:
+    def clear(self, room: int) -> None:
+        """Nothing has arrived, and memory for `room` bytes is this machine's."""
         for path in self.out.iterdir():
             if path.name != ".stx":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with tempfile.TemporaryFile(dir=self.place, buffering=0) as file:
+            for _ in range(0, room, 1 << 20):
+                file.write(bytes(1 << 20))
 
 
 SERVERS = {"scp": "ssh", "rsync": "ssh", "stop-and-wait": "socket"}
 
 
-def measure(bench: Bench, what: str, path: Path, kinds: list[str], rounds: int) -> dict[str, float]:
-    """Median seconds by kind; rounds alternate."""
+Times = dict[str, tuple[float, float]]
+
+
+def measure(bench: Bench, what: str, path: Path, kinds: list[str], rounds: int) -> Times:
+    """Median seconds by kind, and of processors; rounds alternate."""
     sends: dict[str, Callable[[], float]] = {}
     for kind in kinds:
         port = bench.port(SERVERS.get(kind, kind))
@@ -278,14 +312,19 @@ def measure(bench: Bench, what: str, path: Path, kinds: list[str], rounds: int) 
         send = getattr(bench, kind.replace("+", "_").replace("-", "_"))
         sends[kind] = lambda send=send, port=port: send(path, port)
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
+    used: dict[str, list[float]] = {kind: [] for kind in kinds}
+    room = path.stat().st_size if path.is_file() else 0
     for _ in range(rounds):
         for kind, send in sends.items():
-            bench.clear()
+            bench.clear(room)
+            before = processor_seconds(bench.servers)
             took[kind].append(send())
+            used[kind].append(processor_seconds(bench.servers) - before)
             arrived = bench.out / path.name
             if kind in {"stx", "scp", "rsync"} and not arrived.exists():
                 raise SystemExit(f"{kind}: nothing has arrived")
-    return {kind: statistics.median(values) for kind, values in took.items()}
+    middle = statistics.median
+    return {kind: (middle(took[kind]), middle(used[kind])) for kind in kinds}
 
 
 def make_files(place: Path, size: int, count: int, delayed: int) -> dict[str, Path]:
@@ -300,34 +339,41 @@ def make_files(place: Path, size: int, count: int, delayed: int) -> dict[str, Pa
     return paths
 
 
-def compare(place: Path, only: set[str], amounts: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Everything, as one object."""
+def compare(
+    place: Path, whats: list[str], only: set[str], amounts: tuple[int, int, int, int]
+) -> dict[str, Any]:
+    """Everything that is asked for, as one object."""
     rounds, size, count, delayed = amounts
     figures: dict[str, Any] = {"digest": fastest().name, "place": str(place.parent)}
     missing = [tool for tool in ("scp", "rsync") if shutil.which(tool) is None]
     with contextlib.ExitStack() as stack:
         bench = Bench(place, stack)
         paths = make_files(place, size, count, delayed)
-        for what, known in KINDS.items():
-            kinds = [k for k in known if k not in missing and (not only or k in only)]
+        for what in whats:
+            kinds = [k for k in KINDS[what] if k not in missing and (not only or k in only)]
             slow = [kind for kind in kinds if kind == "stop-and-wait"]
             seconds = measure(bench, what, paths[what], [k for k in kinds if k not in slow], rounds)
             for kind in slow:  # measured on a few blocks: it is the same for each
                 part = place / "part"
                 part.write_bytes(bytes(BLOCKS * BLOCK))
                 took = measure(bench, what, part, [kind], 1)[kind]
-                seconds[kind] = took * delayed / (BLOCKS * BLOCK)
+                seconds[kind] = tuple(value * delayed / (BLOCKS * BLOCK) for value in took)
             amount = {"bulk": size, "small": count * SMALL, "delay": delayed}[what]
             figures[what] = {
-                kind: {"seconds": round(value, 3), "mib_s": round(amount / value / 2**20, 1)}
-                for kind, value in seconds.items()
+                kind: {
+                    "seconds": round(took, 3),
+                    "mib_s": round(amount / took / 2**20, 1),
+                    "processor_seconds": round(used, 3),
+                }
+                for kind, (took, used) in seconds.items()
             }
             if "stx" in seconds:
-                figures[what]["ratios"] = {
-                    kind: round(value / seconds["stx"], 2)
-                    for kind, value in seconds.items()
-                    if kind != "stx"
-                }
+                for at, name in enumerate(("ratios", "processor_ratios")):
+                    figures[what][name] = {
+                        kind: round(values[at] / seconds["stx"][at], 2)
+                        for kind, values in seconds.items()
+                        if kind != "stx"
+                    }
     figures["missing"] = missing
     return figures
 
@@ -336,6 +382,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="less of everything, once")
+    parser.add_argument("--what", default=",".join(KINDS), metavar="bulk,...")
     parser.add_argument("--only", default="", metavar="KIND,...")
     memory = Path("/dev/shm")
     parser.add_argument("--place", type=Path, default=memory if memory.is_dir() else None)
@@ -355,13 +402,14 @@ def main() -> int:
     amounts = (1, 128 << 20, 1000, 16 << 20) if arguments.quick else (5, 1 << 30, 10_000, 64 << 20)
     with tempfile.TemporaryDirectory(dir=arguments.place) as place:
         only = set(filter(None, arguments.only.split(",")))
-        figures = compare(Path(place), only, amounts)
+        whats = [what for what in KINDS if what in arguments.what.split(",")]
+        figures = compare(Path(place), whats, only, amounts)
     if arguments.json:
         print(json.dumps(figures))
         return 0
-    for what in KINDS:
+    for what in whats:
         for kind, values in figures[what].items():
-            print(f"{what:8}{kind:16}" + "  ".join(f"{k} {v}" for k, v in values.items()))
+            print(f"{what:8}{kind:18}" + "  ".join(f"{k} {v}" for k, v in values.items()))
     for tool in figures["missing"]:
         print(f"{tool}: not installed")
     return 0

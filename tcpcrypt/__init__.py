@@ -4,7 +4,7 @@ The names below are the stable ones; what lies in submodules may move before
 version 1.0.  Nothing here needs a compiler, root or Linux.
 """
 
-from importlib import metadata
+from typing import TYPE_CHECKING
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import (
@@ -39,7 +39,8 @@ from tcpcrypt.errors import (
     TruncationError,
 )
 
-__version__ = metadata.version("tcpcrypt")
+if TYPE_CHECKING:
+    __version__: str
 
 __all__ = [
     "Aborted",
@@ -75,3 +76,14 @@ __all__ = [
     "UrgentReceived",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> str:
+    # To look it up takes as long as importing all of the above.
+    if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415
+
+        version = metadata.version("tcpcrypt")
+        globals()["__version__"] = version
+        return version
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

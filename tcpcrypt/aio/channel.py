@@ -21,6 +21,7 @@ from tcpcrypt.aio.transport import SecureTransport
 from tcpcrypt.core.events import DataReceived, StreamEnded
 from tcpcrypt.errors import LocalError
 from tcpcrypt.sockets.conversation import Conversation, Failed
+from tcpcrypt.sockets.secure import prepare
 from tcpcrypt.sockets.state import State, StateChanged
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class Channel(asyncio.BufferedProtocol):
         if self.over:  # given up in the meantime
             self.raw.abort()
             return
+        # asyncio leaves it out for what `socket.create_server` has accepted.
+        prepare(self.raw.get_extra_info("socket"))
         try:
             made = self._converse(self.raw)
         except Exception as error:

@@ -91,6 +91,14 @@ class SecureWriter(asyncio.StreamWriter):
         """The exception behind `failure`."""
         return self.transport.error
 
+    def getsockopt(self, level: int, option: int | str) -> int | bytes:
+        """An option of TCP, or of TCP-ENO by its name; see `SecureTransport.getsockopt`."""
+        return self.transport.getsockopt(level, option)
+
+    def setsockopt(self, level: int, option: int | str, value: int | bytes) -> None:
+        """As `getsockopt`."""
+        self.transport.setsockopt(level, option, value)
+
     @contextlib.contextmanager
     def cork(self) -> Iterator[None]:
         """Collect what is written within, and send it in as few frames as it takes."""

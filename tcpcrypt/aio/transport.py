@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from tcpcrypt.errors import TcpcryptError
+from tcpcrypt.sockets import options
+from tcpcrypt.sockets.conversation import Conversation
 from tcpcrypt.sockets.state import Failure, State
 
 if TYPE_CHECKING:
@@ -106,6 +109,31 @@ class SecureTransport(asyncio.Transport):
         if name in ("state", "session_id", "peer_identity", "cipher", "resumed", "failure"):
             return getattr(self, name)
         return self._channel.raw.get_extra_info(name, default)
+
+    def getsockopt(self, level: int, option: int | str) -> int | bytes:
+        """An option of the TCP connection, or one of TCP-ENO by its name.
+
+        As of a blocking socket (`tcpcrypt.sockets.options`), and raises `OSError`
+        as there; EOPNOTSUPP for one of TCP-ENO that the daemon would have to be
+        asked for, which takes a while: `tcpcrypt.daemon.sockopt` does, in a thread.
+        """
+        if isinstance(option, str):
+            return options.read(self._conversation(option), option)
+        found: int = self.get_extra_info("socket").getsockopt(level, option)
+        return found
+
+    def setsockopt(self, level: int, option: int | str, value: int | bytes) -> None:
+        """As `getsockopt`; what there is to set of TCP-ENO says `tcpcrypt.sockets.options`."""
+        if isinstance(option, str):
+            options.write(self._conversation(option), option, value)
+        else:
+            self.get_extra_info("socket").setsockopt(level, option, value)
+
+    def _conversation(self, option: str) -> Conversation:
+        conversation = self._channel.conversation
+        if isinstance(conversation, Conversation):
+            return conversation
+        raise OSError(errno.EOPNOTSUPP, f"{option}: ask the daemon, by tcpcrypt.daemon.sockopt")
 
     def __repr__(self) -> str:
         peer = self.get_extra_info("peername")

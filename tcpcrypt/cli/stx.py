@@ -6,10 +6,10 @@ import argparse
 import contextlib
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NoReturn
 
-from tcpcrypt import __version__
+import tcpcrypt
 from tcpcrypt.errors import LocalError
 from tcpcrypt.sockets.peer import Demand, PeerSpec
 from tcpcrypt.transfer.keys import NoKeyError, check_client_id
@@ -40,6 +40,18 @@ _FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40
 _SECONDS_MAX: Final = 86_400.0
 
 
+class _Version(argparse.Action):
+    """As of `argparse`, but the version is looked up when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_more: object) -> None:
+        super().__init__(option_strings, dest, 0, help="show program's version number and exit")
+        self.dest = self.default = argparse.SUPPRESS
+
+    def __call__(self, parser: argparse.ArgumentParser, *_rest: object) -> NoReturn:
+        print(parser.prog, tcpcrypt.__version__)
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """One that leaves 2 to authentication: a wrong command line is 1."""
 
@@ -50,7 +62,7 @@ class Parser(argparse.ArgumentParser):
             epilog=f"example: {example}",
             allow_abbrev=False,
         )
-        self.add_argument("--version", action="version", version=f"{prog} {__version__}")
+        self.add_argument("--version", action=_Version)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage()

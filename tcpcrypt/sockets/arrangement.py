@@ -7,6 +7,7 @@ encryption.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from typing import Final
 from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
 from tcpcrypt.auth.scope import INCOMING, outgoing_scope, read_scope
 from tcpcrypt.auth.tep import AuthenticatedTep
-from tcpcrypt.auth.terms import PeerProof
-from tcpcrypt.auth.trust import Auth, PostQuantum, Trust
+from tcpcrypt.auth.terms import PeerProof, Terms
+from tcpcrypt.auth.trust import Auth, PostQuantum, Trust, TrustTerms
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Role
 from tcpcrypt.core.policy import FlowDirection
@@ -27,10 +28,18 @@ from tcpcrypt.registry import Tep
 from tcpcrypt.sockets.keys import KeyDirectory, Keys
 from tcpcrypt.sockets.peer import Demand, PeerSpec
 
-__all__ = ["HANDSHAKE_TIMEOUT", "Arrangement", "ConfirmedTep", "arrange", "service_scope"]
+__all__ = [
+    "HANDSHAKE_TIMEOUT",
+    "Arrangement",
+    "ConfirmedTep",
+    "arrange",
+    "authenticated",
+    "service_scope",
+]
 
 HANDSHAKE_TIMEOUT: Final = 5.0
 """Seconds from the TCP connection to AES_MODE, whatever trickles in meanwhile."""
+_SETTLED_MAX: Final = 256
 _INIT_MAX: Final = 4096
 """Bytes of an Init message; the largest of ours, with ML-KEM, has about 1,400."""
 
@@ -98,6 +107,7 @@ class _Pinned(KnownPeers):
         return self._trust.known.is_revoked(key)
 
 
+@functools.lru_cache(_SETTLED_MAX)
 def service_scope(host: str, port: int) -> str:
     """The name under which the key of a service is known: as its address was given.
 
@@ -107,6 +117,19 @@ def service_scope(host: str, port: int) -> str:
         return outgoing_scope(ipaddress.ip_address(host), port)
     except ValueError:
         return read_scope(f"{host}:{port}")
+
+
+def authenticated(terms: Terms, *, timeout: float | None = None) -> Config:
+    """Settings of a connection in which both ends prove what `terms` ask for.
+
+    `timeout`: seconds for the handshake, where it is not to be `HANDSHAKE_TIMEOUT`.
+    """
+    return replace(
+        _BASE,
+        teps=(_EXPERIMENTAL,),
+        extensions={_EXPERIMENTAL: AuthenticatedTep(terms)},
+        handshake_timeout=_BASE.handshake_timeout if timeout is None else timeout,
+    )
 
 
 def arrange(spec: PeerSpec, role: Role, name: str, keys: Keys = None) -> Arrangement:
@@ -122,8 +145,41 @@ def arrange(spec: PeerSpec, role: Role, name: str, keys: Keys = None) -> Arrange
         return Arrangement(_UNAUTHENTICATED, None, cached_as, _nothing_to_learn)
     directory = KeyDirectory.at(keys)
     trust = directory.trust()
+    config, terms = _settled(directory, trust, spec, role, name if role is Role.A else INCOMING)
+
+    def learn(packed: bytes) -> None:
+        if spec.demand is not Demand.PIN:
+            insist = spec.demand is Demand.TOFU and role is Role.A
+            directory.learn(terms, PeerProof.unpack(packed), insist=insist)
+
+    return Arrangement(
+        config,
+        directory.outgoing if role is Role.A else directory.incoming,
+        cached_as,
+        learn,
+        "" if trust.identity is None else trust.identity.fingerprint,
+    )
+
+
+def _settled(
+    directory: KeyDirectory, trust: Trust, spec: PeerSpec, role: Role, scope: str
+) -> tuple[Config, TrustTerms]:
+    """Made once for as long as the own keys are the same; all else is asked of trust anew."""
+    key = spec, role, scope
+    found = directory.settled.get(key)
+    if found is not None and found[0] is trust.identity and found[1] is trust.psks:
+        return found[2:]
+    terms = _terms(trust, spec, role, scope)
+    config = authenticated(terms)
+    if len(directory.settled) >= _SETTLED_MAX:
+        directory.settled.clear()
+    directory.settled[key] = trust.identity, trust.psks, config, terms
+    return config, terms
+
+
+def _terms(trust: Trust, spec: PeerSpec, role: Role, scope: str) -> TrustTerms:
+    """Raises `LocalError` for a pre-shared key that is not there."""
     direction = FlowDirection.OUTGOING if role is Role.A else FlowDirection.INCOMING
-    scope = name if role is Role.A else INCOMING
     asked = trust
     if spec.demand is Demand.PIN:
         known = _Pinned(spec.pins, scope, trust)
@@ -139,20 +195,7 @@ def arrange(spec: PeerSpec, role: Role, name: str, keys: Keys = None) -> Arrange
     )
     if terms is None:  # there are some where anything but `none` is asked
         raise LocalError(f"peer={spec}: no terms")
-    agreed = terms
-
-    def learn(packed: bytes) -> None:
-        if spec.demand is not Demand.PIN:
-            insist = spec.demand is Demand.TOFU and role is Role.A
-            directory.learn(agreed, PeerProof.unpack(packed), insist=insist)
-
-    return Arrangement(
-        replace(_BASE, teps=(_EXPERIMENTAL,), extensions={_EXPERIMENTAL: AuthenticatedTep(terms)}),
-        directory.outgoing if role is Role.A else directory.incoming,
-        cached_as,
-        learn,
-        "" if trust.identity is None else trust.identity.fingerprint,
-    )
+    return terms
 
 
 def _nothing_to_learn(_packed: bytes) -> None:

@@ -10,8 +10,8 @@ __all__ = ["BUFFERS", "BUFFER_SIZE", "FRAME_MAX", "WIRE_MAX", "Buffers"]
 
 FRAME_MAX: Final = FRAME_HEADER_LEN + FRAME_CIPHERTEXT_MAX
 """Bytes of the largest frame on the wire."""
-WIRE_MAX: Final = 4 * 65536
-"""Four full frames: what fits the cache of a processor core, and few system calls."""
+WIRE_MAX: Final = 8 * FRAME_MAX
+"""Eight full frames: what fits the cache of a processor core, and few system calls."""
 BUFFER_SIZE: Final = FRAME_MAX + WIRE_MAX
 """Room for the beginning of a frame, and for what comes behind it."""
 _KEPT_MAX: Final = 16

@@ -19,6 +19,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Hashable
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -30,6 +31,7 @@ from tcpcrypt.auth.psk import PskStore, changed_psks, load_psks
 from tcpcrypt.auth.secret_file import make_directory
 from tcpcrypt.auth.terms import PeerProof
 from tcpcrypt.auth.trust import Trust, TrustTerms
+from tcpcrypt.core.config import Config
 from tcpcrypt.crypto import hybrid
 from tcpcrypt.errors import LocalError
 from tcpcrypt.sockets.sessions import SharedResumption
@@ -75,6 +77,9 @@ class KeyDirectory:
         """Sessions with services."""
         self.incoming = SharedResumption()
         """Sessions with those that connected."""
+        self.settled: dict[Hashable, tuple[Identity | None, PskStore, Config, TrustTerms]] = {}
+        """By what connections to whom go (`tcpcrypt.sockets.arrangement`), with what they
+        were made of."""
         self._identity_path = path / "identity"
         self._psk_paths = (path / "psk", *((_SYSTEM_PSKS,) if path == _SYSTEM else ()))
         self._file = KnownPeersFile(path / "known_peers")

@@ -17,7 +17,7 @@ import threading
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
 
 from tcpcrypt.errors import LocalError, TcpcryptError
 from tcpcrypt.sockets.buffers import WIRE_MAX
@@ -29,7 +29,7 @@ from tcpcrypt.sockets.waiting import Deadline
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["OnState", "SecureSocket", "reset"]
+__all__ = ["OnState", "SecureSocket", "prepare", "reset"]
 
 OnState = Callable[[StateChanged], None]
 """Told of each change of state, by the thread that meets it; it must not use the socket."""
@@ -37,6 +37,18 @@ OnState = Callable[[StateChanged], None]
 _RESET_ON_CLOSE: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 _CLOSE_PATIENCE: Final = 5.0
 """Seconds for which `close` tries to get rid of what was written, on a blocking socket."""
+
+
+class _Settable(Protocol):
+    def setsockopt(self, level: int, option: int, value: int, /) -> object: ...
+
+
+def prepare(sock: _Settable) -> None:
+    """What each connection has: a write leaves at once, and a peer that is gone shows."""
+    with contextlib.suppress(OSError):  # one of a kind that has neither
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # RFC 8548 section 3.9 allows these to find out that a peer is gone.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def reset(sock: socket.socket) -> None:
@@ -69,10 +81,7 @@ class SecureSocket(Facts):
         """Nothing may be begun any more, not even what remains of `close`."""
         self._corked: bytearray | None = None
         self._files = 0
-        with contextlib.suppress(OSError):  # one of a kind that has neither
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # RFC 8548 section 3.9 allows these to find out that a peer is gone.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        prepare(sock)
 
     # --- the program's bytes -----------------------------------------------------------------
 

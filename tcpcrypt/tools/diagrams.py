@@ -13,13 +13,14 @@ from tcpcrypt.core.negotiation import Fallback, Negotiation, Opener
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.core.session import Session
 from tcpcrypt.errors import LocalError
+from tcpcrypt.sockets import state as sockets
 from tcpcrypt.tcps import states
 
 __all__ = ["connection_diagrams", "states_document"]
 
 _HEAD = """# State machines
 
-Generated from the tables of `tcpcrypt.core` and `tcpcrypt.tcps` by
+Generated from the tables of `tcpcrypt.core`, `tcpcrypt.tcps` and `tcpcrypt.sockets` by
 `python -m tcpcrypt.tools.diagrams`; a test compares this file with them.
 """
 
@@ -64,6 +65,16 @@ def states_document() -> str:
         _mermaid(
             states.State.START,
             ((s, i.value, following) for (s, i), (_, following) in states.TABLE.items()),
+        ),
+        "## Secure socket ([sockets.md](sockets.md))\n",
+        "Bytes of the program flow in AES_MODE alone. Whatever the table lacks leads to FAIL: the"
+        " keys are wiped, the connection is reset.\n",
+        _mermaid(
+            sockets.State.INIT,
+            [
+                *((s, step.value, following) for (s, step), following in sockets.TABLE.items()),
+                *((s, sockets.Step.FAULT.value, sockets.State.FAIL) for s in sockets.State),
+            ],
         ),
     ]
     return "\n".join(parts)

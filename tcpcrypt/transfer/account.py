@@ -162,7 +162,7 @@ class Account:
         if len(self._parts) >= _PARTS_MAX and part.name not in self._parts:
             raise TransferError(Code.TOO_MANY, f"{_PARTS_MAX} transfers are unfinished")
         self._check_quota(need)
-        self.store.check_space(self.base, need)
+        self.store.check_space(self.base, need, part)
 
     # --- what parts ask for ----------------------------------------------------------
 
@@ -342,11 +342,22 @@ class Account:
         with self._lock:
             self._journal.confirm(transfer_ids)
 
-    def outstanding(self) -> int:
-        """Bytes that were announced and are not there yet."""
+    def outstanding(self, other_than: Part) -> int:
+        """Bytes that others have to leave room for.
+
+        To announce costs nothing.  So a file has as much again as has come of
+        it, and each connection a window beside, of what was announced.
+        """
         with self._lock:
-            parts = [p for p in self._active.values() if p.need and not p.ended]
-        return sum(part.put.size - part.written if part.begun else part.need for part in parts)
+            parts = [
+                part
+                for part in self._active.values()
+                if part.need and not part.ended and part is not other_than
+            ]
+            windows = self.users * self.rules.window
+        left = [part.put.size - part.written if part.begun else part.need for part in parts]
+        earned = sum(min(size, part.written) for size, part in zip(left, parts, strict=True))
+        return min(sum(left), earned + windows)
 
     def close(self) -> None:
         """Close what is open.  Nobody uses it any more."""

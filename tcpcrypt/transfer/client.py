@@ -41,8 +41,10 @@ from tcpcrypt.transfer.waiting import Waiting
 __all__ = ["Order", "deliver"]
 
 _READ: Final = 256 << 10
-_WRITE: Final = 256 << 10
-"""Bytes that have `IDLE_TIMEOUT` to get on their way."""
+_WRITE: Final = 512 << 10
+_WRITE_SLOW: Final = 64 << 10
+"""Bytes that have `IDLE_TIMEOUT` to get on their way, by how long those before took."""
+_SLOW: Final = 1.0
 _TURN: Final = 1.0
 """Seconds after which a thread that waits looks around."""
 _STDIN: Final = "-"
@@ -306,6 +308,7 @@ class _Talk:
         self._sending = sending
         self._bandwidth = bandwidth
         self._tell = tell
+        self._most = _WRITE
         self._error: Exception | None = None
         self._over = threading.Event()
         self._reader = threading.Thread(target=self._read, name="receipts", daemon=True)
@@ -345,6 +348,8 @@ class _Talk:
             self._events()
             if sending.finished:
                 break
+            if sending.dismissed:
+                raise TransferError(Code.SHUTDOWN)
             if not buffers:
                 sending.handle_timeout()
                 sending.wait(_TURN)
@@ -356,10 +361,12 @@ class _Talk:
                 self._over.wait(_TURN)
 
     def _send(self, view: memoryview) -> None:
-        piece = min(self._bandwidth.piece or _WRITE, _WRITE)
         while view:
+            piece = min(self._bandwidth.piece or self._most, self._most)
             self._bandwidth.take(len(view[:piece]))
+            began = time.monotonic()
             self._secured.sendall(view[:piece])
+            self._most = _WRITE if time.monotonic() - began < _SLOW else _WRITE_SLOW
             view = view[piece:]
             if view:  # with a limit, all of it may take a while
                 self._events()

@@ -84,7 +84,7 @@ _TEXTS: Final = {
     Code.TOO_MANY: "more files at once than the receiver takes",
     Code.UNREADABLE: "the file cannot be read",
     Code.SUPERSEDED: "a newer connection goes on with the same transfer",
-    Code.SHUTDOWN: "the receiver is stopping",
+    Code.SHUTDOWN: "the receiver is stopping, or has others to serve",
 }
 _NETWORK: Final = {Code.TIMEOUT, Code.SUPERSEDED, Code.SHUTDOWN}
 _PROTOCOL: Final = {

@@ -12,7 +12,7 @@ cut has left behind, what was acknowledged is among what is offered.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.errors import LocalError
@@ -30,6 +30,8 @@ __all__ = ["GRID", "Part"]
 
 GRID: Final = 1 << 20
 """Acknowledgements before the end are multiples of this."""
+_SYNC_AFTER: Final = 2 * GRID
+"""Bytes after which a sync pays; half a window at most, so that nobody waits for it."""
 _READ: Final = 1 << 20
 _PERMISSIONS: Final = 0o777
 _OWNER: Final = 0o600
@@ -67,6 +69,7 @@ class Part:
         self._named = False
         self._offers: dict[int, Hasher] = {0: put.algorithm.new()}
         self._hasher: Hasher = self._offers[0]
+        self._sync_after = max(GRID, min(_SYNC_AFTER, account.rules.window // 2))
         self._lock = threading.Lock()
         self._revoked = False
         self.placed = False
@@ -121,29 +124,30 @@ class Part:
     def write(
         self,
         offset: int,
-        data: memoryview,
+        pieces: Sequence[memoryview],
         hashing: Hashing,
         release: Callable[[], None] | None = None,
     ) -> None:
         """Bytes behind those that are written.
 
-        `data` must stay as it is until `release` is called.  Raises
+        `pieces` must stay as they are until `release` is called.  Raises
         `TransferError` and `OSError`.
         """
         if offset != self.written:
             raise TransferError(Code.SIZE, f"offset {offset} does not follow {self.written}")
-        end = offset + len(data)
+        size = sum(map(len, pieces))
+        end = offset + size
         if end > self.put.size and self.put.size != UNKNOWN_SIZE:
             raise TransferError(Code.SIZE, f"more than the {self.put.size} bytes announced")
         limit = self.account.rules.max_size
         if limit is not None and end > limit:
             raise TransferError(Code.TOO_LARGE, f"more than {limit} bytes")
-        self.account.charge(len(data))
+        self.account.charge(size)
         with self._lock:
             self._check()
-            self.account.disk.write(self._open(), data, offset)
+            self.account.disk.write_pieces(self._open(), pieces, offset)
             self.written = end
-        hashing.update(self._hasher, data, release)
+        hashing.update(self._hasher, pieces, release)
 
     def end(self, end: End, hashing: Hashing) -> None:
         """The sender says that this is all.
@@ -191,7 +195,7 @@ class Part:
     @property
     def due(self) -> bool:
         """Whether `sync` would acknowledge anything."""
-        return self.begun and not self.ended and self.written - self.durable >= GRID
+        return self.begun and not self.ended and self.written - self.durable >= self._sync_after
 
     def sync(self) -> int:
         """What is written becomes durable; returns up to where it may be acknowledged.

@@ -19,14 +19,17 @@ import socket
 from typing import Any, Final
 
 from tcpcrypt.auth.identity import Identity
-from tcpcrypt.auth.tep import AuthenticatedTep
 from tcpcrypt.auth.terms import VERSION_HYBRID, VERSION_X25519, PeerProof, SharedKey
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Role
 from tcpcrypt.crypto import hybrid
 from tcpcrypt.errors import AuthenticationError, PeerReason
-from tcpcrypt.registry import Tep
-from tcpcrypt.sockets.arrangement import HANDSHAKE_TIMEOUT, Arrangement, service_scope
+from tcpcrypt.sockets.arrangement import (
+    HANDSHAKE_TIMEOUT,
+    Arrangement,
+    authenticated,
+    service_scope,
+)
 from tcpcrypt.sockets.conversation import Conversation
 from tcpcrypt.sockets.inband import InBandSocket
 from tcpcrypt.sockets.listener import SecureListener
@@ -36,11 +39,9 @@ from tcpcrypt.transfer.keys import ClientKey, ClientTable, NoKeyError
 
 __all__ = ["Admission", "KeyedClient", "KeyedServer"]
 
-_EXPERIMENTAL: Final = int(Tep.EXPERIMENTAL)
 _SENDER_FIRST: Final = 1.0
 """Seconds that a receiver waits longer: a sender to whom encryption is not offered is to
 find that out (exit status 2) before it is reset (1)."""
-_INIT_MAX: Final = 4096
 _VERSIONS: Final = (VERSION_X25519,)
 """Of a sender: the pre-shared key is what no quantum computer finds."""
 _ACCEPTED: Final = (VERSION_HYBRID, VERSION_X25519) if hybrid.available() else (VERSION_X25519,)
@@ -181,15 +182,7 @@ def _config(terms: _SenderTerms | _ReceiverTerms) -> Config:
     patience = HANDSHAKE_TIMEOUT
     if isinstance(terms, _ReceiverTerms):
         patience += _SENDER_FIRST
-    return Config(
-        application_aware=True,
-        require_encryption=True,
-        handshake_timeout=patience,
-        max_init_len=_INIT_MAX,
-        tolerate_offset_origin=False,
-        teps=(_EXPERIMENTAL,),
-        extensions={_EXPERIMENTAL: AuthenticatedTep(terms)},
-    )
+    return authenticated(terms, timeout=patience)
 
 
 def _refusal(detail: str) -> AuthenticationError:

@@ -15,10 +15,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from tcpcrypt.sockets.buffers import BUFFER_SIZE
 from tcpcrypt.transfer.account import Account
 from tcpcrypt.transfer.buffers import Buffers, Uses
 from tcpcrypt.transfer.codes import Code, MessageError, TransferError
 from tcpcrypt.transfer.digest import Hashing
+from tcpcrypt.transfer.disk import PIECES_MAX
 from tcpcrypt.transfer.events import Completed, Event, Failed, Started
 from tcpcrypt.transfer.intake import TABLE, Action, Heard, Stage
 from tcpcrypt.transfer.messages import (
@@ -43,8 +45,9 @@ from tcpcrypt.transfer.rules import ALIVE_INTERVAL, HELLO_TIMEOUT, IDLE_TIMEOUT
 
 __all__ = ["Completed", "Event", "Failed", "Receiving", "Started"]
 
-BUFFER_LEN: Final = 256 << 10
-_BUFFERS: Final = 4
+BUFFER_LEN: Final = BUFFER_SIZE
+"""As much as the secure socket opens at once."""
+_BUFFERS: Final = 3
 
 
 class _Incoming:
@@ -77,10 +80,14 @@ class Receiving:
         self._events: deque[Event] = deque()
         self._unacked = self._refusals = 0
         self._delivered: set[bytes] = set()
-        self._greeted = self._bye = self._eof = self._busy = False
-        self._heard = self._said = clock()
+        self._greeted = self._bye = self._eof = self._busy = self._stopping = False
+        self._heard = self._said = self.moved = clock()
+        """`moved`: when A last said anything but that it is there."""
         self._buffers = Buffers(_BUFFERS, BUFFER_LEN)
         self._buffer = self._buffers.take()
+        self._pieces: list[memoryview] = []
+        """Of the file `_gathered`, up to the offset `_upto`: taken together."""
+        self._gathered = self._upto = 0
         self.taken = 0
         """Bytes of files that arrived on this connection."""
 
@@ -100,10 +107,15 @@ class Receiving:
         try:
             for message in self._parser.feed(memoryview(uses.buffer)[:size]):
                 if isinstance(message, Data):
-                    self._take(message, uses)
+                    self._gather(message, uses)
                 else:
+                    self._take_gathered(uses)
                     self._hear(message)
+                if not isinstance(message, Alive):
+                    self.moved = self._heard
+            self._take_gathered(uses)
         finally:
+            self._pieces = []
             self._heard, self._busy = self._clock(), False
             uses.done()
         self._buffer = self._buffers.take()
@@ -176,6 +188,21 @@ class Receiving:
         if deadline is not None and self._clock() >= deadline:
             raise TransferError(Code.TIMEOUT)
 
+    def shut_down(self) -> bool:
+        """B is about to end: A hears so of what it sends, and is to come again for it.
+
+        What has ended is still made durable, and said to be.  False: there is
+        nothing to wait for.
+        """
+        with self._changed:
+            self._stopping = True
+            files = list(self._files.values())
+        for file in files:
+            if file.stage is Stage.TAKING:
+                self._spoil(file, TransferError(Code.SHUTDOWN))
+        self.wake()
+        return bool(files)
+
     def close(self) -> None:
         """The connection is over, and no thread uses it: what is partial stays.
 
@@ -220,6 +247,9 @@ class Receiving:
             if len(self._files) + self._refusals >= self._rules.files and self._unanswered() > 0:
                 raise MessageError(Code.TOO_MANY)
         self._next += 1
+        if self._stopping:
+            self._refuse(put, TransferError(Code.SHUTDOWN))
+            return
         try:
             part = self.account.offer(put, self._looking, self._beat)
         except (TransferError, OSError) as error:
@@ -260,12 +290,27 @@ class Receiving:
             self._said = self._clock()
             self._say(Alive().build())
 
-    def _take(self, data: Data, uses: Uses) -> None:
-        file = self._file(data.file)
+    def _gather(self, data: Data, uses: Uses) -> None:
+        """What follows the last piece of the same file is written and hashed with it."""
+        if self._pieces and (
+            (data.file, data.offset) != (self._gathered, self._upto)
+            or len(self._pieces) == PIECES_MAX
+        ):
+            self._take_gathered(uses)
+        self._pieces.append(data.data)
+        self._gathered, self._upto = data.file, data.offset + len(data.data)
+
+    def _take_gathered(self, uses: Uses) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self._take(pieces, sum(map(len, pieces)), uses)
+
+    def _take(self, pieces: list[memoryview], size: int, uses: Uses) -> None:
+        file, offset = self._file(self._gathered), self._upto - size
         action, following = self._look_up(file, Heard.DATA)
         if action is Action.IGNORE:
             return
-        part, size = file.part, len(data.data)
+        part = file.part
         with self._changed:
             if file.stage is Stage.SPOILT:
                 return  # by a sync that failed just now
@@ -276,9 +321,11 @@ class Receiving:
         uses.add()
         try:
             if action is Action.BEGIN:
-                part.begin(data.offset)
+                if self._stopping:
+                    raise TransferError(Code.SHUTDOWN)
+                part.begin(offset)
                 file.stage, self._current = following, file
-            part.write(data.offset, data.data, self._hashing, uses.done)
+            part.write(offset, pieces, self._hashing, uses.done)
         except (TransferError, OSError) as error:
             uses.done()
             self._spoil(file, error)

@@ -107,6 +107,8 @@ class Sending:
         self._hello: Hello | None = None
         self._greeted = self._bye = False
         self._inflight = 0
+        self.dismissed = False
+        """Whether B has said that it is stopping: the rest is for the next connection."""
         self._events: deque[Event] = deque()
         self._heard = self._said = clock()
 
@@ -280,6 +282,7 @@ class Sending:
 
     def _fail(self, file: Outgoing, happened: Happened, code: Code) -> None:
         self._apply(file, happened)
+        self.dismissed = self.dismissed or code is Code.SHUTDOWN
         code, detail = (code, "") if file.broken is None else file.broken
         self._over(file)
         self._events.append(NotDelivered(file.entry, code, detail))

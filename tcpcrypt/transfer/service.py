@@ -41,6 +41,10 @@ _WAITING_MAX: Final = 256
 _SHARE: Final = 4
 """One client has at most this part of the connections, and of those that wait."""
 _BACKLOG: Final = 128
+_IDLE_MAX: Final = 60.0
+"""Seconds that a sender keeps its place for doing nothing, while others wait for it."""
+_FAREWELL: Final = 2.0
+"""Seconds that senders have to hear that the receiver ends."""
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -121,6 +125,7 @@ class Service:
                 if self._look_again:
                     self._look_again = False
                     self._refresh()
+                self._make_way()
                 try:
                     self._admit(*self._listener.accept())
                 except TimeoutError:
@@ -142,11 +147,17 @@ class Service:
 
     def close(self) -> None:
         """End: senders are told to come again; what has arrived of their files stays."""
-        self._listener.close()
+        self.stop()
         with self._lock:
-            talks = [*self._talks, *self._waiting]
+            talks, waiting = [*self._talks], [*self._waiting]
             self._waiting.clear()
+        for talk in waiting:
+            talk.drop()
+        end = time.monotonic() + _FAREWELL
         for talk in talks:
+            talk.dismiss()
+        for talk in talks:
+            talk.join(max(end - time.monotonic(), 0))
             talk.drop()
         for talk in talks:
             talk.join()
@@ -240,6 +251,19 @@ class Service:
                     self._talks.add(talk)
                     talk.start()
 
+    def _make_way(self) -> None:
+        """Who only says that it is there gives way to one who waits, and comes again."""
+        with self._lock:
+            if not self._waiting:
+                return
+            client = self._waiting[0].client
+            talks = self._talks
+            if len(talks) < self._setup.connections:  # it waits for one of its own
+                talks = {talk for talk in talks if talk.client == client}
+            idlest = max(talks, key=lambda talk: talk.idle, default=None)
+        if idlest is not None and idlest.idle >= _IDLE_MAX:
+            idlest.dismiss()
+
     def ended(self, talk: _Talk) -> None:
         """For a sender that is done with."""
         with self._lock:
@@ -280,20 +304,37 @@ class _Talk:
         self._where = where
         self._progress = service.progress
         self._error: Exception | None = None
+        self._receiving: Receiving | None = None
+        self._dismissed = False
         self._reader = threading.Thread(target=self._run, name=f"client {client}", daemon=True)
 
     def start(self) -> None:
         """Begin to serve it."""
         self._reader.start()
 
+    @property
+    def idle(self) -> float:
+        """Seconds since it has sent anything but that it is there."""
+        receiving = self._receiving
+        if receiving is None or self._dismissed:
+            return 0.0
+        return time.monotonic() - receiving.moved
+
+    def dismiss(self) -> None:
+        """Tell it to come again, if it is in the middle of something."""
+        self._dismissed = True
+        receiving = self._receiving
+        if receiving is None or not receiving.shut_down():
+            self.drop()
+
     def drop(self) -> None:
         """Break it off: what has arrived stays, and the sender comes again."""
         self._secured.abort()
 
-    def join(self) -> None:
-        """Until it is over."""
+    def join(self, timeout: float | None = None) -> None:
+        """Until it is over, or for so many seconds."""
         if self._reader.ident is not None:
-            self._reader.join()
+            self._reader.join(timeout)
 
     # --- threads -----------------------------------------------------------------------------
 
@@ -301,6 +342,7 @@ class _Talk:
         try:
             self._secured.settimeout(IDLE_TIMEOUT)
             with self._service.receiving(self.client) as receiving:
+                self._receiving = receiving
                 self._progress.say(
                     "connected", f"{self.client} from {self._where}", client=self.client,
                     address=self._where, cipher=self._secured.cipher,
@@ -310,6 +352,7 @@ class _Talk:
         except (TcpcryptError, OSError) as error:
             self._error = _of_files(error)
         finally:
+            self._receiving = None
             self._conclude()
             self._service.ended(self)
 
@@ -372,6 +415,7 @@ class _Talk:
             self._secured.close()
         else:
             self._secured.abort()
+        if error is not None and not self._dismissed:  # who leaves as told is at no fault
             self._fault(f"{self.client}: {error}", status_of(error), error=type(error).__name__)
         self._progress.say(
             "disconnected", f"{self.client} from {self._where} is gone", client=self.client,

@@ -286,9 +286,8 @@ class FileSource:
         if not took or self._offset + took > self.size:
             raise TransferError(Code.CHANGED, "it became shorter" if not took else "it grew")
         self._offset += took
-        for view in _filled(buffers, took):
-            uses.add()
-            hashing.update(self._hasher, view, uses.done)
+        uses.add()
+        hashing.update(self._hasher, list(_filled(buffers, took)), uses.done)
         return took
 
     def finish(self, hashing: Hashing) -> Digest:

@@ -110,8 +110,8 @@ class Store:
                 self._claims.pop(part.claimed, None)
                 part.claimed = None
 
-    def check_space(self, fd: int, need: int) -> None:
-        """Whether there is room for `need` bytes beside all that was announced.
+    def check_space(self, fd: int, need: int, part: Part) -> None:
+        """Whether there is room for `need` bytes of `part` beside what others are to have.
 
         Raises `TransferError` (NO_SPACE).
         """
@@ -121,7 +121,7 @@ class Store:
         # Both sums hold `need`; the first is quick, and too large while bytes arrive.
         if sum(account.announced for account in accounts) <= room:
             return
-        if need and sum(account.outstanding() for account in accounts) > room:
+        if need and need + sum(account.outstanding(part) for account in accounts) > room:
             raise TransferError(Code.NO_SPACE, f"{need} bytes are needed, {max(room, 0)} free")
 
     # --- inside ------------------------------------------------------------------------

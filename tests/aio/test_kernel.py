@@ -85,6 +85,8 @@ def test_one_that_is_whom_it_has_to_be(kernel: Kernel, transport: str) -> None:
         assert writer.cipher == "AES-128-GCM"
         assert writer.session_id is not None
         assert writer.resumed is False
+        with pytest.raises(OSError, match="ask the daemon"):
+            writer.getsockopt(socket.IPPROTO_TCP, "TCP_ENO_SESSID")
         writer.write(bytearray(b"hello"))
         assert await kernel.hear(100) == b"hello"
         kernel.far.sendall(b"answer")

@@ -19,6 +19,7 @@ from tcpcrypt.errors import LocalError, ResetError
 from tcpcrypt.sockets import arrangement
 from tcpcrypt.sockets.state import State
 
+TCP = socket.IPPROTO_TCP
 BIG = bytes(range(256)) * (1 << 13)
 """2 MiB: more than all buffers of one direction that are not the kernel's."""
 
@@ -578,6 +579,23 @@ async def test_many_connections_at_once(ends: Ends) -> None:
                 group.create_task(one(number))
         assert server.handshakes == 0
         assert not server.failures
+
+
+@in_a_loop
+async def test_options_by_name_and_by_number(ends: Ends) -> None:
+    async with ends.pair() as ((_, ours), (_, theirs)):
+        for writer, role in ((ours, 0), (theirs, 1)):
+            assert writer.getsockopt(TCP, "TCP_ENO_SESSID") == ours.session_id
+            assert writer.getsockopt(TCP, "TCP_ENO_ROLE") == role
+            assert writer.getsockopt(TCP, socket.TCP_NODELAY), "a write is on the wire at once"
+            assert writer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            writer.setsockopt(TCP, socket.TCP_NODELAY, 0)
+            assert not writer.getsockopt(TCP, socket.TCP_NODELAY)
+            writer.setsockopt(TCP, "TCP_CRYPT_CACHE_FLUSH", 1)
+            with pytest.raises(OSError, match="the offer has left"):
+                writer.setsockopt(TCP, "TCP_ENO_TEPS", b"")
+            with pytest.raises(OSError, match="cannot be read"):
+                writer.getsockopt(TCP, "TCP_CRYPT_CACHE_FLUSH")
 
 
 @in_a_loop

@@ -23,7 +23,7 @@ from tcpcrypt.registry import AeadId, Tep
 
 LONG = os.environ.get("TCPCRYPT_TEST_PROFILE") == "long"
 STEPS = 50
-RUNS = 2200 if LONG else 60
+RUNS = 2400 if LONG else 60
 AGE = 12
 """Steps for which a connection lives at least."""
 STRANGE = b"\x2a"

@@ -116,6 +116,11 @@ COMMANDS: dict[str, dict[str, Plan]] = {
         ),
         TWO_HOSTS,
     ),
+    "cookbook.md": {
+        "tcpcrypt segment --port 5432 --inner eth1 --mode require": Plan(
+            "tests/netns/test_segment_gateway.py::test_two_gateways"
+        ),
+    },
     "install.md": {
         "make deb": PACKAGE,
         "apt install ./dist/tcpcrypt_0.1.0_amd64.deb": FROM_NOTHING,

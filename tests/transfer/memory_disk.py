@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tcpcrypt.transfer.disk import Disk, Node
@@ -216,6 +216,11 @@ class MemoryDisk(Disk):
         for piece, at in ((view[:half], offset), (view[half:], offset + half)):
             self._step("write")
             self._file(fd)[at : at + len(piece)] = piece
+
+    def write_pieces(self, fd: int, pieces: Sequence[memoryview], offset: int) -> None:
+        for piece in pieces:
+            self.write(fd, piece, offset)
+            offset += len(piece)
 
     def truncate(self, fd: int, size: int) -> None:
         self._step("truncate")

@@ -80,6 +80,19 @@ def test_a_file_arrives_with_its_bytes_mode_and_time(
     assert [path.name for path in receiver.out.iterdir() if path.name != ".stx"] == ["notes.txt"]
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="a host without IPv6")
+def test_a_file_arrives_over_ipv6(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, address in enumerate(("::1", "")):  # there alone, and wherever it is looked for
+        with Receiver(tmp_path / str(number), address=address) as receiver:
+            monkeypatch.setenv("STX_KEY_FILE", str(receiver.keys / "default"))
+            assert stx_send.main(["::1", str(receiver.port), str(file)]) == 0
+            assert (receiver.out / "notes.txt").read_bytes() == CONTENT
+            (came,) = receiver.events("connected")
+            assert came["address"].startswith("[::1]:")
+
+
 def test_folders_arrive_as_they_are(tmp_path: Path, send: Send) -> None:
     tree = tmp_path / "photos"
     (tree / "2026" / "empty").mkdir(parents=True)

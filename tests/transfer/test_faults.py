@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -422,6 +423,9 @@ def test_a_receiver_that_is_stopped_leaves_a_state_to_go_on_from(
         listening.signal(number)
         assert listening.join() == (-9 if number is signal.SIGKILL else 0)
         assert first.join() == 1
+        if number is signal.SIGTERM:  # it says so, and neither end takes it for a fault
+            assert "the receiver is stopping" in first.events("error")[-1]["message"]
+            assert [e["code"] for e in listening.events("error")] == ["SHUTDOWN"]
     assert not (tmp_path / "out" / "film.mkv").exists()
     with Program(
         "stx-recv", "--json", "--listen", 0, "--bind", "127.0.0.1", "--out", tmp_path / "out",
@@ -433,6 +437,29 @@ def test_a_receiver_that_is_stopped_leaves_a_state_to_go_on_from(
             assert second.events("resumed")[0]["offset"] > 0
         assert again.join() == 0
     assert (tmp_path / "out" / "film.mkv").read_bytes() == file.read_bytes()
+
+
+def test_a_file_whose_turn_has_not_come_is_for_the_receiver_after_this_one(tmp_path: Path) -> None:
+    """What the receiver has is neither lost nor said twice; the rest comes with the next."""
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.bin")
+        files[-1].write_bytes(random.Random(number).randbytes(SIZE))
+    with contextlib.ExitStack() as stack:
+        with Receiver(tmp_path) as to:
+            words = ("--json", "--bwlimit", "8M", "--retries", 9, "127.0.0.1", to.port)
+            program = stack.enter_context(
+                Program("stx-send", *words, *files, STX_KEY_FILE=str(to.keys / "default"))
+            )
+            until(lambda: names(to) == ["0.bin"])
+        assert "the receiver is stopping" in program.wait_for("retry")["message"]
+        with Receiver(tmp_path, port=to.port) as again:
+            assert program.join() == 0, program.told
+            assert names(again) == ["0.bin", "1.bin", "2.bin"]
+        assert len(program.events("file")) == 3
+        assert program.events("resumed")[0]["offset"] > 0
+    for path in files:
+        assert (to.out / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_receiver_looks_at_its_keys_again_on_sighup(

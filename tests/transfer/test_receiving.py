@@ -295,7 +295,7 @@ def test_a_newer_connection_takes_a_transfer_over(store: Store, out: Path) -> No
 
 def test_acknowledgements_follow_the_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = MemoryDisk()
-    store = Store("out", Rules(), disk)
+    store = Store("out", Rules(window=2 * MIB), disk)
     b = Talk(store)
     data = os.urandom(3 * MIB)
     file = b.put(b"a", size=len(data))
@@ -316,6 +316,22 @@ def test_acknowledgements_follow_the_sync(monkeypatch: pytest.MonkeyPatch) -> No
     assert calls[-1] == "sync"
     b.over()
     store.close()
+
+
+def test_a_sync_pays_from_two_mebibytes_or_half_a_window() -> None:
+    for window, wanted in ((16 * MIB, 2 * MIB), (3 * MIB, MIB + MIB // 2), (MIB, MIB)):
+        disk = MemoryDisk()
+        store = Store("out", Rules(window=window, block=MIB), disk)
+        b = Talk(store)
+        file = b.put(b"a", size=3 * MIB)
+        b.listen()
+        b.data(file, 0, bytes(wanted // 2))
+        b.data(file, wanted // 2, bytes(wanted // 2 - 1))
+        assert b.listen() == []
+        b.data(file, wanted - 1, bytes(1))
+        assert b.listen() == [Ack(file, wanted // MIB * MIB)]
+        b.over()
+        store.close()
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
@@ -553,6 +569,56 @@ def test_room_is_kept_for_what_was_announced() -> None:
     b.over()
     other.over()
     store.close()
+
+
+def test_to_announce_much_keeps_nobody_from_sending() -> None:
+    disk = MemoryDisk()
+    disk.room = 5 * MIB
+    store = Store("out", Rules(window=MIB, reserve=0), disk)
+    greedy = Talk(store, "greedy")
+    files = [greedy.put(b"%d" % n, size=4 * MIB, number=n) for n in range(9)]
+    assert [type(said) for said in greedy.listen()] == [Have] * 9
+    honest = Talk(store, "honest")
+    # All of them together keep one window from others,
+    assert code_of(honest.send(b"a", data=bytes(4 * MIB + 1), number=20)) is Code.NO_SPACE
+    assert code_of(honest.send(b"a", data=bytes(MIB), number=21)) is Code.OK
+    # and what has come of one as much again.
+    greedy.data(files[0], 0, bytes(MIB))
+    disk.room = 3 * MIB
+    assert code_of(honest.send(b"b", data=bytes(MIB + 1), number=22)) is Code.NO_SPACE
+    assert code_of(honest.send(b"b", data=bytes(MIB), number=23)) is Code.OK
+    greedy.over()
+    honest.over()
+    store.close()
+
+
+def test_who_shuts_down_takes_what_has_ended_and_nothing_else(store: Store) -> None:
+    b = Talk(store)
+    assert not b.machine.shut_down()
+    b.over()
+    b = Talk(store)
+    ended, taking, offered = (b.put(b"%d" % n, number=n) for n in range(3))
+    b.listen()
+    b.data(ended, 0, b"hello")
+    b.end(ended, b"hello")
+    b.data(taking, 0, b"he")
+    assert b.machine.shut_down()
+    assert [(said.file, code_of(said)) for said in b.listen() if isinstance(said, Receipt)] == [
+        (taking, Code.SHUTDOWN),
+        (ended, Code.OK),
+    ]
+    b.data(taking, 2, b"llo")  # it was on its way
+    b.data(offered, 0, b"hello")
+    assert [code_of(said) for said in b.listen()] == [Code.SHUTDOWN]
+    b.put(b"new", number=7)
+    assert [code_of(said) for said in b.listen()] == [Code.SHUTDOWN]
+    b.over()
+    again = Talk(store)
+    again.put(b"1", number=1)
+    (have,) = again.listen()
+    assert isinstance(have, Have)
+    assert [at for at, _ in have.prefixes] == [2]
+    again.over()
 
 
 def test_every_stage_and_every_word(store: Store) -> None:

@@ -819,9 +819,10 @@ def test_hashing_keeps_the_order_of_long_and_short_pieces() -> None:
     hashing, hasher, wanted = Hashing(), Algorithm.SHA256.new(), hashlib.sha256()
     released = []
     for number, size in enumerate([10, 200_000, 3, 300_000, 49_152, 49_153, 1]):
-        data = os.urandom(size)
+        data = memoryview(os.urandom(size))
         wanted.update(data)
-        hashing.update(hasher, data, lambda number=number: released.append(number))  # type: ignore[misc]
+        pieces = [data[at : at + 65_536] for at in range(0, size, 65_536)]
+        hashing.update(hasher, pieces, lambda number=number: released.append(number))  # type: ignore[misc]
     hashing.settle()
     assert hasher.digest() == wanted.digest()
     assert released == list(range(7))

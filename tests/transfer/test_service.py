@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -15,7 +16,9 @@ from support.transfers import PATIENCE, Receiver, until
 from tcpcrypt.cli import stx_send
 from tcpcrypt.sockets import SecureSocket
 from tcpcrypt.transfer import service
+from tcpcrypt.transfer.digest import Algorithm
 from tcpcrypt.transfer.keys import ClientKey, read_key
+from tcpcrypt.transfer.messages import Alive, Hello
 from tcpcrypt.transfer.peers import KeyedClient
 from tcpcrypt.transfer.receiver import Receiving
 from tcpcrypt.transfer.store import Store
@@ -115,3 +118,30 @@ def test_one_client_does_not_push_others_out_of_the_queue(
         good.settimeout(PATIENCE)
         assert good.recv(100), "HELLO"
         good.close()
+
+
+def test_who_only_says_that_it_is_there_gives_way_to_one_who_waits(
+    tmp_path: Path, send: Callable[[Receiver], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_IDLE_MAX", 0.3)
+    with Receiver(tmp_path, clients=("default", "idle"), connections=1) as to:
+        key = ClientKey.of("idle", read_key(to.keys / "idle"))
+        idle = KeyedClient(key).connect("127.0.0.1", to.port, PATIENCE)
+        idle.settimeout(PATIENCE)
+        assert idle.recv(100), "HELLO"
+        over = threading.Event()
+
+        def stay() -> None:
+            with contextlib.suppress(OSError):
+                idle.sendall(Hello(1 << 20, 1 << 20, 1, frozenset(Algorithm)).build())
+                while not over.wait(0.02):
+                    idle.sendall(Alive().build())
+
+        thread = threading.Thread(target=stay)
+        thread.start()
+        assert send(to) == 0
+        over.set()
+        thread.join()
+        idle.abort()
+        assert not to.events("error")
+    assert (to.out / "notes.txt").read_bytes() == b"hello"

@@ -380,7 +380,7 @@ def test_contents_that_could_not_be_synced_are_sent_again(count: int) -> None:
 
 def test_a_sync_that_fails_leaves_what_was_durable() -> None:
     disk = MemoryDisk()
-    store = Store("out", Rules(), disk)
+    store = Store("out", Rules(window=2 * MIB), disk)
     b = Talk(store)
     data = bytes(range(256)) * 8192
     file = b.put(b"a", size=3 * MIB)
@@ -553,7 +553,7 @@ def test_a_sync_that_fails_while_the_file_ends_is_answered_once(
 
 def test_bytes_that_come_while_a_sync_fails_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = MemoryDisk()
-    store = Store("out", Rules(), disk)
+    store = Store("out", Rules(window=2 * MIB), disk)
     b = Talk(store)
     file = b.put(b"a", size=3 * MIB)
     b.listen()
@@ -576,7 +576,7 @@ def test_bytes_that_come_while_a_sync_fails_take_no_room(monkeypatch: pytest.Mon
 def test_what_ends_while_a_sync_fails_is_not_forgotten() -> None:
     """It waits for the next call, whether or not the sync had anything to say."""
     disk = MemoryDisk()
-    store = Store("out", Rules(), disk)
+    store = Store("out", Rules(window=2 * MIB), disk)
     b = Talk(store)
     data = bytes(MIB)
     file = b.put(b"a", size=MIB)
@@ -683,3 +683,20 @@ def test_errors_can_be_pickled() -> None:
     for error in (TransferError(Code.QUOTA, "5"), MessageError(Code.SIZE, "6")):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), again.code, again.detail) == (type(error), error.code, error.detail)
+
+
+@pytest.mark.parametrize("taken", range(11))
+def test_pieces_of_which_the_disk_takes_some_are_written_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    def some(fd: int, pieces: list[memoryview], offset: int) -> int:
+        return os.pwrite(fd, b"".join(pieces)[:taken], offset)
+
+    monkeypatch.setattr(os, "pwritev", some)
+    data = memoryview(b"0123456789")
+    disk, root = Disk(), os.open(tmp_path, os.O_RDONLY)
+    fd = disk.create(root, b"file", 0o600)
+    disk.write_pieces(fd, [data[:3], data[3:4], data[4:]], 2)
+    disk.close(fd)
+    disk.close(root)
+    assert (tmp_path / "file").read_bytes() == bytes(2) + bytes(data)

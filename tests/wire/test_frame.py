@@ -16,6 +16,7 @@ TAG = 16
 def test_header_layout() -> None:
     header = FrameHeader(1, 0x1234)
     assert header.build() == bytes.fromhex("01 1234")
+    assert FrameHeader(0, 0).build() == bytes(3)
     assert FrameHeader.parse(b"\x01\x12\x34ciphertext", TAG) == header
     assert header.frame_len == 3 + 0x1234
 

@@ -99,7 +99,7 @@ def test_pipx_installs_it(root: Root, sources: Path) -> None:
 
 def test_tox_runs_in_a_checkout(root: Root, tmp_path: Path) -> None:
     variables = connected(root)
-    apt_install(root, "python3-venv", *COMPILER)
+    apt_install(root, "python3-venv", "nodejs", *COMPILER)
     checkout = _copy(tmp_path / "checkout")
     shutil.copytree(checkout, root.path / "root/checkout")
     root.run("python3", "-m", "venv", "/root/tools")
