@@ -45,6 +45,9 @@ _ONE_SEGMENT: Final = 1600
 what to do with one of which it still believes so."""
 _SEND_BUFFER: Final = 1 << 20
 _IPV6_HDRINCL: Final = 36
+_CLOSING: Final = 0.5
+"""Seconds for hosts to say that they do not believe a reset (RFC 5961 section 3.2):
+without the rules what they send would go in clear."""
 _LIBERAL: Final = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
 
 
@@ -212,6 +215,9 @@ class SegmentPlane:
         if not self._raw:
             return
         self._inject(packet for _, packet in self.table.close())
+        until = self._clock() + _CLOSING
+        while (left := until - self._clock()) > 0:
+            self._loop.step(left)
         if self._liberal_before:
             with contextlib.suppress(OSError):
                 _LIBERAL.write_text(self._liberal_before)

@@ -55,6 +55,7 @@ class Table:
         self._report = report
         self._clock = clock
         self._beginning: dict[Key, float] = {}
+        self._closing = False
 
     def take(self, side: Side, packet: bytes | memoryview) -> tuple[Key | None, Outcome]:
         """What becomes of a packet that comes from `side`, and whose it is."""
@@ -66,6 +67,8 @@ class Table:
         key = flow if side is Side.INNER else (flow[2], flow[3], flow[0], flow[1])
         known = self.flows.get(key)
         if flags.syn and not flags.ack and (known is None or known.over):
+            if self._closing:
+                return None, Outcome()
             known = self._begin(key, side, segment)
         if known is None:
             return None, self._unknown(side, segment)
@@ -136,8 +139,11 @@ class Table:
         return len(gone)
 
     def close(self) -> list[tuple[Side, bytes]]:
-        """Reset every connection that is encrypted; the packets that do it."""
-        packets = [packet for flow in self.flows.values() for packet in flow.abort().packets]
-        self.flows.clear()
-        self._beginning.clear()
-        return packets
+        """Reset every connection that is encrypted; the packets that do it.
+
+        Whoever does not believe his, as data was still on its way to him, says so,
+        and is reset where he stands if `take` is asked for a moment longer.  New
+        connections do not begin any more.
+        """
+        self._closing = True
+        return [packet for flow in self.flows.values() for packet in flow.abort().packets]

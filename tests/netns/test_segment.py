@@ -1,6 +1,10 @@
 """The segment plane between two hosts, with programs that know nothing of it."""
 
+import contextlib
 import signal
+import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +103,39 @@ def test_firewalls_that_drop_what_tracking_calls_invalid(pair: Network, tmp_path
 def test_an_interface_that_is_not_there_is_said(pair: Network) -> None:
     with pytest.raises(LocalError, match="this host has no interface 'eth77'"):
         SegmentHost(pair.client, inner="eth77")
+
+
+def test_it_ends_in_the_middle_of_a_stream_and_nothing_follows_in_clear(pair: Network) -> None:
+    ours, _theirs = SegmentHost(pair.client), SegmentHost(pair.server)
+    with pair.listen() as listener, pair.connect() as sock, Capture(pair.client_end) as wire:
+        other, _ = listener.accept()
+        stopped = threading.Event()
+
+        def talk(speaker: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while not stopped.is_set():
+                    speaker.sendall(LINE * 100)
+
+        def hear(listening: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while listening.recv(1 << 16):
+                    pass
+
+        threads = [
+            threading.Thread(target=what, args=(each,))
+            for what in (talk, hear)
+            for each in (sock, other)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        assert ours.stop() == 0
+        # Both programs have heard of it: nobody sends any more.
+        threads[0].join(10)
+        assert not threads[0].is_alive()
+        stopped.set()
+        other.close()
+        for thread in threads[1:]:
+            thread.join(10)
+        packets = wire.settled()
+    assert free_of(packets, LINE) == [LINE]

@@ -180,4 +180,6 @@ def test_events_name_their_connection() -> None:
     one.take(Side.OUTER, segment(BACK, SYN, options=MSS))
     assert heard == [(THERE, "fallback")]
     assert one.close() == []
-    assert not one.flows
+    # It ends: nobody begins any more, and what is plain goes on meanwhile.
+    assert one.take(Side.INNER, segment((CLIENT, 1, SERVER, 80), SYN, options=MSS))[1].packets == []
+    assert one.take(Side.INNER, segment(THERE, ACK, data=b"plain"))[1].passed
