@@ -2,7 +2,9 @@
 
 Which process it is, is told by the lock that it holds (an abstract socket
 name, of which there is one in a network namespace), not by a file with a
-number in it that may be another's by now.
+number in it that may be another's by now.  Anybody may take that name, or one
+that is listed like it, and hand the socket to a process of root: what counts is
+who made the socket, which the kernel keeps.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,21 +71,25 @@ class Started:
 def lock_holders(proc: Path = Path("/proc")) -> list[int]:
     """The processes that hold the lock, as far as one may see them.
 
-    An empty list means that no daemon runs.  Raises `LocalError` if one does
-    and cannot be seen from here.
+    An empty list means that no daemon runs, or one that had to do without the
+    lock.  Raises `LocalError` if one does and cannot be seen from here.
     """
+    believed = {0, os.geteuid()}
     for _ in range(_LOOKS):
         inodes = _locks(proc)
         if not inodes:
             return []
-        holders = [
-            int(directory.name)
+        makers = {
+            int(directory.name): _makers(directory, inodes)
             for directory in proc.iterdir()
-            if directory.name.isdecimal() and inodes & _descriptors(directory)
-        ]
+            if directory.name.isdecimal()
+        }
+        holders = [pid for pid, found in makers.items() if found & believed]
         if holders:
             return sorted(holders)
         time.sleep(0.05)  # the last one may have ended while we looked
+    if any(makers.values()):
+        return []
     raise LocalError(
         "a tcpcryptd serves this network namespace, but its process is out of sight: stop it"
         " where it was started, as root"
@@ -101,12 +107,14 @@ def _locks(proc: Path) -> set[str]:
     return found
 
 
-def _descriptors(process: Path) -> set[str]:
+def _makers(process: Path, sockets: Collection[str]) -> set[int]:
+    """The users who made those of `sockets` that are among the descriptors of a process."""
     found = set()
     with contextlib.suppress(OSError):  # gone meanwhile, or not ours to look at
         for name in os.listdir(process / "fd"):
             with contextlib.suppress(OSError):
-                found.add(os.readlink(process / "fd" / name))
+                if os.readlink(process / "fd" / name) in sockets:
+                    found.add(os.stat(process / "fd" / name).st_uid)
     return found
 
 

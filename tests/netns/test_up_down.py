@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -404,10 +405,50 @@ def test_one_that_is_out_of_sight(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="out of sight"):
         launcher.lock_holders(tmp_path)
     (tmp_path / "1/fd/3").symlink_to("socket:[77]")
+    (tmp_path / "1/fd/socket:[77]").touch()
     assert launcher.lock_holders(tmp_path) == [1]
     (tmp_path / "net/unix").write_text("0: 00000002 00000000 00010000 0001 01 77 @tcpcryptd2\n")
     assert launcher.lock_holders(tmp_path) == []
     assert launcher.lock_holders(tmp_path / "nowhere") == []
+
+
+_SQUATTER = """
+import os, socket, sys, time
+name, place, holder = sys.argv[1:4]
+os.chdir(place)
+os.seteuid(65534)
+taken = socket.socket(socket.AF_UNIX)
+taken.bind(name.replace("%", chr(0)))
+taken.listen(1)
+os.seteuid(0)  # as a program of root has it that was handed the socket
+os.setuid(int(holder))
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("holder", ["65534", "0"])
+@pytest.mark.parametrize("name", ["%tcpcryptd", "@tcpcryptd"])
+def test_a_lock_of_just_anybody_is_no_daemon(place: Place, name: str, holder: str) -> None:
+    """Nor one that looks like it; else its command line would be taken for the daemon's."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        words = (sys.executable, "-c", _SQUATTER, name, directory, holder, "--config", "/evil")
+        process = place.host.start(*words)
+        try:
+            wait_until(lambda: "tcpcryptd" in place.host.run("cat", "/proc/net/unix").stdout, "it")
+            with place.host.entered():
+                assert launcher.find_daemon() is None
+                assert launcher.stop(timeout=1) is None
+            pid = json.loads(place.up("--json").stdout)["pid"]
+            if name.startswith("@"):  # the lock itself was to be had
+                assert place.pid() == pid
+                assert process.pid not in place.holders()
+            assert process.poll() is None
+            os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: not place.traces(), "end of the daemon")
+        finally:
+            place.host.stop(process)
 
 
 # --- systemd -------------------------------------------------------------------------------
