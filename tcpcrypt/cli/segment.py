@@ -15,6 +15,7 @@ from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.firewall import Firewall
 from tcpcrypt.runtime.installation import only_one
+from tcpcrypt.runtime.left_behind import end_left_behind
 from tcpcrypt.runtime.loop import Loop
 from tcpcrypt.segment.opening import Side
 from tcpcrypt.segment.service import SegmentPlane, segment_rules
@@ -89,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise LocalError(f"cannot open the netfilter queues: {error.strerror}; be root") from error
     try:
+        end_left_behind(firewall)
         firewall.install(segment_rules(arguments.port, arguments.inner))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: loop.stop())
@@ -97,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         # First the resets: without the rules the segments would go in clear.
         plane.close()
+        end_left_behind(firewall)
         firewall.remove()
         loop.close()
         if lock is not None:

@@ -21,6 +21,7 @@ from tcpcrypt.core.policy import TCPS, Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Settings
 from tcpcrypt.runtime.firewall import Firewall
+from tcpcrypt.runtime.left_behind import end_left_behind
 from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH, QUEUE_NUMBER, divert_rules
 from tcpcrypt.runtime.older import (
     OlderConnection,
@@ -42,7 +43,7 @@ from tcpcrypt.runtime.ruleset import (
 from tcpcrypt.runtime.sock_diag import destroy
 from tcpcrypt.runtime.sockops import Attachment, Maps, pass_rules
 from tcpcrypt.runtime.steering import TransparentSteering
-from tcpcrypt.runtime.tcps import TCPS_QUEUE, diverted_by, tcps_rules
+from tcpcrypt.runtime.tcps import TCPS_QUEUE, tcps_rules
 
 __all__ = ["QUEUE_NUMBERS", "Installation", "only_one", "remove_everything", "rules_for"]
 
@@ -124,7 +125,7 @@ class Installation:
     def install(self) -> None:
         """Let connections come; the listeners and the queues have to be served by now."""
         self._installed = True
-        _end_left_behind(self._firewall)
+        end_left_behind(self._firewall)
         self.older = older_connections(self.settings.policies)
         self._routing.install()
         self._firewall.install(self.rules())
@@ -293,19 +294,12 @@ def remove_everything(families: Sequence[int] = (4, 6)) -> int:
     try:
         PacketQueue.open({QUEUE_NUMBER: 1}).close()  # nobody but a daemon has it
         firewall = Firewall(families)
-        _end_left_behind(firewall)
+        end_left_behind(firewall)
         count = firewall.remove()
         return count + Routing(families).remove()
     finally:
         if lock is not None:
             lock.close()
-
-
-def _end_left_behind(firewall: Firewall) -> None:
-    """What a daemon that left its rules had encrypted by TCP/S must not go on without them."""
-    policies = diverted_by(firewall.listed())
-    if policies:
-        destroy(diverted_connections(policies, ()))
 
 
 def only_one() -> socket.socket | None:

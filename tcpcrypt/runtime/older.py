@@ -11,7 +11,13 @@ from typing import Final
 
 from tcpcrypt.core.policy import TCPS, Flow, FlowDirection, Mode, Policy
 
-__all__ = ["OlderConnection", "diverted_connections", "older_connections", "still_there"]
+__all__ = [
+    "OlderConnection",
+    "connections_by_port",
+    "diverted_connections",
+    "older_connections",
+    "still_there",
+]
 
 _PROC: Final = Path("/proc/net")
 
@@ -56,6 +62,16 @@ def diverted_connections(
         connection
         for connection in _connections(directory)
         if connection not in left_alone and _diverted(policies, connection)
+    ]
+
+
+def connections_by_port(ports: Sequence[range], directory: Path = _PROC) -> list[OlderConnection]:
+    """Those with another host of which either port is one of these."""
+    return [
+        connection
+        for connection in _connections(directory)
+        if not connection.remote.is_loopback
+        and any(connection.local_port in p or connection.remote_port in p for p in ports)
     ]
 
 

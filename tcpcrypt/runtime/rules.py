@@ -25,6 +25,7 @@ __all__ = [
     "MARK_REFUSED",
     "MARK_STEERED",
     "MARK_UNREACHABLE",
+    "SEGMENT_INNER_QUEUE",
     "Rule",
     "go_to",
     "marked",
@@ -55,6 +56,9 @@ MARK_UNREACHABLE: Final = 0x00800000
 """An application's SYN that is to be answered with `host unreachable`."""
 MARK_PASSED: Final = 0x00900000
 """A packet of a handshake that has been through the daemon's queue."""
+
+SEGMENT_INNER_QUEUE: Final = 29790
+"""To which the segment plane's rules send what comes from this host, or from those behind it."""
 
 CHAIN_PREFIX: Final = "TCPCRYPT-"
 HOOKS: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")

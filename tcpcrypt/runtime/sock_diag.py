@@ -32,7 +32,7 @@ _GONE: Final = frozenset({0, errno.ENOENT})
 
 
 def destroy(connections: Iterable[OlderConnection]) -> int:
-    """End these connections, IPv4; how many there were.
+    """End these connections; how many there were.
 
     Raises `LocalError` where the kernel cannot or this process may not, once all
     have been tried.
@@ -51,11 +51,12 @@ def destroy(connections: Iterable[OlderConnection]) -> int:
 
 
 def _request(connection: OlderConnection) -> bytes:
+    family = socket.AF_INET if connection.local.version == 4 else socket.AF_INET6
     ports = _PORTS.pack(connection.local_port, connection.remote_port)
     ends = (connection.local.packed.ljust(16, b"\0"), connection.remote.packed.ljust(16, b"\0"))
     body = b"".join(
         (
-            _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, _ANY),
+            _REQUEST.pack(family, socket.IPPROTO_TCP, _ANY),
             ports,
             *ends,
             _REST.pack(0, _ANY, _ANY),

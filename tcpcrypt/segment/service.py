@@ -24,14 +24,14 @@ from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
 from tcpcrypt.runtime.queue import PacketQueue
-from tcpcrypt.runtime.rules import MARK_PASSED, Rule, marked
+from tcpcrypt.runtime.rules import MARK_PASSED, SEGMENT_INNER_QUEUE, Rule, marked
 from tcpcrypt.segment.flow import Outcome
 from tcpcrypt.segment.opening import Side
 from tcpcrypt.segment.table import Configure, Key, Table
 
 __all__ = ["INNER_QUEUE", "OUTER_QUEUE", "SegmentPlane", "segment_rules"]
 
-INNER_QUEUE: Final = 29790
+INNER_QUEUE: Final = SEGMENT_INNER_QUEUE
 OUTER_QUEUE: Final = 29791
 _SIDES: Final = {INNER_QUEUE: Side.INNER, OUTER_QUEUE: Side.OUTER}
 _QUEUE_LENGTH: Final = 4096

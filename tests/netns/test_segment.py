@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -75,6 +76,24 @@ def test_if_it_is_killed_segments_are_dropped_and_not_sent_in_clear(pair: Networ
     again = SegmentHost(pair.client)
     with pair.conversation():
         assert len(again.wait_for("encrypted")) == 1
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_was_encrypted_does_not_outlive_the_rules(pair: Network, family: int) -> None:
+    """`tcpcrypt down` after a kill: without the rules the kernel would go on in clear."""
+    ours, _theirs = SegmentHost(pair.client), SegmentHost(pair.server)
+    with pair.listen(family) as listener, pair.connect(family) as sock:
+        other, _ = listener.accept()
+        with other, Capture(pair.client_end) as wire:
+            sock.sendall(b"?")
+            assert other.recv(1) == b"?"
+            pair.client.stop(ours.process, signal.SIGKILL)
+            pair.client.run(sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "down", cwd="/")
+            assert "TCPCRYPT" not in pair.client.run("iptables-save").stdout
+            with pytest.raises(ConnectionAbortedError):
+                sock.sendall(LINE)
+            packets = wire.settled()
+    assert free_of(packets, LINE) == [LINE]
 
 
 def test_two_do_not_serve_one_host(pair: Network) -> None:
