@@ -269,6 +269,8 @@ class _Source:
                 raise
             faults.append(str(error))
         self._look(decoder)
+        while any(log.behind for log in self._logs):
+            self._look(decoder)
         return faults
 
     def _read(self) -> Iterable[Packet | None]:

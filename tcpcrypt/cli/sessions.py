@@ -8,7 +8,7 @@ from typing import Any
 
 from tcpcrypt.auth.fingerprint import short_form
 from tcpcrypt.cli import query, sessions_watch
-from tcpcrypt.cli.table import duration, print_table
+from tcpcrypt.cli.table import duration, print_table, printable
 from tcpcrypt.daemon.client import SessionInfo
 
 __all__ = ["configure", "describe", "run"]
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         now = time.time()
         print_table(_HEADER, [_row(session, now) for session in sessions])
         for line in _weaknesses(sessions):
-            print(line)
+            print(printable(line))
     return 0
 
 

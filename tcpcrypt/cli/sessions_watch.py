@@ -239,7 +239,8 @@ def _head(before: Look, now: Look, seconds: float) -> Iterator[str]:
     speeds = f"sent {rate(sent, seconds) or '0 B'}/s, received {rate(received, seconds) or '0 B'}/s"
     yield f"tcpcryptd, {printable(now.status.get('backend'))}: {live or 'no connections'}; {speeds}"
     counters = now.status.get("counters", {})
-    yield "since its start: " + ", ".join(f"{counters.get(name, 0)} {name}" for name in _OUTCOMES)
+    counts = (f"{printable(counters.get(name, 0))} {name}" for name in _OUTCOMES)
+    yield "since its start: " + ", ".join(counts)
 
 
 # --- without a screen --------------------------------------------------------------------

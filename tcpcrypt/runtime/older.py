@@ -20,6 +20,8 @@ __all__ = [
 ]
 
 _PROC: Final = Path("/proc/net")
+_LISTENING: Final = "0A"
+_TIME_WAIT: Final = "06"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,11 +58,14 @@ def older_connections(
 def diverted_connections(
     policies: Sequence[Policy], older: Iterable[OlderConnection], directory: Path = _PROC
 ) -> list[OlderConnection]:
-    """Those whose packets TCP/S has in hand by `policies`: opened by either side, not `older`."""
+    """Those whose packets TCP/S has in hand by `policies`: opened by either side, not `older`.
+
+    In TIME-WAIT nothing of an application is left, and not every kernel ends such ones.
+    """
     left_alone = set(older)
     return [
         connection
-        for connection in _connections(directory)
+        for connection in _connections(directory, (_LISTENING, _TIME_WAIT))
         if connection not in left_alone and _diverted(policies, connection)
     ]
 
@@ -81,7 +86,9 @@ def still_there(older: Iterable[OlderConnection], directory: Path = _PROC) -> li
     return [connection for connection in older if connection in now]
 
 
-def _connections(directory: Path) -> Iterator[OlderConnection]:
+def _connections(
+    directory: Path, left_out: tuple[str, ...] = (_LISTENING,)
+) -> Iterator[OlderConnection]:
     for name in ("tcp", "tcp6"):
         try:
             lines = (directory / name).read_text().splitlines()[1:]
@@ -89,7 +96,7 @@ def _connections(directory: Path) -> Iterator[OlderConnection]:
             continue  # no IPv6 in this kernel
         for line in lines:
             _number, local, remote, state = line.split()[:4]
-            if state != "0A":  # listening
+            if state not in left_out:
                 yield OlderConnection(*_parse_endpoint(local), *_parse_endpoint(remote))
 
 

@@ -12,6 +12,7 @@ that fragments carry nothing past this (docs/tcps.md, A1).
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import re
 import time
@@ -31,7 +32,7 @@ from tcpcrypt.tcps.known_hosts import KnownHosts
 from tcpcrypt.tcps.states import State
 from tcpcrypt.tcps.weaknesses import LACKS
 
-__all__ = ["TCPS_QUEUE", "TcpsDivert", "diverted_by", "tcps_rules"]
+__all__ = ["TCPS_QUEUE", "TcpsDivert", "diverted_by", "may_be_plain", "tcps_rules"]
 
 TCPS_QUEUE: Final = 29797
 _QUEUED: Final = re.compile(rf"output.*(?:--queue-num|queue num|queue to) {TCPS_QUEUE}\b", re.I)
@@ -129,16 +130,22 @@ class TcpsDivert:
 
     # --- what the gate asks and tells ----------------------------------------------
 
-    def _terms(self, flow: Flow, opens: bool) -> Terms | None:
+    def _terms(self, flow: Flow, opens: bool) -> Terms | Fate:
         policy = self._policy(flow, opens)
-        if policy.profile != TCPS or policy.mode is Mode.NEVER:
-            return None
-        return Terms(require=policy.mode is Mode.REQUIRE, enforce=policy.auth == "tofu")
+        if policy.profile == TCPS and policy.mode is not Mode.NEVER:
+            return Terms(require=policy.mode is Mode.REQUIRE, enforce=policy.auth == "tofu")
+        # It came by for its other port, and what passes here no other rule looks at.
+        named = self._flow(flow, opens)
+        return Fate.PASS if may_be_plain(self._policies(), named) else Fate.DROP
 
     def _policy(self, flow: Flow, opens: bool) -> Policy:
+        return select(self._policies(), self._flow(flow, opens))
+
+    @staticmethod
+    def _flow(flow: Flow, opens: bool) -> PolicyFlow:
         direction = FlowDirection.OUTGOING if opens else FlowDirection.INCOMING
         local, remote = (ipaddress.IPv4Address(packed) for packed in (flow[0], flow[2]))
-        return select(self._policies(), PolicyFlow(direction, local, flow[1], remote, flow[3]))
+        return PolicyFlow(direction, local, flow[1], remote, flow[3])
 
     def _changed(self, flow: Flow, connection: Connection) -> None:
         state = _STATES.get(connection.state)
@@ -206,6 +213,20 @@ def tcps_rules(policies: Sequence[Policy], older: Iterable[OlderConnection] = ()
                         target = ("-j", "NFQUEUE", "--queue-num", str(TCPS_QUEUE))
                         rules.append(Rule("mangle", hook, (*words, *target), (4,)))
     return rules
+
+
+def may_be_plain(policies: Sequence[Policy], flow: PolicyFlow) -> bool:
+    """Whether `flow` may go in the clear whoever owns it, which packets do not say."""
+    for policy in policies:
+        anybody = dataclasses.replace(policy.match, uids=(), cgroups=())
+        if not anybody.covers(flow):
+            continue
+        insists = policy.mode is Mode.OPPORTUNISTIC and policy.auth != "none"
+        if policy.mode is Mode.REQUIRE or insists:
+            return False
+        if anybody == policy.match:
+            return True
+    return True
 
 
 def diverted_by(lines: Iterable[str]) -> list[Policy]:

@@ -166,14 +166,16 @@ def _settled(
 ) -> tuple[Config, TrustTerms]:
     """Made once for as long as the own keys are the same; all else is asked of trust anew."""
     key = spec, role, scope
+    # Looked at first: another thread may meet new ones meanwhile, and then it is made again.
+    identity, psks = trust.identity, trust.psks
     found = directory.settled.get(key)
-    if found is not None and found[0] is trust.identity and found[1] is trust.psks:
+    if found is not None and found[0] is identity and found[1] is psks:
         return found[2:]
     terms = _terms(trust, spec, role, scope)
     config = authenticated(terms)
     if len(directory.settled) >= _SETTLED_MAX:
         directory.settled.clear()
-    directory.settled[key] = trust.identity, trust.psks, config, terms
+    directory.settled[key] = identity, psks, config, terms
     return config, terms
 
 

@@ -44,12 +44,16 @@ def log_keys(path: str | os.PathLike[str] | None) -> None:
     `LocalError` for a file that others may read or write, or have put there; then all
     stays as it was.
     """
+    with _log.lock:
+        _open(path)
+
+
+def _open(path: str | os.PathLike[str] | None) -> None:
     from tcpcrypt.daemon.key_log import KeyLogFile  # noqa: PLC0415 (no use to most programs)
 
-    with _log.lock:
-        # Who has `write` of the former one may be in it: it is closed with its last user.
-        _log.file = None if path is None else KeyLogFile(Path(path), _tell)
-        _log.asked = True
+    # Who has `write` of the former one may be in it: it is closed with its last user.
+    _log.file = None if path is None else KeyLogFile(Path(path), _tell)
+    _log.asked = True
 
 
 def key_log() -> KeyLog | None:
@@ -59,11 +63,12 @@ def key_log() -> KeyLog | None:
     who asks for a log and gets none would not know why.
     """
     if not _log.asked:
-        named = _named()
-        if named:
-            log_keys(named)
-        _log.asked = True
-    return None if _log.file is None else _log.file.write
+        with _log.lock:
+            # Another thread may have said meanwhile that there is to be none.
+            if not _log.asked:
+                _open(_named() or None)
+    file = _log.file
+    return None if file is None else file.write
 
 
 def _named() -> str:

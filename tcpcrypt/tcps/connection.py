@@ -118,6 +118,11 @@ class Connection:
         return self.state in {State.CLOSED, State.REFUSED} or all(self._fins)
 
     @property
+    def may_be_forgotten(self) -> bool:
+        """Whether it stands still for ever once nothing more comes: it ended, or never was."""
+        return self.ended or self.state is State.SYN_SENT
+
+    @property
     def isn_behind(self) -> int:
         """What acknowledges the SYN."""
         return (self.isn + 1) % _MODULUS
@@ -261,7 +266,11 @@ class Connection:
             self.rejected += 1
         elif self._keys is not None and segment.flags.ack:
             self._owed |= action is Action.TRUST
-            self._forget_until(self._out.of(segment.ack))
+            # TCP looks at no acknowledgement of a segment that is out of its window,
+            # and would send again what is forgotten.
+            end = self._in.of(segment.seq) + len(segment.payload) + segment.flags.fin
+            if end == self._in.end:
+                self._forget_until(self._out.of(segment.ack))
         return made
 
     def _classify(self, segment: Segment) -> Input | None:

@@ -31,7 +31,8 @@ HALF_OPEN_MAX: Final = 4096
 IDLE_SECONDS: Final = 3600.0
 """For so long nobody takes the place of a connection that says nothing."""
 ENDED_SECONDS: Final = 120.0
-"""A connection is kept so long behind its end, for what is sent again."""
+"""A connection is kept so long behind its end, for what is sent again, or while nobody
+answers its SYN, which TCP repeats sooner."""
 _MODULUS: Final = 1 << 32
 Flow = tuple[bytes, int, bytes, int]
 """Address and port of this host, then of the other one."""
@@ -48,14 +49,15 @@ class _Entry:
 class Gate:
     """Decides on segments.
 
-    `terms` says what policy has for a flow and whether this host opens it; None:
-    it is left alone, the whole of it.  `changed` is told of each new state of a connection.
+    `terms` says what policy has for a flow and whether this host opens it.  PASS: it
+    is left alone, the whole of it; DROP: policy has neither TCP/S for it nor the clear.
+    `changed` is told of each new state of a connection.
     """
 
     def __init__(
         self,
         hosts: KnownHosts,
-        terms: Callable[[Flow, bool], Terms | None],
+        terms: Callable[[Flow, bool], Terms | Fate],
         changed: Callable[[Flow, Connection], None] = lambda _flow, _connection: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -107,6 +109,9 @@ class Gate:
             segment = Segment.parse(packet)
         except PeerError:
             return Fate.DROP
+        if not segment.checksum_ok():
+            # TCP would not take it, and it would be given another checksum, that is right.
+            return Fate.DROP
         source, source_port, destination, destination_port = segment.flow
         flow = (destination, destination_port, source, source_port)
         if segment.flags.syn and not segment.flags.ack:
@@ -130,7 +135,7 @@ class Gate:
         gone = [
             flow
             for flow, entry in self._live.items()
-            if entry.connection.ended and now - entry.last > ENDED_SECONDS
+            if entry.connection.may_be_forgotten and now - entry.last > ENDED_SECONDS
         ]
         for flow in gone:
             self._live.pop(flow).connection.wipe()
@@ -152,7 +157,7 @@ class Gate:
         connection = self._find(flow)
         if connection is None or not connection.active or connection.isn != segment.seq:
             connection = self._begin(flow, segment, active=True)
-            if not self._admit(flow, connection):
+            if connection is None or not self._admit(flow, connection):
                 return Fate.DROP
         return self._sent(flow, connection, segment)
 
@@ -167,7 +172,10 @@ class Gate:
         key = flow, segment.seq
         half = self._half_open.get(key)
         if half is None:
-            half = self._half_open[key] = self._begin(flow, segment, active=False)
+            half = self._begin(flow, segment, active=False)
+            if half is None:
+                return Fate.DROP
+            self._half_open[key] = half
             while len(self._half_open) > HALF_OPEN_MAX:
                 _key, oldest = self._half_open.popitem(last=False)
                 oldest.wipe()
@@ -177,13 +185,17 @@ class Gate:
             del self._half_open[key]
         return made
 
-    def _begin(self, flow: Flow, segment: Segment, *, active: bool) -> Connection:
-        """A connection by the terms of policy; without any it is known as one to be left alone.
+    def _begin(self, flow: Flow, segment: Segment, *, active: bool) -> Connection | None:
+        """A connection by the terms of policy, be it that it is known as one to be left alone.
 
         For what is not known does not pass, and packets say not who has opened it.
+        None: policy lets nothing of it pass here.
         """
         terms, address = self._terms(flow, active), flow[2]
-        if terms is None:
+        if terms is Fate.DROP:
+            self.refused += 1
+            return None
+        if isinstance(terms, Fate):
             return Connection.left_alone(self._hosts, address, segment.seq, active=active)
         return Connection(self._hosts, address, segment.seq, terms, active=active)
 

@@ -82,7 +82,7 @@ class Receiving:
         self._delivered: set[bytes] = set()
         self._greeted = self._bye = self._eof = self._busy = self._stopping = False
         self._heard = self._said = self.moved = clock()
-        """`moved`: when A last said anything but that it is there."""
+        """`moved`: when A last said anything but that it is there, and B was done with it."""
         self._buffers = Buffers(_BUFFERS, BUFFER_LEN)
         self._buffer = self._buffers.take()
         self._pieces: list[memoryview] = []
@@ -102,7 +102,7 @@ class Receiving:
 
         Raises `MessageError`, after which the connection is to be reset.
         """
-        uses = self._buffer
+        uses, moved = self._buffer, False
         self._heard, self._busy = self._clock(), True
         try:
             for message in self._parser.feed(memoryview(uses.buffer)[:size]):
@@ -111,12 +111,13 @@ class Receiving:
                 else:
                     self._take_gathered(uses)
                     self._hear(message)
-                if not isinstance(message, Alive):
-                    self.moved = self._heard
+                moved = moved or not isinstance(message, Alive)
             self._take_gathered(uses)
         finally:
             self._pieces = []
-            self._heard, self._busy = self._clock(), False
+            self._heard = self._clock()
+            self.moved = self._heard if moved else self.moved
+            self._busy = False
             uses.done()
         self._buffer = self._buffers.take()
 
@@ -174,6 +175,13 @@ class Receiving:
             return self._events.popleft()
         except IndexError:
             return None
+
+    @property
+    def idle(self) -> float:
+        """Seconds for which A has only said that it is there, with nothing left for B to do."""
+        with self._changed:
+            owes = self._busy or any(file.stage is Stage.ENDED for file in self._files.values())
+        return 0.0 if owes else self._clock() - self.moved
 
     @property
     def deadline(self) -> float | None:
@@ -451,6 +459,7 @@ class Receiving:
             for file in files:
                 self._settle(file)
                 self._forget(file)
+            self.moved = self._clock()
         return out
 
     def _full(self, part: Part) -> Path:

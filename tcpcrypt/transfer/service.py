@@ -44,7 +44,7 @@ _BACKLOG: Final = 128
 _IDLE_MAX: Final = 60.0
 """Seconds that a sender keeps its place for doing nothing, while others wait for it."""
 _FAREWELL: Final = 2.0
-"""Seconds that senders have to hear that the receiver ends."""
+"""Seconds that senders have to leave when they are told to come again."""
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -260,7 +260,10 @@ class Service:
             talks = self._talks
             if len(talks) < self._setup.connections:  # it waits for one of its own
                 talks = {talk for talk in talks if talk.client == client}
+            overstaying = [talk for talk in talks if talk.overstays]
             idlest = max(talks, key=lambda talk: talk.idle, default=None)
+        for talk in overstaying:
+            talk.drop()
         if idlest is not None and idlest.idle >= _IDLE_MAX:
             idlest.dismiss()
 
@@ -305,7 +308,8 @@ class _Talk:
         self._progress = service.progress
         self._error: Exception | None = None
         self._receiving: Receiving | None = None
-        self._dismissed = False
+        self._dismissed: float | None = None
+        """When it was told to come again."""
         self._reader = threading.Thread(target=self._run, name=f"client {client}", daemon=True)
 
     def start(self) -> None:
@@ -316,13 +320,19 @@ class _Talk:
     def idle(self) -> float:
         """Seconds since it has sent anything but that it is there."""
         receiving = self._receiving
-        if receiving is None or self._dismissed:
+        if receiving is None or self._dismissed is not None:
             return 0.0
-        return time.monotonic() - receiving.moved
+        return receiving.idle
+
+    @property
+    def overstays(self) -> bool:
+        """Whether it was told to come again, and has not left."""
+        dismissed = self._dismissed
+        return dismissed is not None and time.monotonic() - dismissed >= _FAREWELL
 
     def dismiss(self) -> None:
         """Tell it to come again, if it is in the middle of something."""
-        self._dismissed = True
+        self._dismissed = time.monotonic()
         receiving = self._receiving
         if receiving is None or not receiving.shut_down():
             self.drop()
@@ -415,7 +425,7 @@ class _Talk:
             self._secured.close()
         else:
             self._secured.abort()
-        if error is not None and not self._dismissed:  # who leaves as told is at no fault
+        if error is not None and self._dismissed is None:  # who leaves as told is at no fault
             self._fault(f"{self.client}: {error}", status_of(error), error=type(error).__name__)
         self._progress.say(
             "disconnected", f"{self.client} from {self._where} is gone", client=self.client,

@@ -48,6 +48,10 @@ def test_a_configuration_that_says_nothing() -> None:
     }
 
 
+def test_a_key_may_seal_a_single_byte() -> None:
+    assert Config(rekey_after_bytes=1).rekey_after_bytes == 1
+
+
 PROFILES = {
     RFC8548: {
         "name": "rfc8548",

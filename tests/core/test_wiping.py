@@ -15,9 +15,12 @@ import pytest
 from support.hosts import Host, connect, drain, events, exchange, fallback, negotiate
 
 from tcpcrypt.core.config import Config
+from tcpcrypt.core.events import Role
 from tcpcrypt.core.negotiation import Opener
+from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.core.session import Session
 from tcpcrypt.crypto.aead import AeadParameters
+from tcpcrypt.crypto.schedule import SessionSecret
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import PeerError
 
@@ -141,6 +144,36 @@ def test_what_a_failed_exchange_made_is_wiped(made: Made) -> None:
     one.receive_data(init2)
     assert one.error is not None
     other.wipe()
+    assert made.left() == 0
+
+
+def test_a_kept_secret_past_its_lifetime_is_wiped_when_it_is_met(made: Made) -> None:
+    now = [0.0]
+    cache = ResumptionCache(Config(), clock=lambda: now[0])
+    secret = SessionSecret(Secret(bytes(32)), 1)
+    cache.store(b"peer", tep=0x23, aead=1, original_role=Role.A, secret=secret, expires=10.0)
+    secret.wipe()
+    now[0] = 10.0
+    assert cache.offer(b"peer", (0x23,)) is None
+    assert len(made.secrets) > 1
+    assert made.left() == 0
+
+
+def test_secrets_that_are_skipped_are_wiped(made: Made) -> None:
+    """Attempts of the opener were lost: the listener goes ahead to the index that came."""
+    cache = ResumptionCache(Config())
+    secret = SessionSecret(Secret(bytes(32)), 1)
+    third = secret.peek_next().peek_next()
+    identifier = third.resume_ids()[Role.A]
+    cache.store(b"peer", tep=0x23, aead=1, original_role=Role.B, secret=secret)
+    for one in made.secrets:
+        one.wipe()
+    recognised = cache.recognise(0x23, identifier)
+    assert recognised is not None
+    ticket = cache.commit(recognised)
+    assert ticket is not None
+    assert ticket.secret.index == 3
+    ticket.secret.wipe()
     assert made.left() == 0
 
 

@@ -94,7 +94,7 @@ def test_sessions(service: Service, run: Run) -> None:
 
 
 def test_what_a_dialect_lacks_is_said_once(service: Service, run: Run) -> None:
-    weak = {"profile": "stanford", "lacks": ["the end is not authenticated", "no randomness"]}
+    weak = {"profile": "stanford", "lacks": ["the end is not authenticated", "no\x1brandomness"]}
     service.memory.connections = [
         entry(number, "10.0.0.1:4000", "10.0.0.2:80", since=ago(2), start="fresh") | weak
         for number in (1, 2)
@@ -102,7 +102,7 @@ def test_what_a_dialect_lacks_is_said_once(service: Service, run: Run) -> None:
     _status, out, _err = run("sessions")
     assert out.splitlines()[3:] == [
         "stanford: the end is not authenticated",
-        "stanford: no randomness",
+        "stanford: no\\x1brandomness",
     ]
 
 

@@ -371,7 +371,7 @@ def test_plaintext_is_not_written_over_the_keys(files: Files) -> None:
     assert files.keylog.read_bytes() == lines
 
 
-@pytest.mark.parametrize("put", ["link", "fifo", "directory"])
+@pytest.mark.parametrize("put", ["link", "fifo", "second name", "directory"])
 def test_plaintext_goes_to_no_file_that_another_could_have_put_there(
     files: Files, put: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,6 +380,8 @@ def test_plaintext_goes_to_no_file_that_another_could_have_put_there(
     elsewhere.write_text("not to be lost")
     if put == "link":
         out.symlink_to(elsewhere)
+    elif put == "second name":
+        out.hardlink_to(elsewhere)
     elif put == "fifo":
         os.mkfifo(out)
     else:

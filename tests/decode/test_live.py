@@ -164,3 +164,21 @@ def test_an_interface_that_goes(
     out, err = capsys.readouterr()
     assert "> question" in out
     assert "eth0: Network is down" in err
+
+
+def test_keys_far_behind_in_a_long_log_are_found(
+    put: Callable[..., Wire],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A daemon has written it for months, and the capture is over at once."""
+    monkeypatch.setattr("tcpcrypt.tools.decode.files._GROWTH_MAX", 1000)
+    recorded = talk(record(Host(), Host()))
+    others = [talk(record(Host(), Host())).lines[0] for _ in range(5)]
+    keys = tmp_path / "keys.log"
+    keys.write_text("".join(f"{line}\n" for line in [*others, *recorded.lines]))
+    put([seen(packet) for packet in recorded.packets])
+    bound = ["--packets", str(len(recorded.packets))]
+    assert main(["decode", "--interface", "eth0", "--keylog", str(keys), *bound]) == 0
+    assert "> question" in capsys.readouterr().out

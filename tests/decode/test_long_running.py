@@ -175,6 +175,26 @@ def test_a_key_log_that_grows(tmp_path: Path) -> None:
         log.read()
 
 
+def test_a_key_log_that_was_long_before_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tcpcrypt.tools.decode.files._GROWTH_MAX", 1000)
+    path, keys = tmp_path / "keys.log", KeyStore()
+    lines = [each.lines[0] for each in several(4)]
+    path.write_text("\n".join(lines) + "\n" + lines[0][:10])
+    log = GrowingKeyLog(path, keys)
+    looks = 0
+    while not looks or log.behind:
+        log.read()
+        looks += 1
+        assert looks < 9
+    assert (looks > 1, keys.entries) == (True, 4)
+    log.behind = True
+    path.unlink()
+    log.read()
+    assert not log.behind
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_what_the_authenticated_tep_shows(version: int) -> None:
     """docs/authenticated-tep.md: A's key, that B has one, and the pre-shared key's hint."""

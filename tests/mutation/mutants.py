@@ -174,7 +174,8 @@ def _instead(node: ast.AST, *, inside: bool) -> Iterator[ast.AST]:
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             yield operand
         case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
-            if isinstance(test, ast.Name | ast.Attribute | ast.Call):
+            named = isinstance(test, ast.Name | ast.Attribute | ast.Call)
+            if named and not shown(test).endswith("TYPE_CHECKING"):
                 yield _with(node, test=ast.UnaryOp(ast.Not(), test))
         case ast.Constant(value=bool(value)):
             yield ast.Constant(not value)

@@ -203,3 +203,19 @@ def test_the_environment_counts_for_nobody_elses_program(
 def test_lost_lines_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     module._tell("keylog_failed", {"file": "keys.log", "lost": "00"})
     assert "KEY LOG keys.log: lines are lost" in capfd.readouterr().err
+
+
+def test_who_asks_while_another_says_none_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment counts without a call alone, whatever the order of threads."""
+    monkeypatch.setenv(module.VARIABLE, str(tmp_path / "keys.log"))
+    monkeypatch.setattr(module._log, "asked", False)
+    with ThreadPoolExecutor(1) as pool:
+        with module._log.lock:
+            asked = pool.submit(module.key_log)
+            with pytest.raises(TimeoutError):
+                asked.result(0.2)
+            module._open(None)
+        assert asked.result(PATIENCE) is None
+    assert not (tmp_path / "keys.log").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.conversations import SCOPE, End, carry, connected, finished, told
@@ -13,11 +14,13 @@ from tcpcrypt.auth.identity import Identity, create_identity
 from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
 from tcpcrypt.auth.known_peers_file import KnownPeersFile
 from tcpcrypt.auth.learned import LEARNT_OUTGOING_MAX
-from tcpcrypt.auth.psk import create_psk
+from tcpcrypt.auth.psk import PskStore, create_psk
 from tcpcrypt.auth.terms import PeerProof
+from tcpcrypt.auth.trust import TrustTerms
+from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Role
 from tcpcrypt.errors import IdentityChangedError, LocalError
-from tcpcrypt.sockets import KeyDirectory, default_directory, keys
+from tcpcrypt.sockets import KeyDirectory, arrangement, default_directory, keys
 from tcpcrypt.sockets.arrangement import arrange, service_scope
 from tcpcrypt.sockets.peer import Demand, PeerSpec
 from tcpcrypt.sockets.state import State
@@ -211,3 +214,33 @@ def test_how_a_peer_is_written() -> None:
         assert str(PeerSpec.parse(text)) == text
     assert PeerSpec.parse(f"pin:{own}").demand is Demand.PIN
     assert keys.default_directory is default_directory
+
+
+@pytest.mark.parametrize("what", ["identity", "psks"])
+def test_own_keys_that_change_are_shown_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Also those that another thread meets while the settings of a connection are made."""
+    directory = KeyDirectory(tmp_path / "state")
+    trust = directory.trust()
+    name, spec = service_scope("10.0.0.1", 80), PeerSpec(Demand.TOFU)
+
+    def config() -> Config:
+        return arrange(spec, Role.A, name, directory).config
+
+    first = config()
+    assert config() is first
+    new = Identity.generate() if what == "identity" else PskStore()
+    make = arrangement._terms
+
+    def meanwhile(*args: Any) -> TrustTerms:
+        terms = make(*args)
+        setattr(trust, what, new)
+        return terms
+
+    directory.settled.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(arrangement, "_terms", meanwhile)
+        stale = config()
+    assert config() is not stale
+    assert config() is config()

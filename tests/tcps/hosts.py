@@ -20,7 +20,8 @@ class Ours:
         self.hosts = KnownHosts()
         self.seen: list[str] = []
         self.now = 0.0
-        self.gate = Gate(self.hosts, lambda _flow, _opens: terms, self.note, lambda: self.now)
+        found = Fate.PASS if terms is None else terms
+        self.gate = Gate(self.hosts, lambda _flow, _opens: found, self.note, lambda: self.now)
 
     def note(self, _flow: Flow, connection: Connection) -> None:
         self.seen.append(connection.state.value)

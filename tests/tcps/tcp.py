@@ -46,3 +46,9 @@ def syn(**fields):
 
 def syn_ack(**fields):
     return packet(from_client=False, flags=SYN | ACK, options=LINUX_SYN, **fields)
+
+
+def summed(octets):
+    """A packet that was changed, with its checksums."""
+    segment = Segment.parse(octets)
+    return segment.with_options(segment.options)

@@ -19,6 +19,7 @@ from tcps.tcp import (
     SERVER_ISN,
     SYN,
     packet,
+    summed,
     syn,
     syn_ack,
 )
@@ -29,6 +30,7 @@ from tcpcrypt.tcps.options import Shown, find_identity, find_key, find_tag
 from tcpcrypt.tcps.schedule import X25519
 from tcpcrypt.tcps.states import State
 from tcpcrypt.tcps.weaknesses import LACKS
+from tcpcrypt.wire.segment import Segment
 
 WORDS = b"for the right host alone"
 TI = b"\xfd\x28TI" + X25519.generate().public + b"aaaa"
@@ -199,6 +201,22 @@ def test_s10_a_position_is_sealed_once() -> None:
     assert len(tags[Module]) == 4
 
 
+@pytest.mark.parametrize("number", [2**30, 1, -1])
+def test_s10_an_acknowledgement_that_tcp_ignores_unseals_nothing(number: int) -> None:
+    """Who is on the path could have other bytes sealed at a position."""
+    wire = Wire(ours(), ours()).open()
+    first = Segment.parse(wire.sealed(SAID))
+    one = wire.client
+    forged = packet(from_client=False, seq=SERVER_ISN + 1 + number, acked=len(WORDS))
+    one.pre_routing(forged)
+    # TCP repeats what it has, and more with it.
+    again = Segment.parse(wire.sealed(packet(flags=PSH | ACK, data=WORDS + b"more")))
+    assert find_tag(again.options) == find_tag(first.options)
+    one.pre_routing(packet(from_client=False, acked=len(WORDS)))
+    assert isinstance(one, Ours)
+    assert not one.connection._frozen
+
+
 def test_s10_keys_of_near_positions_overlap() -> None:
     """What the wire has, and what one byte at a time is worth."""
     wire = Wire(ours(), ours()).open()
@@ -211,9 +229,11 @@ def test_s11_acknowledgement_window_and_urgent_pointer_are_not_covered() -> None
     wire = Wire(ours(), ours()).open()
     made = bytearray(wire.sealed(SAID))
     made[28:32], made[34:36], made[38:40] = bytes(4), b"\0\1", b"\0\5"
-    given = wire.server.pre_routing(bytes(made))
+    given = wire.server.pre_routing(summed(bytes(made)))
     assert given is not None
     assert WORDS in given
+    # But what the path has damaged gets no right checksum here.
+    assert wire.server.pre_routing(bytes(made)) is None
 
 
 @pytest.mark.parametrize("terms", [ENFORCED, Terms()], ids=["require", "opportunistic"])
@@ -226,7 +246,7 @@ def test_s12_a_flood_of_syns_makes_nothing_plain(
     offered = b"\xfd\x24TC" + X25519.generate().public
     for number in range(HALF_OPEN_MAX + 10):
         octets = packet(flags=SYN, seq=number, options=offered)
-        octets = octets[:12] + number.to_bytes(4, "big") + octets[16:]
+        octets = summed(octets[:12] + number.to_bytes(4, "big") + octets[16:])
         assert other.pre_routing(octets) is not None
     assert not made
     assert other.gate.refused == 10
@@ -248,15 +268,20 @@ def test_s12_nor_does_a_full_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CONNECTIONS_MAX > 4096
     host = Ours(Terms())
 
-    def opens(port: int) -> bytes | None:
-        octets = syn()
-        return host.local_out(octets[:20] + port.to_bytes(2, "big") + octets[22:])
+    def of(port: int, octets: bytes, at: int = 20) -> bytes:
+        return summed(octets[:at] + port.to_bytes(2, "big") + octets[at + 2 :])
 
+    def opens(port: int) -> bytes | None:
+        made = host.local_out(of(port, syn()))
+        host.pre_routing(of(port, packet(False, SYN | ACK, options=answer), 22))
+        return made
+
+    answer = b"\xfd\x24TC" + X25519.generate().public
     assert all(opens(port) for port in (1, 2, 3))
     assert opens(4) is None
     assert host.gate.refused == 1
     # One that has ended makes room, and then one that has been silent for an hour.
-    host.local_out(syn()[:20] + b"\0\2" + syn()[22:])
+    host.local_out(of(2, syn()))
     for _flow, connection in host.gate:
         connection._fins = [True, True]
         break
@@ -267,6 +292,20 @@ def test_s12_nor_does_a_full_table(monkeypatch: pytest.MonkeyPatch) -> None:
     host.now = 2 * IDLE_SECONDS
     assert opens(5) is not None
     assert len(host.gate) == 3
+
+
+def test_s12_nor_is_it_full_of_connections_that_nobody_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tcpcrypt.tcps.gate.CONNECTIONS_MAX", 2)
+    host = Ours()
+    opened = []
+    for port in range(1, 5):
+        octets = syn()
+        opened.append(host.local_out(summed(octets[:20] + bytes((0, port)) + octets[22:])))
+        host.now += ENDED_SECONDS
+    assert all(opened)
+    assert len(host.gate) == 2
 
 
 def test_s12_a_full_table_takes_up_no_connection_of_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:

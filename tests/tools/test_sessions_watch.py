@@ -332,7 +332,7 @@ def test_another_daemon_begins_its_numbers_anew() -> None:
 def test_what_a_daemon_says_cannot_move_the_cursor() -> None:
     view = View(_peer, colours=False)
     evil = SessionInfo.from_json(plain(1, "10.0.0.1:1\x1b[2J", "10.0.0.2:80"))
-    look = Look(1.0, {(1.0, 1): evil}, {"backend": "\x1b[2J"})
+    look = Look(1.0, {(1.0, 1): evil}, {"backend": "\x1b[2J", "counters": {"fresh": "\x1b[2J"}})
     for lines in (
         view.lines(Look(0.0), look, 300, 20),
         view.lines(Look(0.0), Look(1.0, missing="\x1b[2J" * 9), 20, 20),

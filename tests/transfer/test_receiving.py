@@ -621,6 +621,35 @@ def test_who_shuts_down_takes_what_has_ended_and_nothing_else(store: Store) -> N
     again.over()
 
 
+def test_what_the_receiver_does_is_no_idleness_of_the_sender(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = Talk(store)
+    offer = Account.offer
+    while_it_read = []
+
+    def slow(*args: object) -> object:
+        b.time.now += 500  # the digest of what it has of a long file
+        while_it_read.append(b.machine.idle)
+        return offer(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Account, "offer", slow)
+    file = b.put(b"long")
+    assert while_it_read == [0]
+    assert b.machine.idle == 0
+    b.time.now += 7
+    b.tell(Alive())
+    assert b.machine.idle == 7
+    b.data(file, 0, b"hello")
+    b.end(file, b"hello")
+    b.time.now += 300  # a disk that is slow to sync
+    assert b.machine.idle == 0
+    b.listen()
+    b.time.now += 2
+    assert b.machine.idle == 2
+    b.over()
+
+
 def test_every_stage_and_every_word(store: Store) -> None:
     """What the table lacks breaks the protocol."""
     for stage, heard in itertools.product(

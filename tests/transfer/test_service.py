@@ -18,7 +18,7 @@ from tcpcrypt.sockets import SecureSocket
 from tcpcrypt.transfer import service
 from tcpcrypt.transfer.digest import Algorithm
 from tcpcrypt.transfer.keys import ClientKey, read_key
-from tcpcrypt.transfer.messages import Alive, Hello
+from tcpcrypt.transfer.messages import Alive, Hello, Kind, Put, data_header
 from tcpcrypt.transfer.peers import KeyedClient
 from tcpcrypt.transfer.receiver import Receiving
 from tcpcrypt.transfer.store import Store
@@ -120,10 +120,22 @@ def test_one_client_does_not_push_others_out_of_the_queue(
         good.close()
 
 
+@pytest.mark.parametrize("begun", [None, b"", b"h"], ids=["nothing", "announced", "begun"])
 def test_who_only_says_that_it_is_there_gives_way_to_one_who_waits(
-    tmp_path: Path, send: Callable[[Receiver], int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    send: Callable[[Receiver], int],
+    monkeypatch: pytest.MonkeyPatch,
+    begun: bytes | None,
 ) -> None:
+    """Also who has a file under way, hears that it is to come again, and does not leave."""
     monkeypatch.setattr(service, "_IDLE_MAX", 0.3)
+    monkeypatch.setattr(service, "_FAREWELL", 0.3)
+    said = Hello(1 << 20, 1 << 20, 1, frozenset(Algorithm)).build()
+    if begun is not None:
+        said += Put(
+            0, bytes(16), Kind.FILE, Algorithm.SHA256, 0o644, 5, 0, 1 << 20, (b"idle",)
+        ).build()
+        said += data_header(0, 0, len(begun)) + begun if begun else b""
     with Receiver(tmp_path, clients=("default", "idle"), connections=1) as to:
         key = ClientKey.of("idle", read_key(to.keys / "idle"))
         idle = KeyedClient(key).connect("127.0.0.1", to.port, PATIENCE)
@@ -133,7 +145,7 @@ def test_who_only_says_that_it_is_there_gives_way_to_one_who_waits(
 
         def stay() -> None:
             with contextlib.suppress(OSError):
-                idle.sendall(Hello(1 << 20, 1 << 20, 1, frozenset(Algorithm)).build())
+                idle.sendall(said)
                 while not over.wait(0.02):
                     idle.sendall(Alive().build())
 
@@ -143,5 +155,5 @@ def test_who_only_says_that_it_is_there_gives_way_to_one_who_waits(
         over.set()
         thread.join()
         idle.abort()
-        assert not to.events("error")
+        assert {event["code"] for event in to.events("error")} <= {"SHUTDOWN"}
     assert (to.out / "notes.txt").read_bytes() == b"hello"

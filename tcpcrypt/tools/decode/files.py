@@ -61,9 +61,12 @@ class GrowingKeyLog:
         self._at = 0
         self._lines = 0
         self._inode: int | None = None
+        self.behind = False
+        """Whether there was more than was read at once."""
 
     def read(self) -> list[str]:
         """Add what is new; returns what is wrong with it.  Raises `SecretFileError`."""
+        self.behind = False
         try:
             with self._path.open("rb") as stream:
                 found = os.fstat(stream.fileno())
@@ -79,6 +82,7 @@ class GrowingKeyLog:
             raise SecretFileError(f"{self._path}: {error.strerror}") from error
         whole = octets[: octets.rfind(b"\n") + 1]
         self._at += len(whole)
+        self.behind = bool(whole) and self._at < found.st_size
         lines = whole.decode("utf-8", "replace").split("\n")[:-1]
         first, self._lines = self._lines + 1, self._lines + len(lines)
         return _add_lines(self._path, lines, first, self._store)[:_FAULTS_MAX]

@@ -26,8 +26,10 @@ def open_private(path: Path) -> int:
         raise LocalError(f"{path}: {error.strerror}") from error
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise LocalError(f"{path}: not a regular file of this user; name another")
+        # One of several names may have been made by somebody else, for it to be emptied.
+        regular = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if not regular or found.st_uid != os.geteuid():
+            raise LocalError(f"{path}: not a regular file of this user with one name; name another")
         os.fchmod(descriptor, _MODE)
         os.ftruncate(descriptor, 0)
     except BaseException:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,8 @@ class Root:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.host.stop(self._holder)
+        # unshare is deaf to anything less while it waits for its child, which goes with it.
+        self.host.stop(self._holder, signal.SIGKILL)
         with contextlib.suppress(FileNotFoundError):  # pytest tidies up, too
             self._place.rmdir()
 
