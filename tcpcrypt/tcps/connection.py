@@ -118,11 +118,6 @@ class Connection:
         return self.state in {State.CLOSED, State.REFUSED} or all(self._fins)
 
     @property
-    def may_be_forgotten(self) -> bool:
-        """Whether it stands still for ever once nothing more comes: it ended, or never was."""
-        return self.ended or self.state is State.SYN_SENT
-
-    @property
     def isn_behind(self) -> int:
         """What acknowledges the SYN."""
         return (self.isn + 1) % _MODULUS

@@ -12,6 +12,7 @@ the place of a former connection between the same ports then.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -31,11 +32,19 @@ HALF_OPEN_MAX: Final = 4096
 IDLE_SECONDS: Final = 3600.0
 """For so long nobody takes the place of a connection that says nothing."""
 ENDED_SECONDS: Final = 120.0
-"""A connection is kept so long behind its end, for what is sent again, or while nobody
-answers its SYN, which TCP repeats sooner."""
+"""A connection is kept so long behind its end, for what is sent again."""
+UNANSWERED_SECONDS: Final = 300.0
+"""And one that nobody answers behind its last SYN; TCP waits for less (RFC 6298: 120 s)."""
 _MODULUS: Final = 1 << 32
 Flow = tuple[bytes, int, bytes, int]
 """Address and port of this host, then of the other one."""
+
+
+def _patience(connection: Connection) -> float:
+    """Seconds without a segment after which nothing can come of a connection any more."""
+    if connection.ended:
+        return ENDED_SECONDS
+    return UNANSWERED_SECONDS if connection.state is State.SYN_SENT else math.inf
 
 
 class _Entry:
@@ -135,7 +144,7 @@ class Gate:
         gone = [
             flow
             for flow, entry in self._live.items()
-            if entry.connection.may_be_forgotten and now - entry.last > ENDED_SECONDS
+            if now - entry.last > _patience(entry.connection)
         ]
         for flow in gone:
             self._live.pop(flow).connection.wipe()
@@ -163,11 +172,10 @@ class Gate:
 
     def _is_opened(self, flow: Flow, segment: Segment) -> bytes | Fate:
         entry = self._live.get(flow)
-        if (
-            entry is not None
-            and not entry.connection.active
-            and entry.connection.isn == segment.seq
-        ):
+        if entry is not None and entry.connection.active:
+            # TCP would take it for a simultaneous open, and policy for another connection.
+            return Fate.DROP
+        if entry is not None and entry.connection.isn == segment.seq:
             return self._came(flow, entry.connection, segment)
         key = flow, segment.seq
         half = self._half_open.get(key)

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 import pytest
-from tcps.tcp import ACK, PSH, SYN, packet, syn, syn_ack
+from tcps.tcp import ACK, PSH, RST, SYN, packet, syn, syn_ack
 
 from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
 from tcpcrypt.daemon.demands import demands, sentences, warnings
@@ -181,6 +181,23 @@ def test_who_has_a_port_of_this_profile_is_not_spared_other_policies(
     # From port 80 of this host, to another one of a peer.
     assert side.out(packet(from_client=False, flags=SYN)) is None
     assert side.out(packet(from_client=False, at=1)) is None
+
+
+@pytest.mark.parametrize("begun", [1, 2, 3])
+def test_a_syn_in_place_of_an_answer_makes_nothing_plain(begun: int) -> None:
+    """TCP takes it for a simultaneous open, and no policy is about what peers open to that port."""
+    one, other = Side(REQUIRED), Side(REQUIRED)
+    offered = one.out(syn())
+    if begun > 1:
+        other.into(offered)
+        one.into(other.out(syn_ack()))
+    if begun > 2:
+        one.out(packet(flags=RST | ACK))
+    assert one.into(packet(from_client=False, flags=SYN, seq=7)) is None
+    one.out(packet(flags=SYN | ACK, ack=8))
+    one.into(packet(from_client=False, seq=8))
+    data = one.out(packet(flags=PSH | ACK, data=b"words"))
+    assert data is None or b"words" not in data
 
 
 def test_a_bug_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:

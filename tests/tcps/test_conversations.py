@@ -277,8 +277,8 @@ def test_a_simultaneous_open_comes_to_nothing() -> None:
     host = Ours()
     host.local_out(syn())
     crossed = packet(from_client=False, flags=SYN, options=b"\xfd\x24TC" + bytes(31) + b"\x09")
-    assert host.pre_routing(crossed) is not None
-    assert host.local_out(packet(flags=SYN | ACK, options=LINUX_SYN)) is not None
+    assert host.pre_routing(crossed) is None
+    assert host.local_out(packet(flags=SYN | ACK, options=LINUX_SYN)) is None
     assert host.connection.active
     assert host.local_out(packet(flags=PSH | ACK, data=WORDS)) is None
 

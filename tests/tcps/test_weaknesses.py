@@ -25,7 +25,13 @@ from tcps.tcp import (
 )
 
 from tcpcrypt.tcps.connection import Terms
-from tcpcrypt.tcps.gate import CONNECTIONS_MAX, ENDED_SECONDS, HALF_OPEN_MAX, IDLE_SECONDS
+from tcpcrypt.tcps.gate import (
+    CONNECTIONS_MAX,
+    ENDED_SECONDS,
+    HALF_OPEN_MAX,
+    IDLE_SECONDS,
+    UNANSWERED_SECONDS,
+)
 from tcpcrypt.tcps.options import Shown, find_identity, find_key, find_tag
 from tcpcrypt.tcps.schedule import X25519
 from tcpcrypt.tcps.states import State
@@ -303,7 +309,7 @@ def test_s12_nor_is_it_full_of_connections_that_nobody_answered(
     for port in range(1, 5):
         octets = syn()
         opened.append(host.local_out(summed(octets[:20] + bytes((0, port)) + octets[22:])))
-        host.now += ENDED_SECONDS
+        host.now += UNANSWERED_SECONDS / 2 + 1
     assert all(opened)
     assert len(host.gate) == 2
 
