@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from tcpcrypt.daemon.key_log import WARNING, KeyLogFile
 from tcpcrypt.daemon.log import open_log
 from tcpcrypt.errors import LocalError
 
-__all__ = ["main", "parser", "port_range"]
+__all__ = ["configuration_of", "main", "parser", "port_range"]
 
 _EXAMPLE = """\
 examples:
@@ -184,6 +185,27 @@ def parser() -> argparse.ArgumentParser:
         "--no-resume", action="store_true", help="make a fresh key exchange for each connection"
     )
     return options
+
+
+def configuration_of(pid: int, proc: Path = Path("/proc")) -> Path | None:
+    """The file by which a daemon serves that runs, as its command line says.
+
+    None if it has its policies from there, or is gone.
+    """
+    try:
+        words = (proc / f"{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+        place = Path(os.readlink(proc / f"{pid}/cwd"))
+    except OSError:
+        return None
+    argv = [os.fsdecode(word) for word in words]
+    begin = [n for n, word in enumerate(argv) if word == __name__ or Path(word).name == "tcpcryptd"]
+    if not begin:
+        return None
+    try:
+        arguments = parser().parse_args(argv[begin[0] + 1 :])
+    except SystemExit:
+        return None
+    return None if arguments.port else place / (arguments.config or DEFAULT_PATH)
 
 
 def port_range(text: str) -> range:
