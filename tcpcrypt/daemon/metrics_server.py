@@ -2,7 +2,8 @@
 
 The loop also moves the data of every connection.  So what readers cost is
 bounded: how many there are, how long their requests, how long they take, and
-how often a page is made anew (`tcpcrypt.daemon.metrics.Pages`).
+how often a page is made anew (`tcpcrypt.daemon.metrics.Pages`); and nobody more is
+let in until nine times as long has passed as was spent on those before.
 
 One request a connection; what HTTP says is parsed by the standard library.
 """
@@ -15,6 +16,7 @@ import io
 import ipaddress
 import re
 import socket
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -47,6 +49,9 @@ REQUEST_MAX: Final = 8192
 PATIENCE: Final = 10.0
 """Seconds from the beginning of a connection to its end."""
 _ACCEPT_PAUSE: Final = 0.1
+_REST: Final = 9.0
+_REST_MIN: Final = 0.001
+"""Seconds that are worth a timer."""
 _END: Final = b"\r\n\r\n"
 _CHUNK: Final = 4096
 _HOST: Final = re.compile(r"(localhost|[0-9.]+|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
@@ -161,6 +166,8 @@ class MetricsServer:
         self._page = page
         self._report = report
         self._clients: dict[int, _Client] = {}
+        self._rested = 0.0
+        """When nine times as long has passed as was spent so far; by the loop's clock."""
 
     @property
     def clients(self) -> int:
@@ -179,13 +186,28 @@ class MetricsServer:
         for client in tuple(self._clients.values()):
             self._drop(client)
 
+    @contextlib.contextmanager
+    def _accounted(self) -> Iterator[None]:
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            spent = time.thread_time() - began
+            self._rested = max(self._rested, time.monotonic()) + _REST * spent
+
     def _on_listener(self, _events: int) -> None:
+        rest = self._rested - time.monotonic()
+        if rest > _REST_MIN:
+            self._pause(rest)
+            return
+        with self._accounted():
+            self._accept()
+
+    def _accept(self) -> None:
         try:
             sock, _address = self._listener.accept()
         except OSError:
-            # There may be no room, and then it waits in the kernel.
-            self._loop.watch(self._listener.fileno(), 0, self._on_listener)
-            self._loop.call_later(_ACCEPT_PAUSE, self._accept_again)
+            self._pause(_ACCEPT_PAUSE)
             return
         if len(self._clients) >= CLIENTS_MAX:
             sock.close()
@@ -193,7 +215,12 @@ class MetricsServer:
         sock.setblocking(False)
         client = _Client(sock, self._loop.call_later(PATIENCE, lambda: self._drop(client)))
         self._clients[sock.fileno()] = client
-        self._loop.watch(sock.fileno(), READ, lambda _events: self._read(client))
+        self._loop.watch(sock.fileno(), READ, lambda _events: self._on_request(client))
+
+    def _pause(self, seconds: float) -> None:
+        """Whoever comes waits in the kernel."""
+        self._loop.watch(self._listener.fileno(), 0, self._on_listener)
+        self._loop.call_later(seconds, self._accept_again)
 
     def _accept_again(self) -> None:
         if self._listener.fileno() >= 0:
@@ -206,6 +233,10 @@ class MetricsServer:
             del self._clients[number]
             self._loop.forget(number)
             client.socket.close()
+
+    def _on_request(self, client: _Client) -> None:
+        with self._accounted():
+            self._read(client)
 
     def _read(self, client: _Client) -> None:
         try:

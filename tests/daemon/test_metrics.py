@@ -7,6 +7,7 @@ import contextlib
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,6 +341,37 @@ def test_readers_beyond_the_bound_are_hung_up_on() -> None:
         stack.close()
         it.until(lambda: it.server.clients == 0)
         assert b"tcpcrypt_policies" in it.ask()
+
+
+def test_requests_cost_the_loop_a_tenth_of_its_time() -> None:
+    """Whatever it is that makes an answer dear: nobody is let in until the loop has rested."""
+    made, over = [0], threading.Event()
+
+    def dear(_accept: str) -> tuple[str, bytes]:
+        made[0] += 1
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+        return "text/plain", b"dear"
+
+    with running(anywhere(), dear) as it:
+
+        def hammer() -> None:
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    it.ask()
+
+        threads = [threading.Thread(target=hammer) for _ in range(2)]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        it.until(lambda: made[0] >= 2)
+        over.wait(1.0)
+        over.set()
+        for _ in threads:  # who waits is let in when its time has come
+            it.until(lambda: not any(thread.is_alive() for thread in threads))
+        # Two may be in before the first answer is made.
+        assert made[0] * 0.5 <= time.monotonic() - began + 3 * 0.5
 
 
 def test_a_reader_that_does_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
