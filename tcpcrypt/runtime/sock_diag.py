@@ -35,16 +35,19 @@ def destroy(connections: Iterable[OlderConnection]) -> int:
     """End these connections; how many there were.
 
     Raises `LocalError` where the kernel cannot or this process may not, once all
-    have been tried.
+    have been tried; at once where it does not answer.
     """
     count, problem = 0, 0
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
-        diag.settimeout(5)
-        for connection in connections:
-            diag.send(_request(connection))
-            (result,) = struct.unpack_from("=i", diag.recv(4096), _ANSWER_AT)
-            count += result == 0
-            problem = problem if -result in _GONE else -result
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+            diag.settimeout(5)
+            for connection in connections:
+                diag.send(_request(connection))
+                (result,) = struct.unpack_from("=i", diag.recv(4096), _ANSWER_AT)
+                count += result == 0
+                problem = problem if -result in _GONE else -result
+    except OSError as error:
+        raise LocalError(f"connections could not be ended: {error}") from error
     if problem:
         raise LocalError(f"connections could not be ended: {os.strerror(problem)}")
     return count

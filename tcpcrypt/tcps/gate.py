@@ -101,12 +101,15 @@ class Gate:
         key = flow, (segment.ack - 1) % _MODULUS
         half = self._half_open.get(key)
         if half is not None and (flags.syn or flags.rst):
+            if flags.syn:
+                # Who answers knows of no former one, whatever becomes of this.
+                self._drop(flow)
             made = half.send(segment)
             if half.state is State.CLOSED:
                 del self._half_open[key]
             return made
         connection = self._find(flow)
-        if connection is not None:
+        if connection is not None and (not flags.syn or connection.answer == segment.seq):
             return self._sent(flow, connection, segment)
         self.unknown += 1
         # It carries nothing, and is how a kernel says that it has no such connection.
@@ -223,15 +226,18 @@ class Gate:
 
     def _admit(self, flow: Flow, connection: Connection) -> bool:
         """Take up `connection` in place of what was there; False: there is no room."""
-        former = self._live.pop(flow, None)
-        if former is not None:
-            former.connection.wipe()
+        self._drop(flow)
         if len(self._live) >= CONNECTIONS_MAX and not self._make_room():
             connection.wipe()
             self.refused += 1
             return False
         self._live[flow] = _Entry(connection, self._clock())
         return True
+
+    def _drop(self, flow: Flow) -> None:
+        former = self._live.pop(flow, None)
+        if former is not None:
+            former.connection.wipe()
 
     def _make_room(self) -> bool:
         """Forget what has ended, or else what has said nothing for longest."""

@@ -383,6 +383,13 @@ def test_connections_are_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(LocalError, match="could not be ended"):
         sock_diag.destroy([OLD] * 2)
 
+    def none(*_arguments: int) -> Diag:
+        raise OSError(93, "Protocol not supported")
+
+    monkeypatch.setattr(sock_diag.socket, "socket", none)
+    with pytest.raises(LocalError, match="could not be ended: .*not supported"):
+        sock_diag.destroy([OLD])
+
 
 def test_the_flow_of_a_policy_is_seen_from_this_host() -> None:
     service = dataclasses.replace(HTTP, direction=FlowDirection.INCOMING)

@@ -26,7 +26,9 @@ def test_a_syn_with_another_number_is_of_another_connection() -> None:
 def test_an_answer_to_ones_own_syn_does_not_leave() -> None:
     host = Ours()
     host.local_out(syn())
-    assert host.local_out(packet(flags=SYN | ACK, options=KEY)) is None
+    crossed = packet(flags=SYN | ACK, options=KEY)
+    assert host.local_out(crossed) is None
+    assert host.connection.send(Segment.parse(crossed)) is Fate.DROP
 
 
 def test_a_wiped_connection_agrees_on_nothing() -> None:

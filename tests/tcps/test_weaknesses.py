@@ -260,6 +260,26 @@ def test_s12_a_flood_of_syns_makes_nothing_plain(
     assert wire.say(WORDS) == WORDS
 
 
+def test_s12_nor_does_one_that_comes_between_the_segments_of_a_handshake() -> None:
+    """A former connection of the same ports was in the clear, as policy has it."""
+    one, other = Ours(Terms()), Ours(Terms())
+    for octets in (syn(), packet()):
+        assert other.pre_routing(octets) is not None
+        other.local_out(syn_ack())
+    assert other.connection.state is State.PLAIN
+    given = other.pre_routing(one.local_out(packet(flags=SYN, options=LINUX_SYN, seq=1)) or b"")
+    assert given is not None
+    answer = packet(from_client=False, flags=SYN | ACK, options=LINUX_SYN, seq=9, ack=2)
+    assert other.local_out(answer) is not None
+    for number in range(HALF_OPEN_MAX):
+        octets = packet(flags=SYN, seq=number)
+        other.pre_routing(summed(octets[:12] + number.to_bytes(4, "big") + octets[16:]))
+    assert other.pre_routing(packet(seq=2, ack=10)) is None
+    assert not clear(other, packet(from_client=False, flags=PSH | ACK, seq=10, data=WORDS))
+    # Nor is the answer repeated as another's.
+    assert other.local_out(answer) is None
+
+
 class _Counting:
     def __init__(self, made: list[int]) -> None:
         self._made = made
