@@ -387,7 +387,7 @@ def test_connections_are_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(93, "Protocol not supported")
 
     monkeypatch.setattr(sock_diag.socket, "socket", none)
-    with pytest.raises(LocalError, match="could not be ended: .*not supported"):
+    with pytest.raises(LocalError, match="Protocol not supported"):
         sock_diag.destroy([OLD])
 
 
