@@ -43,7 +43,8 @@ __all__ = ["Order", "deliver"]
 _READ: Final = 256 << 10
 _WRITE: Final = 512 << 10
 _WRITE_SLOW: Final = 64 << 10
-"""Bytes that have `IDLE_TIMEOUT` to get on their way, by how long those before took."""
+"""Bytes that have `IDLE_TIMEOUT` to get on their way: few at first, and twice as many as
+long as those before took less than `_SLOW`, for a buffer of the kernel's takes some at once."""
 _SLOW: Final = 1.0
 _TURN: Final = 1.0
 """Seconds after which a thread that waits looks around."""
@@ -308,7 +309,7 @@ class _Talk:
         self._sending = sending
         self._bandwidth = bandwidth
         self._tell = tell
-        self._most = _WRITE
+        self._most = _WRITE_SLOW
         self._error: Exception | None = None
         self._over = threading.Event()
         self._reader = threading.Thread(target=self._read, name="receipts", daemon=True)
@@ -366,7 +367,8 @@ class _Talk:
             self._bandwidth.take(len(view[:piece]))
             began = time.monotonic()
             self._secured.sendall(view[:piece])
-            self._most = _WRITE if time.monotonic() - began < _SLOW else _WRITE_SLOW
+            quick = time.monotonic() - began < _SLOW
+            self._most = min(2 * self._most, _WRITE) if quick else _WRITE_SLOW
             view = view[piece:]
             if view:  # with a limit, all of it may take a while
                 self._events()

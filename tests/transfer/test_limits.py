@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
+from tcpcrypt.transfer import client
 from tcpcrypt.transfer.limits import BACKOFF_CAP, BACKOFF_FIRST, Backoff, Bandwidth
+from tcpcrypt.transfer.rules import IDLE_TIMEOUT
 
 
 class Clock:
@@ -95,3 +99,40 @@ def test_threads_share_one_rate() -> None:
     for thread in threads:
         thread.join(10)
     assert sorted(waits) == pytest.approx([0.1, 0.2, 0.3])
+
+
+class _Slow:
+    """A secure socket over a link of 3,000 bytes a second, behind a buffer of the kernel's."""
+
+    def __init__(self) -> None:
+        self.now = self.longest = 0.0
+        self.sizes: list[int] = []
+        self._queued = 0.0
+
+    def sendall(self, view: memoryview) -> None:
+        self._queued += len(view)
+        took = max(self._queued - 87_040, 0) / 3000
+        self.now, self._queued = self.now + took, min(self._queued, 87_040)
+        self.longest = max(self.longest, took)
+        self.sizes.append(len(view))
+
+
+def test_no_write_takes_longer_than_silence_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = _Slow()
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: slow.now))
+    talk = client._Talk(slow, deque(), Bandwidth(None), print)  # type: ignore[arg-type]
+    monkeypatch.setattr(talk, "_events", lambda: None)
+    talk._send(memoryview(bytes(4 << 20)))
+    assert sum(slow.sizes) == 4 << 20
+    assert slow.longest < IDLE_TIMEOUT
+
+
+def test_on_a_fast_link_writes_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    fast = SimpleNamespace(sendall=lambda view: sizes.append(len(view)))
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    talk = client._Talk(fast, deque(), Bandwidth(None), print)  # type: ignore[arg-type]
+    monkeypatch.setattr(talk, "_events", lambda: None)
+    talk._send(memoryview(bytes(4 << 20)))
+    assert max(sizes) == 512 << 10
+    assert len(sizes) <= 12
