@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import socket
@@ -66,10 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = Config(require_encryption=arguments.mode == Mode.REQUIRE.value)
 
     def tell(event: str, fields: dict[str, object]) -> None:
-        if arguments.json:
-            print(json.dumps({"event": event, **fields}), flush=True)
-        else:
-            print(event, *(f"{name}={value}" for name, value in fields.items()), flush=True)
+        line = " ".join((event, *(f"{name}={value}" for name, value in fields.items())))
+        with contextlib.suppress(OSError):  # nobody reads it: no reason to serve no more
+            print(json.dumps({"event": event, **fields}) if arguments.json else line, flush=True)
 
     def report(key: Key, event: str, fields: dict[str, object]) -> None:
         tell(event, {"inner": _place(*key[:2]), "outer": _place(*key[2:]), **fields})

@@ -21,6 +21,8 @@ Packets = list[tuple[Side, bytes]]
 PACKET_MAX: Final = 65_400
 """Payload of a packet that the kernel cuts into segments, or takes as it is: a frame
 more than it joins (it leaves 320 bytes for headers), and less than IP can tell."""
+_ROOM: Final = PACKET_MAX + 60
+"""Payload, and beneath TCP as much as IPv4 has at most."""
 _MODULUS: Final = 1 << 32
 _BLOCKS_MAX: Final = 4
 _TIMESTAMPS_LEN: Final = 12
@@ -105,7 +107,10 @@ class Composer:
         """
         stream = self._streams[to.other]
         most = PACKET_MAX if came is not None and came.joined else self.most(to)
+        # The header that is lent may be as long as its sender likes (RFC 8200 section 4).
+        room = PACKET_MAX if came is None else _ROOM - came.segment.header_at
         while True:
+            most = max(min(most, room), 1)
             until = min(stop, start + most)
             data, fin = stream.cut(start, until)
             last = came is None and until == stop

@@ -23,7 +23,7 @@ from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.negotiation import Negotiated
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.core.session import Session
-from tcpcrypt.errors import PeerError
+from tcpcrypt.errors import PeerError, PeerReason
 from tcpcrypt.registry import FRAME_HEADER_LEN, FRAME_URGENT_LEN, INIT1_MAGIC, INIT2_MAGIC
 from tcpcrypt.segment.stream import OVERHEAD, Stream
 from tcpcrypt.wire.messages import message_length
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Crypt"]
 
 _INIT_MAX: Final = 1 << 16
+_DATALESS_MAX: Final = 1024
+"""Frames without data (answers to new keys) that a peer may leave unacknowledged:
+it can ask for any number of them, and they are kept."""
 
 
 class Crypt:
@@ -137,14 +140,14 @@ class Crypt:
     def receive(self, data: bytes | memoryview) -> None:
         """Bytes of the peer's stream, in order; what they hold is output of `opening`."""
         begun = self._begun
-        if begun:
-            begun += data
-            data = b""
-            if self._whole(begun):
-                data = bytes(begun)
-                begun.clear()
         view = memoryview(data)
         try:
+            if begun:
+                begun += data
+                view = memoryview(b"")
+                if self._whole(begun):
+                    view = memoryview(bytes(begun))
+                    begun.clear()
             while not self.error and (length := self._whole(view)):
                 self._open(view[:length])
                 view = view[length:]
@@ -154,6 +157,8 @@ class Crypt:
         end = self._opening.input.end - len(begun)
         known = len(begun) >= FRAME_HEADER_LEN and not self._init_due
         self._opening.under_way = end + self._length() if known else 0
+        if self._sealing.dataless > _DATALESS_MAX and not self.error:
+            self.error = PeerError(PeerReason.TIMEOUT)
 
     def _length(self) -> int:
         return FRAME_HEADER_LEN + int.from_bytes(self._begun[1:FRAME_HEADER_LEN], "big")

@@ -13,6 +13,7 @@ acknowledgements of what was never sent.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from tcpcrypt.segment.composer import Came, Composer, Packets
 from tcpcrypt.segment.crypt import Crypt
 from tcpcrypt.segment.opening import Opening, Side
 from tcpcrypt.segment.packets import ECN_CE, Options, ecn, read_options, timestamps_and_blocks
+from tcpcrypt.segment.plain import Passing, Plain
 from tcpcrypt.segment.stream import Stream
 from tcpcrypt.wire.segment import Segment, TcpFlags
 
@@ -47,8 +49,13 @@ _RTO_MAX: Final = 60.0
 _LINGER: Final = 60.0
 """RFC 9293 section 3.4.2: TIME-WAIT; Linux has 60 s."""
 _TRIES_MAX: Final = 12
-_OLD: Final = 1 << 24
-"""How far back a segment may lie that is still looked at."""
+_GIVEN_UP: Final = 1000.0
+"""Seconds after which whoever still wants an acknowledgement has stopped asking for it
+(RFC 9293 section 3.8.3; Linux repeats for 924 s, two minutes apart at most)."""
+_HALF_CLOSED: Final = 3600.0
+_PLAIN_IDLE: Final = 86_400.0
+_IDLE: Final = 432_000.0
+"""Seconds of silence after which an open connection is forgotten, and then refused."""
 
 
 @dataclass(slots=True)
@@ -115,7 +122,7 @@ class Flow:
         self._greeted = False
         """Whether an acknowledgement has been passed on."""
         self._over_since: float | None = None
-        self._plain_ends: set[Side] = set()
+        self._plainly: Plain | None = None
 
     @property
     def ready(self) -> bool:
@@ -136,7 +143,19 @@ class Flow:
 
     def forgotten(self, now: float) -> bool:
         """Whether nobody will ask for this connection any more."""
-        return self.over and now - self.last_heard > _LINGER
+        return now - self.last_heard > self._patience
+
+    @property
+    def _patience(self) -> float:
+        """How long a silence may be: who vanishes without a word must not stay for ever."""
+        streams = self._streams.values()
+        if self.over:
+            return _LINGER
+        if self.plain:
+            return _PLAIN_IDLE
+        if any(stream.una < stream.emitted for stream in streams):
+            return _GIVEN_UP
+        return _IDLE if all(stream.fin is None for stream in streams) else _HALF_CLOSED
 
     # --- segments ------------------------------------------------------------------------
 
@@ -146,8 +165,7 @@ class Flow:
         if self.dead:
             return self._from_the_grave(side, segment)
         if self.plain:
-            self._note_plain_end(side, segment)
-            return Outcome(passed=True)
+            return self._in_clear(side, segment)
         try:
             options = read_options(segment.options)
         except PeerError:
@@ -167,12 +185,17 @@ class Flow:
         self._schedule()
         return outcome
 
-    def _note_plain_end(self, side: Side, segment: Segment) -> None:
-        """Nobody keeps what is over; a forged end costs nothing but a look at silence."""
-        if segment.flags.fin:
-            self._plain_ends.add(side)
-        if segment.flags.rst or len(self._plain_ends) == len(Side):
+    def _in_clear(self, side: Side, segment: Segment) -> Outcome:
+        if self._plainly is None:
+            opener = self._opening.opener
+            answered = opener is INNER or self._ends[INNER].isn >= 0
+            self._plainly = Plain(None if answered else self._ends[opener].isn)
+        passing = self._plainly.take(side, segment)
+        if self._plainly.over:
             self._over_since = self.last_heard
+        if passing is Passing.REFUSED:
+            return self._from_the_grave(side, segment)
+        return Outcome(passed=passing is Passing.PASSED)
 
     def _syn(self, side: Side, segment: Segment, options: Options, outcome: Outcome) -> None:
         end, flags = self._ends[side], segment.flags
@@ -297,15 +320,20 @@ class Flow:
             self._report("closed", {})
 
     def _plausible(self, segment: Segment) -> bool:
-        """RFC 5961 section 5: whether the numbers are near those of the connection.
+        """RFC 5961 section 5: whether the numbers are within the windows of the connection.
 
-        Who sees no packet of it must not be able to talk a handshake into plain TCP.
+        Who sees no packet of it must not be able to talk a handshake into plain
+        TCP, nor have the engine give his timestamps numbers that are believed.
+        In the handshake only one acknowledgement is right.
         """
         sealing, opening = self._streams[INNER], self._streams[OUTER]
         acknowledged = self._offset(INNER, segment.ack, sealing.una)
         offset = self._offset(OUTER, segment.seq, opening.input.end)
-        behind = opening.input.end - offset
-        return sealing.una - _OLD <= acknowledged <= sealing.emitted and behind <= _OLD
+        if self._crypt is None:
+            return acknowledged == 0 <= offset <= opening.limit
+        if not sealing.una - sealing.widest <= acknowledged <= sealing.emitted:
+            return False
+        return opening.input.end - opening.widest <= offset <= opening.limit
 
     def _first_ack(self, came: Came, outcome: Outcome) -> None:
         """The opener's ACK takes Init1 along, whether data comes with it or not."""
@@ -344,7 +372,7 @@ class Flow:
         """Input: seal or open what is in order now."""
         segment = came.segment
         payload = segment.payload
-        if len(payload):
+        if len(payload) and source.fin is None:
             new = source.take(offset, payload)
             if new and came.side is INNER:
                 urgent = None
@@ -410,7 +438,12 @@ class Flow:
 
     def _reset(self, side: Side, segment: Segment, outcome: Outcome) -> None:
         if self._crypt is None:
+            # Its own TCP will say what it thinks of it; what was refused may begin anew.
             outcome.passed = True
+            opener = self._opening.opener
+            first = segment.seq if side is opener else segment.ack
+            if side is INNER or (first - self._ends[opener].isn) % _MODULUS == 1:
+                self._over_since = self.last_heard
             return
         source = self._streams[side]
         offset = self._offset(side, segment.seq, source.input.end)
@@ -445,6 +478,15 @@ class Flow:
         outcome = Outcome()
         if not self.dead and not self.plain:
             self._abort(outcome)
+        return outcome
+
+    def give_up(self, error: Exception) -> Outcome:
+        """Reset both sides, for the engine itself has failed; nothing more passes."""
+        self.plain = False
+        outcome = Outcome()
+        with contextlib.suppress(Exception):  # it may be what has failed
+            self._report("failed", {"error": type(error).__name__})
+        self._abort(outcome)
         return outcome
 
     def _from_the_grave(self, side: Side, segment: Segment) -> Outcome:

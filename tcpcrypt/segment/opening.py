@@ -86,14 +86,15 @@ class Opening:
     def segment(self) -> int:
         """Payload and options of one segment on the wire at most.
 
-        What either host takes counts, for its own interface may take no more.
+        What either host takes counts, for its own interface may take no more; but
+        nobody has work done for each byte of his (Linux has a least MSS, too).
         """
-        return min(self.mss.values())
+        return max(min(self.mss.values()), _MSS_MIN + OVERHEAD + _ACK_OPTION)
 
     @property
     def largest(self) -> int:
         """The MSS for the application's host: a frame of it fits a segment on the wire."""
-        return max(self.segment - OVERHEAD - _ACK_OPTION, _MSS_MIN)
+        return self.segment - OVERHEAD - _ACK_OPTION
 
     def option(self, region: bytes) -> bytes:
         """`region` of a segment to the wire that is no SYN, with ENO where it is due."""

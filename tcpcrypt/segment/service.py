@@ -23,9 +23,10 @@ from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
+from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.rules import MARK_PASSED, SEGMENT_INNER_QUEUE, Rule, marked
-from tcpcrypt.segment.flow import Outcome
+from tcpcrypt.segment.flow import Flow, Outcome
 from tcpcrypt.segment.opening import Side
 from tcpcrypt.segment.table import Configure, Key, Table
 
@@ -104,14 +105,17 @@ class SegmentPlane:
             forwards=forwards,
             report=report,
         )
-        self._held: dict[Key, list[tuple[QueuedPacket, bytes]]] = {}
+        self._held: dict[Key, tuple[Flow, list[tuple[QueuedPacket, bytes]]]] = {}
+        """They are for the keys of that flow, and not of a later one in its place."""
         self._held_count = 0
         self._timed: set[Key] = set()
         self.injected = 0
         """Packets that were added."""
         self._raw: dict[int, socket.socket] = {}
         self._liberal_before = ""
-        self._queue = PacketQueue.open(dict.fromkeys(_SIDES, _QUEUE_LENGTH), joined=True)
+        # The daemon's queue too, empty: whoever finds it free may take the rules away.
+        queues = {**dict.fromkeys(_SIDES, _QUEUE_LENGTH), QUEUE_NUMBER: 1}
+        self._queue = PacketQueue.open(queues, joined=True)
         try:
             self._raw = {4: _raw(socket.AF_INET), 6: _raw(socket.AF_INET6)}
         except BaseException:
@@ -134,9 +138,12 @@ class SegmentPlane:
             self._liberal_before = before
 
     def _on_packet(self, queued: QueuedPacket) -> None:
+        side = _SIDES.get(queued.queue)
+        if side is None:  # of rules that a daemon has left
+            self._queue.verdict(queued, Verdict.DROP)
+            return
         decided = False
         try:
-            side = _SIDES[queued.queue]
             key, outcome = self.table.take(side, queued.payload)
             decided = True
             self._decide(queued, side, key, outcome)
@@ -160,8 +167,9 @@ class SegmentPlane:
             self._follow(key)
 
     def _hold(self, queued: QueuedPacket, key: Key) -> None:
-        waiting = self._held.setdefault(key, [])
-        if len(waiting) >= _HELD_MAX or self._held_count >= _HELD_IN_ALL:
+        flow = self.table.flows[key]
+        owner, waiting = self._held.setdefault(key, (flow, []))
+        if owner is not flow or len(waiting) >= _HELD_MAX or self._held_count >= _HELD_IN_ALL:
             self._queue.verdict(queued, Verdict.DROP)
         else:
             self._held_count += 1
@@ -170,8 +178,11 @@ class SegmentPlane:
     def _follow(self, key: Key) -> None:
         """Release what was held, and see to the timer."""
         flow = self.table.flows.get(key)
-        if key in self._held and (flow is None or flow.ready):
-            waiting = self._held.pop(key)
+        held = self._held.get(key)
+        if held is not None and held[0] is not flow:
+            self._discard(key)
+        elif held is not None and flow is not None and flow.ready:
+            waiting = self._held.pop(key)[1]
             self._held_count -= len(waiting)
             for queued, packet in waiting:
                 again = queued._replace(payload=memoryview(packet))
@@ -181,12 +192,17 @@ class SegmentPlane:
             wait = max(flow.due - self._clock(), 0.0)
             self._loop.call_later(wait, lambda: self._wake(key))
 
+    def _discard(self, key: Key) -> None:
+        """Drop what was held for a connection that is gone."""
+        waiting = self._held.pop(key)[1]
+        self._held_count -= len(waiting)
+        for queued, _ in waiting:
+            self._queue.verdict(queued, Verdict.DROP)
+
     def _wake(self, key: Key) -> None:
         self._timed.discard(key)
-        flow = self.table.flows.get(key)
-        if flow is not None:
-            self._inject(packet for _, packet in flow.handle_timeout().packets)
-            self._follow(key)
+        self._inject(packet for _, packet in self.table.handle_timeout(key).packets)
+        self._follow(key)
 
     def _inject(self, packets: Iterable[bytes]) -> None:
         for packet in packets:
@@ -203,11 +219,9 @@ class SegmentPlane:
 
     def _sweep(self) -> None:
         self.table.sweep()
-        for key in [key for key in self._held if key not in self.table.flows]:
-            waiting = self._held.pop(key)
-            self._held_count -= len(waiting)
-            for queued, _ in waiting:
-                self._queue.verdict(queued, Verdict.DROP)
+        flows = self.table.flows
+        for key in [key for key, held in self._held.items() if flows.get(key) is not held[0]]:
+            self._discard(key)
         self._loop.call_later(_SWEEP_EVERY, self._sweep)
 
     def close(self) -> None:

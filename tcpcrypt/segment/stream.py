@@ -48,6 +48,10 @@ class Stream:
         """Output before this offset has been sent once at least."""
         self.edge = _FIRST_WINDOW
         """The sink takes output up to here."""
+        self.widest = _FIRST_WINDOW + _SLACK
+        """What may have been under way at most, as far as is known."""
+        self.dataless = 0
+        """Sealing: frames without data, since the sink had all of them."""
         self.responsible = 0
         """Output before this offset is for the engine to repeat."""
         self.under_way = 0
@@ -81,6 +85,11 @@ class Stream:
         """How much input is done with once the output before `offset` has arrived."""
         return self.cells.app_to(offset) if self.seals else self.cells.wire_to(offset)
 
+    @property
+    def limit(self) -> int:
+        """Input from this offset on is beyond all that was asked for."""
+        return self._limit
+
     # --- input and output ------------------------------------------------------------
 
     def take(self, offset: int, data: ReadableBuffer) -> bytes | memoryview:
@@ -98,6 +107,7 @@ class Stream:
         self._kept += frame
         if not data_len:
             self.responsible = self.end
+            self.dataless += 1
 
     def opened(self, pieces: list[ReadableBuffer], length: int, *, tag_len: int = 16) -> None:
         """`length` bytes of input held `pieces`, which are output."""
@@ -109,6 +119,9 @@ class Stream:
             self._kept += piece
         if data_len and self._told > begun:
             self.responsible = self.end  # the source may believe that it has arrived
+        if not data_len:
+            # There may be any number of them, and nobody ever acknowledges one.
+            self.cells.forget(self.una, self.cells.wire_end)
 
     def finish(self, finp: ReadableBuffer = b"") -> None:
         """The source's FIN came; sealing, `finp` is the frame that goes before its own."""
@@ -137,6 +150,9 @@ class Stream:
         news = offset > self.una or edge > self.edge or bool(blocks)
         if offset >= self.una:
             self.edge = edge
+            self.widest = max(self.widest, edge - offset + _SLACK)
+            if offset >= self.responsible:
+                self.dataless = 0
             self.sacked = [block for block in blocks if offset < block[0] < block[1] <= self.end]
         if offset > self.una:
             self.una = offset

@@ -31,7 +31,8 @@ _BEGINNING_MAX: Final = 16384
 """Connections that have only begun; then the oldest is forgotten for a new one."""
 _BEGINNING: Final = 130.0
 """Seconds that a handshake may take; Linux gives up on a SYN-ACK after 63."""
-_PLAIN_IDLE: Final = 86_400.0
+_FLOWS_MAX: Final = 1 << 18
+"""Connections in all, those too that are over; further ones do not begin."""
 
 
 class Table:
@@ -72,16 +73,30 @@ class Table:
             known = self._begin(key, side, segment)
         if known is None:
             return None, self._unknown(side, segment)
-        outcome = known.take(side, segment, packet)
-        if key in self._beginning and (
-            known.dead
-            # Only a handshake that is over lets an inner host say anything else.
-            or (known.ready and (not known.plain or (side is Side.INNER and not flags.syn)))
-        ):
-            del self._beginning[key]
+        outcome = self._ask(known, lambda: known.take(side, segment, packet))
+        # What was refused stays among them, for anybody can have that as often as
+        # he likes.  Only a handshake that is over lets an inner host say anything else.
+        said = side is Side.INNER and not flags.syn and not flags.rst
+        if known.ready and not known.dead and (said or not known.plain):
+            self._beginning.pop(key, None)
         return key, outcome
 
-    def _begin(self, key: Key, side: Side, syn: Segment) -> Flow:
+    def handle_timeout(self, key: Key) -> Outcome:
+        """What a connection sends whose `due` has come."""
+        flow = self.flows.get(key)
+        return Outcome() if flow is None else self._ask(flow, flow.handle_timeout)
+
+    @staticmethod
+    def _ask(flow: Flow, what: Callable[[], Outcome]) -> Outcome:
+        try:
+            return what()
+        except Exception as error:  # a mistake of ours ends one connection, and not all
+            return flow.give_up(error)
+
+    def _begin(self, key: Key, side: Side, syn: Segment) -> Flow | None:
+        self._drop(key)
+        if len(self.flows) >= _FLOWS_MAX:
+            return None
         config = self._configure(key, side)
         if config is None or not can_be_changed(syn.options):
             # What has to be encrypted and cannot be is refused by its flow.
@@ -97,7 +112,6 @@ class Table:
             report=self._reporter(key),
             clock=self._clock,
         )
-        self._drop(key)
         self.flows[key] = flow
         self._beginning[key] = self._clock()
         while len(self._beginning) > _BEGINNING_MAX:
@@ -130,9 +144,7 @@ class Table:
         gone = [
             key
             for key, flow in self.flows.items()
-            if flow.forgotten(now)
-            or (flow.plain and now - flow.last_heard > _PLAIN_IDLE)
-            or now - self._beginning.get(key, now) > _BEGINNING
+            if flow.forgotten(now) or now - self._beginning.get(key, now) > _BEGINNING
         ]
         for key in gone:
             self._drop(key)

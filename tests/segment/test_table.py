@@ -152,10 +152,12 @@ def test_a_flood_of_plain_syns_is_forgotten_too(monkeypatch: pytest.MonkeyPatch)
 def test_a_connection_in_the_clear_that_is_over_is_forgotten(ends: TcpFlags) -> None:
     clock = Clock()
     one = table(clock=clock)
-    one.take(Side.OUTER, segment(BACK, SYN, options=MSS))
-    one.take(Side.INNER, segment(THERE, ACK))
-    assert one.take(Side.INNER, segment(THERE, ends))[1].passed
-    assert one.take(Side.OUTER, segment(BACK, ends))[1].passed
+    one.take(Side.OUTER, segment(BACK, SYN, 200, options=MSS))
+    one.take(Side.INNER, segment(THERE, SYN | ACK, 100, 201))
+    one.take(Side.OUTER, segment(BACK, ACK, 201, 101))
+    assert one.take(Side.INNER, segment(THERE, ends, 101, 201))[1].passed
+    assert one.take(Side.OUTER, segment(BACK, ends, 201, 102))[1].passed
+    assert one.take(Side.INNER, segment(THERE, ACK, 102, 202))[1].passed
     assert one.sweep() == 0
     clock.now += 61
     assert one.sweep() == 1
@@ -182,4 +184,5 @@ def test_events_name_their_connection() -> None:
     assert one.close() == []
     # It ends: nobody begins any more, and what is plain goes on meanwhile.
     assert one.take(Side.INNER, segment((CLIENT, 1, SERVER, 80), SYN, options=MSS))[1].packets == []
+    one.take(Side.INNER, segment(THERE, SYN | ACK, 100, 101))
     assert one.take(Side.INNER, segment(THERE, ACK, data=b"plain"))[1].passed
