@@ -22,7 +22,7 @@ from typing import Final
 from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.runtime.loop import READ, Loop
-from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
+from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.rules import MARK_PASSED, SEGMENT_INNER_QUEUE, Rule, marked
@@ -144,7 +144,9 @@ class SegmentPlane:
             return
         decided = False
         try:
-            key, outcome = self.table.take(side, queued.payload)
+            # What the kernel has joined it has verified, and filled in no checksum.
+            whole = queued.hook is Hook.OUTPUT or len(queued.payload) > _ONE_SEGMENT
+            key, outcome = self.table.take(side, queued.payload, verified=whole)
             decided = True
             self._decide(queued, side, key, outcome)
         finally:

@@ -58,12 +58,20 @@ class Table:
         self._beginning: dict[Key, float] = {}
         self._closing = False
 
-    def take(self, side: Side, packet: bytes | memoryview) -> tuple[Key | None, Outcome]:
-        """What becomes of a packet that comes from `side`, and whose it is."""
+    def take(
+        self, side: Side, packet: bytes | memoryview, *, verified: bool = True
+    ) -> tuple[Key | None, Outcome]:
+        """What becomes of a packet that comes from `side`, and whose it is.
+
+        `verified`: nobody has to look whether it was damaged on its way.  What
+        leaves has checksums of its own, under which damage would not show.
+        """
         try:
             segment = Segment.parse(packet)
         except PeerError:
             return None, Outcome()  # a fragment, or nothing that TCP could read
+        if not (verified or segment.checksum_ok() or segment.checksum_left()):
+            return None, Outcome()
         flow, flags = segment.flow, segment.flags
         key = flow if side is Side.INNER else (flow[2], flow[3], flow[0], flow[1])
         known = self.flows.get(key)

@@ -175,6 +175,16 @@ class Segment:
             return False
         return self.version == 6 or _fast.checksum(self._packet[: self._tcp]) == _CHECKSUM_GOOD
 
+    def checksum_left(self) -> bool:
+        """Whether the TCP checksum is left for an interface to complete.
+
+        The field then holds the sum of the pseudo header alone; the packet comes
+        from a kernel of this machine, which has it whole.
+        """
+        pseudo = _pseudo_header(self._source + self._destination, self._end - self._tcp)
+        field = self._packet[self._tcp + 16 : self._tcp + 18]
+        return int.from_bytes(field, "big") == _fast.checksum(pseudo)
+
     def with_options(self, region: ReadableBuffer) -> bytes:
         """The packet with `region` in place of its TCP options.
 

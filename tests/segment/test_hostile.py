@@ -383,3 +383,20 @@ def test_what_waits_for_keys_does_not_leave_with_another_connection(queue: Queue
     plane._on_packet(queued(service.OUTER_QUEUE, 5, segment(BACK, SYN, 100, options=MSS)))
     assert queue.verdicts[-2:] == [(5, Verdict.ACCEPT, None), (4, Verdict.DROP, None)]
     assert plane._held_count == 0
+
+
+def test_what_was_damaged_on_its_way_gets_no_good_checksum(queue: Queue) -> None:
+    # Under keys it would be the peer's word that the damage is what was said.
+    plane = SegmentPlane(Loop(), lambda _key, _side: None)  # type: ignore[arg-type]
+    good = segment(THERE, SYN, options=MSS)
+    damaged = good[:-1] + b"\xb5"
+    plane._on_packet(queued(INNER_QUEUE, 1, damaged))
+    plane._on_packet(queued(INNER_QUEUE, 2, good))
+    # That of this host's own packets is for the interface to fill in.
+    own = queued(INNER_QUEUE, 3, damaged)
+    plane._on_packet(own._replace(hook=Hook.OUTPUT))
+    assert [what for _, what, _ in queue.verdicts] == [
+        Verdict.DROP,
+        Verdict.ACCEPT,
+        Verdict.ACCEPT,
+    ]

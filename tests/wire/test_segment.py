@@ -168,6 +168,21 @@ def test_payload_dropped(network: Any) -> None:
     assert packet == raw(network, flags="S", options=SYN_OPTIONS)
 
 
+@EACH_NETWORK
+def test_a_checksum_that_is_left_to_an_interface_is_known(network: Any) -> None:
+    packet = bytearray(raw(network, flags="A", options=SYN_OPTIONS, payload=b"data"))
+    whole = Segment.parse(packet)
+    assert not whole.checksum_left()
+    length = whole.data_offset + len(whole.payload)
+    sides = whole.source.packed + whole.destination.packed
+    total = sum(int.from_bytes(sides[at : at + 2], "big") for at in range(0, len(sides), 2))
+    total += length + 6
+    at = whole.header_at + 16
+    packet[at : at + 2] = (total % 0xFFFF).to_bytes(2, "big")
+    assert Segment.parse(packet).checksum_left()
+    assert not Segment.parse(packet).checksum_ok()
+
+
 def test_a_checksum_left_to_hardware_is_mended() -> None:
     packet = bytearray(raw(V4, options=SYN_OPTIONS, payload=b"data"))
     good = bytes(packet)
