@@ -127,6 +127,12 @@ class Connection:
         """The sequence number of the SYN-ACK, once it is known."""
         return self._answer
 
+    def given_up(self) -> None:
+        """This host's TCP sends nothing again any more: it has its answers, or has given up."""
+        self._frozen.clear()
+        if self.state is State.SYN_SENT:
+            self.state = State.CLOSED
+
     def wipe(self) -> None:
         """Forget all keys.  Idempotent."""
         self._ephemeral = None

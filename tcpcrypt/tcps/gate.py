@@ -12,7 +12,6 @@ the place of a former connection between the same ports then.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -34,17 +33,11 @@ IDLE_SECONDS: Final = 3600.0
 ENDED_SECONDS: Final = 120.0
 """A connection is kept so long behind its end, for what is sent again."""
 UNANSWERED_SECONDS: Final = 300.0
-"""And one that nobody answers behind its last SYN; TCP waits for less (RFC 6298: 120 s)."""
+"""For so long TCP is not silent while something waits to be acknowledged: it sends it
+again sooner (RFC 6298 section 2: within 120 s, for Linux)."""
 _MODULUS: Final = 1 << 32
 Flow = tuple[bytes, int, bytes, int]
 """Address and port of this host, then of the other one."""
-
-
-def _patience(connection: Connection) -> float:
-    """Seconds without a segment after which nothing can come of a connection any more."""
-    if connection.ended:
-        return ENDED_SECONDS
-    return UNANSWERED_SECONDS if connection.state is State.SYN_SENT else math.inf
 
 
 class _Entry:
@@ -144,11 +137,13 @@ class Gate:
     def expire(self) -> int:
         """Forget connections that have ended; how many.  To be called now and then."""
         now = self._clock()
-        gone = [
-            flow
-            for flow, entry in self._live.items()
-            if now - entry.last > _patience(entry.connection)
-        ]
+        gone = []
+        for flow, entry in self._live.items():
+            idle, connection = now - entry.last, entry.connection
+            if idle > UNANSWERED_SECONDS:
+                connection.given_up()
+            if connection.ended and idle > ENDED_SECONDS:
+                gone.append(flow)
         for flow in gone:
             self._live.pop(flow).connection.wipe()
         return len(gone)

@@ -334,6 +334,21 @@ def test_s12_nor_is_it_full_of_connections_that_nobody_answered(
     assert len(host.gate) == 2
 
 
+def test_s12_what_is_kept_for_peers_that_have_gone_is_let_go() -> None:
+    """TCP gives them up without a word; one that is only idle goes on."""
+    wire = Wire(ours(), ours()).open()
+    one = wire.client
+    assert isinstance(one, Ours)
+    assert wire.say(WORDS) == WORDS
+    one.now = UNANSWERED_SECONDS
+    assert one.gate.expire() == 0
+    assert len(one.connection._frozen) == 1
+    one.now += 1
+    assert one.gate.expire() == 0
+    assert not one.connection._frozen
+    assert wire.say(b"more", at=len(WORDS)) == b"more"
+
+
 def test_s12_a_full_table_takes_up_no_connection_of_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tcpcrypt.tcps.gate.CONNECTIONS_MAX", 1)
     other = Ours(Terms())
