@@ -114,6 +114,8 @@ class Flow:
         )
         self._ends = self._composer.ends
         self._crypt: Crypt | None = None
+        self._asked = Options()
+        """Those of the SYN."""
         self._begun = clock()
         self._rto = _RTO_FIRST
         self._tries = 0
@@ -218,10 +220,14 @@ class Flow:
         changed = passing(segment)
         if answer:
             self._measured()
-            self._composer.timestamps = bool(options.timestamps)
-            self._composer.blocks = options.sack_permitted
-            if options.scale is None:
+            # Of both, for an answer may have what was not asked for.
+            asked = self._asked
+            self._composer.timestamps = bool(asked.timestamps and options.timestamps)
+            self._composer.blocks = asked.sack_permitted and options.sack_permitted
+            if asked.scale is None or options.scale is None:
                 self._ends[INNER].scale = self._ends[OUTER].scale = 0
+        else:
+            self._asked = options
         # RFC 7323 section 2.2: the window in a SYN is not scaled.
         self._streams[side.other].acknowledged(0, segment.window, [])
         self._begun = self._clock()
@@ -344,7 +350,8 @@ class Flow:
             return  # a SYN that has not been answered
         if not self._judge(outcome) or self._crypt is None:
             return  # a passive opener that has heard nothing since its SYN-ACK
-        self._ends[INNER].timestamp = came.options.timestamps[:4]
+        if came.options.timestamps:
+            self._ends[INNER].timestamp = came.options.timestamps[:4]
         self._measured()
         end = self._streams[INNER].end
         self._composer.emit(OUTER, outcome.packets, 0, end, came=came, region=option)

@@ -1,7 +1,7 @@
 """Who wants plaintext out, an end of all connections, or the engine's memory."""
 
 import pytest
-from segment.model import ACK, FIN, MODULUS, RST, SYN
+from segment.model import ACK, FIN, MODULUS, RST, SYN, TcpFlags
 from segment.path import Path, Setup
 from segment.test_edges import forged, opened
 from segment.test_table import BACK, MSS, THERE, Clock, segment, table
@@ -105,6 +105,22 @@ def test_an_init_message_that_goes_wrong_later_ends_its_connection_alone(
     )
     assert heard[-1] == ("aborted", {"reason": reason.value})
     assert [Segment.parse(packet).flags for _, packet in outcome.packets] == [RST | ACK] * 2
+
+
+@pytest.mark.parametrize("stamped", [SYN, SYN | ACK, ACK])
+def test_rfc7323_3_2_timestamps_that_one_host_alone_has(stamped: TcpFlags) -> None:
+    one = table()
+    stamps = b"\1\1\x08\x0a" + bytes(range(8))
+    syn, answer, ack = (stamps if flags == stamped else b"" for flags in (SYN, SYN | ACK, ACK))
+    eno = with_eno()
+    one.take(Side.OUTER, segment(BACK, SYN, 100, options=eno + syn))
+    one.take(Side.INNER, segment(THERE, SYN | ACK, 500, 101, options=MSS + answer))
+    one.take(Side.OUTER, segment(BACK, ACK, 101, 501, options=b"\x45\x02\0\0" + ack))
+    assert one.flows[THERE]._crypt is not None
+    # Whatever it says from now on has options that parse.
+    _, outcome = one.take(Side.OUTER, segment(BACK, SYN, 100))
+    assert [bytes(Segment.parse(packet).options) for _, packet in outcome.packets] == [b""]
+    assert not one.flows[THERE].dead
 
 
 def test_data_behind_the_own_fin_is_nothing() -> None:
