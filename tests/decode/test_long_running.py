@@ -17,6 +17,7 @@ from tcpcrypt.tools.decode.decoder import Decoder
 from tcpcrypt.tools.decode.files import GrowingKeyLog, SecretFileError
 from tcpcrypt.tools.decode.inband import preface
 from tcpcrypt.tools.decode.keys import FromLine, KeyStore
+from tcpcrypt.wire.segment import Segment, TcpFlags
 
 
 def feed(decoder: Decoder, packets: list[bytes], at: float = 0.0) -> None:
@@ -80,6 +81,45 @@ def test_a_forged_end_ends_nothing() -> None:
         (report,) = decoder.finish()
         assert sink.said[0, False] == b"answer"
         assert report.server_to_client.ended == "finp"
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("from_client", [True, False])
+def test_a_forged_syn_begins_nothing(from_client: bool, reset: bool) -> None:
+    """Nobody answers it; whoever looks on was blind to the rest."""
+    recorded = record(Host(), Host())
+    recorded.say(True, b"question")
+    if reset:
+        for side in (True, False):
+            recorded.tape.say(side, b"", "R")
+    middle = len(recorded.tape.sent)
+    recorded.say(False, b"answer")
+    recorded.close()
+    packets = list(recorded.packets)
+    first = Segment.parse(packets[0] if from_client else packets[1])
+    for number in (7, 2**31):
+        seq = (first.seq + number) % 2**32
+        syn = first.altered(first.options, b"data" * 300, flags=int(TcpFlags.SYN), seq=seq)
+        answer = first.altered(first.options, b"", flags=int(TcpFlags.SYN | TcpFlags.ACK), seq=seq)
+        packets[middle:middle] = [syn, answer]
+    (report,), sink = decode(packets, store(*recorded.lines))
+    assert report.errors == []
+    assert sink.said[0, False] == b"answer"
+    assert report.server_to_client.ended == "finp"
+
+
+def test_a_syn_that_is_answered_begins_another_connection() -> None:
+    """Of the former one the end is not in the capture: a host was switched off."""
+    one, other = Host(), Host()
+    former, later = record(one, other), record(one, other, tape=Tape(isn={True: 5, False: 6}))
+    former.say(True, b"question")
+    later.say(True, b"another")
+    later.close()
+    packets = [*former.packets, *later.packets]
+    reports, sink = decode(packets, store(*former.lines, *later.lines))
+    assert [report.errors for report in reports] == [[], []]
+    assert (sink.said[0, True], sink.said[1, True]) == (b"question", b"another")
+    assert [report.client_to_server.ended for report in reports] == ["open", "finp"]
 
 
 def test_however_many_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

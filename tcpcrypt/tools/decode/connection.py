@@ -44,7 +44,7 @@ class Connection:
     """Takes the segments of one connection; what it carries goes to the sink."""
 
     __slots__ = ("_agreed", "_finished", "_first_ack", "_frames", "_over", "_sink", "_store",
-                 "_unopened", "client", "last", "report", "server")  # fmt: skip
+                 "_unopened", "client", "last", "reopening", "report", "server")  # fmt: skip
 
     def __init__(
         self,
@@ -56,6 +56,8 @@ class Connection:
         self.report = report
         self.last = 0.0
         """When its last segment came."""
+        self.reopening: Segment | None = None
+        """The last SYN between its ports that is not its own."""
         self._frames = frames
         self._unopened: tuple[Agreed, Exchange | None] | None = None
         """What keys are waited for."""
@@ -79,6 +81,11 @@ class Connection:
     def complete(self) -> bool:
         """Both sides have ended it, and all was read."""
         return self.client.complete and self.server.complete
+
+    @property
+    def answered(self) -> bool:
+        """The numbers of both sides are known."""
+        return self.client.isn is not None and self.server.isn is not None
 
     @property
     def opening(self) -> bool:

@@ -23,6 +23,7 @@ _ENDED_MAX: Final = 10_000
 """Connections of which late copies are awaited."""
 _FRAGMENTS_MAX: Final = 10_000
 """Pairs of hosts of whose fragments is told."""
+_SEQ_MOD: Final = 1 << 32
 Flow = tuple[bytes, int, bytes, int]
 
 
@@ -74,7 +75,10 @@ class Decoder:
             return
         if self._port is not None and self._port not in (segment.flow[1], segment.flow[3]):
             return
-        connection, from_client = self._find(segment)
+        found = self._find(segment)
+        if found is None:
+            return
+        connection, from_client = found
         before = connection.ended
         connection.segment(segment, from_client, packet.time, missing)
         if connection.ended:
@@ -121,13 +125,28 @@ class Decoder:
                 if way in self._by_flow and self._by_flow[way][0] is connection:
                     del self._by_flow[way]
 
-    def _find(self, segment: Segment) -> tuple[Connection, bool]:
+    def _find(self, segment: Segment) -> tuple[Connection, bool] | None:
+        """Whose segment it is; None: nobody's, or not known yet."""
         found = self._by_flow.get(segment.flow)
-        if found is None or self._begins_anew(segment, *found):
-            if found is not None:
-                self._close(found[0], segment.flow)
+        if found is None:
             return self._begin(segment)
-        return found
+        if not self._begins_anew(segment, *found):
+            return found
+        former, earlier = found[0], found[0].reopening
+        if former.complete or not former.answered:
+            self._close(former, segment.flow)
+            return self._begin(segment)
+        # Anybody can send a SYN.  One that is answered was believed.
+        if not segment.flags.ack:
+            former.reopening = Segment.parse(segment.with_payload_dropped())
+            return None
+        source, source_port, destination, destination_port = segment.flow
+        back = (destination, destination_port, source, source_port)
+        if earlier is None or earlier.flow != back or (segment.ack - earlier.seq) % _SEQ_MOD != 1:
+            return None
+        self._close(former, segment.flow)
+        self._begin(earlier)[0].segment(earlier, True, self._time)
+        return self._by_flow[segment.flow]
 
     @staticmethod
     def _begins_anew(segment: Segment, connection: Connection, from_client: bool) -> bool:
