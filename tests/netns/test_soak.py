@@ -260,10 +260,10 @@ def test_nothing_grows_and_every_connection_is_accounted_for(pair: Network, tmp_
     one, other = map(counters, paths)
     served = load.done.total() - load.done["refused"] + 1
     for found in (one, other):
-        assert found["fresh"] + found["resumed"] == found["closed"] == served
+        assert found["aborted"] == found["fallback"] == found["refused"] == 0, (served, one, other)
+        assert found["fresh"] + found["resumed"] == found["closed"] == served, (one, other)
         assert found["fresh"] > 0
         assert found["resumed"] > 0
-        assert found["aborted"] == found["fallback"] == found["refused"] == 0
     assert one["failed"] == load.done["refused"]
     assert one["fresh"] == other["fresh"]
     assert not [event for daemon in daemons for event in daemon.events("bug", "aborted")]

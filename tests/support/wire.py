@@ -83,7 +83,14 @@ class Wire:
     def cut(self) -> None:
         """Reset whatever is connected."""
         with self._lock:
-            cut, self._open = self._open, set()
+            cut = set(self._open)
+        self._cut(cut)
+
+    def _cut(self, socks: set[socket.socket]) -> None:
+        """Reset those of them that are connected still."""
+        with self._lock:
+            cut = self._open & socks
+            self._open -= cut
         for sock in cut:
             # The threads that wait in it are woken by this, and not by closing.
             with contextlib.suppress(OSError):
@@ -118,12 +125,13 @@ class Wire:
                 self._open |= {client, server}
             for source, sink, forward in ((client, server, True), (server, client, False)):
                 line: queue.SimpleQueue[tuple[float, bytes | None]] = queue.SimpleQueue()
-                self._start(self._read, source, line, forward)
-                self._start(self._write, sink, line)
+                self._start(self._read, source, sink, line, forward)
+                self._start(self._write, source, sink, line)
 
     def _read(
         self,
         source: socket.socket,
+        sink: socket.socket,
         line: queue.SimpleQueue[tuple[float, bytes | None]],
         forward: bool,
     ) -> None:
@@ -133,7 +141,7 @@ class Wire:
                 data = source.recv(1 << 18)
             except OSError:
                 data = b""
-                self.cut()
+                self._cut({source, sink})
             with self._lock:
                 if self._record:
                     self.recorded[not forward].extend(data)
@@ -156,6 +164,7 @@ class Wire:
 
     def _write(
         self,
+        source: socket.socket,
         sink: socket.socket,
         line: queue.SimpleQueue[tuple[float, bytes | None]],
     ) -> None:
@@ -171,7 +180,7 @@ class Wire:
                     sink.sendall(data)
             except OSError:
                 if not ended:
-                    self.cut()
+                    self._cut({source, sink})
                 return
 
 
