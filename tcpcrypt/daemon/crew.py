@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.auth.trust import Trust
@@ -22,9 +21,10 @@ from tcpcrypt.daemon.words import Words
 from tcpcrypt.daemon.worker import Inheritance, work
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Report, Settings
-from tcpcrypt.runtime.installation import QUEUE_NUMBERS, Installation
+from tcpcrypt.runtime.installation import LOCK, QUEUE_NUMBERS, Installation
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.privileges import DirectPrivileges
+from tcpcrypt.runtime.sock_diag import listeners
 
 __all__ = ["Crew", "open_installation"]
 
@@ -58,8 +58,7 @@ def open_installation(settings: Settings) -> Installation:
 
 def _lock_is_taken() -> bool:
     with contextlib.suppress(OSError):
-        lines = Path("/proc/net/unix").read_text().splitlines()
-        return any(line.endswith(" @tcpcryptd") for line in lines)
+        return bool(listeners(LOCK))
     return False
 
 

@@ -2,9 +2,8 @@
 
 Which process it is, is told by the lock that it holds (an abstract socket
 name, of which there is one in a network namespace), not by a file with a
-number in it that may be another's by now.  Anybody may take that name, or one
-that is listed like it, and hand the socket to a process of root: what counts is
-who made the socket, which the kernel keeps.
+number in it that may be another's by now.  Anybody may take that name, and hand
+the socket to a process of root: what counts is who made it, which the kernel keeps.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.installation import remove_everything
+from tcpcrypt.runtime.installation import LOCK, remove_everything
+from tcpcrypt.runtime.sock_diag import listeners
 
 __all__ = [
     "UNIT",
@@ -44,7 +44,6 @@ START_SECONDS: Final = 40.0
 """How long a daemon may take until it is ready."""
 STOP_SECONDS: Final = 60.0
 """How long it may take to end, beside the time for which its connections may drain."""
-_LOCK: Final = "@tcpcryptd"
 _HELPERS: Final = ("tcpcrypt-worker", "tcpcrypt-janit")
 _LOOKS: Final = 10
 _PROGRESS: Final = 5.0
@@ -76,7 +75,7 @@ def lock_holders(proc: Path = Path("/proc")) -> list[int]:
     """
     believed = {0, os.geteuid()}
     for _ in range(_LOOKS):
-        inodes = _locks(proc)
+        inodes = _locks()
         if not inodes:
             return []
         makers = {
@@ -96,15 +95,11 @@ def lock_holders(proc: Path = Path("/proc")) -> list[int]:
     )
 
 
-def _locks(proc: Path) -> set[str]:
+def _locks() -> set[str]:
     """The lock as it stands among the descriptors of a process."""
-    found = set()
     with contextlib.suppress(OSError):
-        for line in (proc / "net/unix").read_text(errors="replace").splitlines():
-            words = line.split()
-            if len(words) == 8 and words[7] == _LOCK:
-                found.add(f"socket:[{words[6]}]")
-    return found
+        return {f"socket:[{inode}]" for inode in listeners(LOCK)}
+    return set()
 
 
 def _makers(process: Path, sockets: Collection[str]) -> set[int]:
@@ -131,7 +126,7 @@ def find_daemon() -> int | None:
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return ""
 

@@ -45,7 +45,7 @@ from tcpcrypt.runtime.sockops import Attachment, Maps, pass_rules
 from tcpcrypt.runtime.steering import TransparentSteering
 from tcpcrypt.runtime.tcps import TCPS_QUEUE, tcps_rules
 
-__all__ = ["QUEUE_NUMBERS", "Installation", "only_one", "remove_everything", "rules_for"]
+__all__ = ["LOCK", "QUEUE_NUMBERS", "Installation", "only_one", "remove_everything", "rules_for"]
 
 QUEUE_NUMBERS: Final = frozenset(
     {
@@ -56,7 +56,8 @@ QUEUE_NUMBERS: Final = frozenset(
     }
 )
 """All netfilter queues that the daemon takes."""
-_LOCK: Final = "\0tcpcryptd"
+LOCK: Final = b"tcpcryptd"
+"""The abstract name of a Unix socket, without its null byte, that who has the rules has."""
 _FORMER_MAX: Final = 256
 """Policies of former configurations whose connections are cared for."""
 
@@ -313,7 +314,7 @@ def only_one() -> socket.socket | None:
     """
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        lock.bind(_LOCK)
+        lock.bind(b"\0" + LOCK)
         lock.listen(1)
     except OSError as error:
         lock.close()
@@ -330,7 +331,7 @@ def _is_ours() -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.setblocking(False)
         try:
-            asking.connect(_LOCK)
+            asking.connect(b"\0" + LOCK)
         except OSError:
             return False
         _pid, uid, _gid = struct.unpack(

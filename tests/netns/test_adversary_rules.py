@@ -205,9 +205,11 @@ def test_a_flushed_mangle_table_is_not_all_that_holds_data_back(pair: Network) -
 
 def test_a_lock_cannot_be_taken_by_just_anybody(pair: Network) -> None:
     program = "import os,socket,time; os.setuid(65534); s=socket.socket(socket.AF_UNIX);"
-    program += "s.bind('\\0tcpcryptd'); print('taken', flush=True); time.sleep(60)"
+    program += "s.bind('\\0tcpcryptd'); t=socket.socket(socket.AF_UNIX);"
+    program += "t.bind(b'\\0\\xff is no text'); print('taken', flush=True); time.sleep(60)"
     process = pair.client.start("python3", "-c", program)
-    wait_until(lambda: "tcpcryptd" in pair.client.run("cat", "/proc/net/unix").stdout, "lock")
+    look = ("grep", "--text", "--count", "is no text", "/proc/net/unix")
+    wait_until(lambda: pair.client.run(*look, check=False).stdout == "1\n", "lock")
     try:
         pair.daemon(pair.client)
     finally:
