@@ -18,6 +18,7 @@ from tcpcrypt.errors import LocalError
 
 __all__ = ["open_own_cgroup"]
 
+_MOUNTS: Final = Path("/proc/self/mounts")
 # The same on every architecture.
 _FSOPEN: Final = 430
 _FSCONFIG: Final = 431
@@ -60,10 +61,11 @@ def _own_path() -> str:
 
 
 def _mounts() -> Iterator[str]:
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _device, directory, kind = line.split()[:3]
-        if kind == "cgroup2":
-            yield directory.encode().decode("unicode_escape")
+    # Bytes: users name what they mount as they like, and four characters alone are escaped.
+    for line in _MOUNTS.read_bytes().split(b"\n"):
+        _device, directory, kind, *_ = *line.split(b" "), b"", b""
+        if kind == b"cgroup2":
+            yield directory.decode("unicode_escape")
 
 
 def _opened(path: str, base: int | None, root: str) -> int:

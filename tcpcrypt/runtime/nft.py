@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -179,10 +180,11 @@ def _count(text: str) -> int:
 
 def _cgroups() -> str:
     """Where control groups of version 2 are mounted."""
-    for line in _MOUNTS.read_text().splitlines():
-        _device, place, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return place
+    # Bytes: users name what they mount as they like, and four characters alone are escaped.
+    for line in _MOUNTS.read_bytes().split(b"\n"):
+        _device, place, kind, *_ = *line.split(b" "), b"", b""
+        if kind == b"cgroup2":
+            return os.fsdecode(place)
     return CGROUP_ROOT
 
 

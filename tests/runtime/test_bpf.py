@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime import bpf, cgroup, sockops
+from tcpcrypt.runtime import bpf, cgroup, nft, sockops
 
 
 def test_what_is_no_object_is_refused() -> None:
@@ -73,6 +74,18 @@ def test_where_none_is_mounted_one_is_for_us_alone(monkeypatch: pytest.MonkeyPat
     os.close(directory)
     assert Path("/proc/self/mounts").read_text() == before
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("module", [cgroup, nft])
+def test_what_users_call_their_mounts_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: ModuleType
+) -> None:
+    mounts = tmp_path / "mounts"
+    monkeypatch.setattr(module, "_MOUNTS", mounts)
+    odd = b"a\x0b /home/u/\xff\x0cb\xc2\x85x\x0b/home/u/evil\x0bcgroup2 fuse rw 0 0\n"
+    mounts.write_bytes(odd + b"\n" + b"cgroup /sys/fs/cgroup cgroup2 rw 0 0\n")
+    find = nft._cgroups if module is nft else lambda: next(cgroup._mounts())
+    assert find() == "/sys/fs/cgroup"
 
 
 def test_another_tree_is_not_taken_for_ours(
