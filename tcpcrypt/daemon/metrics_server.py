@@ -130,7 +130,7 @@ def load() -> None:
         ) from error
     empty = Pages(Figures)
     for accept in ("", "application/openmetrics-text; version=1.0.0"):
-        request = f"GET {PATH} HTTP/1.1\r\nHost: here\r\nAccept: {accept}\r\n\r\n"
+        request = f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n"
         answer(request.encode(), empty)
     answer(b"nonsense\r\n\r\n", empty)
 

@@ -446,6 +446,19 @@ def test_without_prometheus_client_the_error_says_what_to_install(
         metrics_server.load()
 
 
+def test_pages_are_made_before_privileges_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they import is imported then; later it may not be readable."""
+    answers: list[bytes] = []
+
+    def told(request: bytes, page: Page) -> bytes:
+        answers.append(answer(request, page))
+        return answers[-1]
+
+    monkeypatch.setattr(metrics_server, "answer", told)
+    metrics_server.load()
+    assert [text.split()[1] for text in answers] == [b"200", b"200", b"400"]
+
+
 def test_nothing_is_imported_where_nothing_is_configured() -> None:
     with metrics_server.open_metrics(None) as sock:
         assert sock is None
