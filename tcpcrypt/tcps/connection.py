@@ -259,7 +259,9 @@ class Connection:
                 # TCP/S encrypts none of it, and so nobody is meant to take it.
                 made = segment.altered(segment.options, b"")
             case Action.REPEATED if self._is_repeated(segment):
-                made = segment.altered(segment.options, b"")
+                # Without a key it is not what was answered, and what it offers is decided.
+                offered = segment.options if find_key(segment.options) else b""
+                made = segment.altered(offered, b"")
             case Action.ABORT:
                 flags = TcpFlags.RST | TcpFlags.ACK
                 return segment.altered(b"", b"", flags=flags, seq=self._told)
@@ -322,11 +324,10 @@ class Connection:
 
     def _is_repeated(self, segment: Segment) -> bool:
         number = self._answer if self.active else self.isn
-        return (
-            segment.flags.ack is self.active
-            and segment.seq == number
-            and find_key(segment.options) == self._peer_public
-        )
+        key = find_key(segment.options)
+        # TCP/S repeats a SYN-ACK without its key, and TCP has to acknowledge it again.
+        known = key == self._peer_public or (self.active and key is None)
+        return segment.flags.ack is self.active and segment.seq == number and known
 
     def _is_next(self, segment: Segment) -> bool:
         """Whether the segment is exactly where the peer is, and knows where this host is."""

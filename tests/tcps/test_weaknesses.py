@@ -139,6 +139,22 @@ def test_s5_a_lost_answer_is_repeated_with_its_key(kind: type[Host]) -> None:
 
 
 @pytest.mark.parametrize("kind", [ours, Module])
+def test_s5_a_lost_acknowledgement_of_it_is_repeated(kind: type[Host]) -> None:
+    """Where the server speaks first nothing else would ever follow."""
+    one, other = ours(), kind()
+    wire = Wire(one, other)
+    assert wire.carry(syn()) is not None
+    assert wire.carry(syn_ack()) is not None
+    wire.sealed(packet())
+    again = wire.carry(syn_ack())
+    assert again is not None
+    assert bool(find_key(again.options)) is isinstance(other, Ours)
+    assert wire.carry(packet()) is not None
+    assert wire.say(WORDS, from_client=False) == WORDS
+    assert not clear(one, SAID)
+
+
+@pytest.mark.parametrize("kind", [ours, Module])
 def test_s6_what_is_sent_again_after_both_ends(kind: type[Host]) -> None:
     wire = Wire(kind(), kind()).open()
     assert wire.say(WORDS) == WORDS
@@ -396,8 +412,12 @@ def test_a2_other_answers_and_other_syns_change_nothing() -> None:
     wire.carry(syn())
     wire.carry(syn_ack())
     wire.carry(packet())
-    for options in (other, b"", LINUX_SYN):
-        assert wire.client.pre_routing(packet(False, SYN | ACK, options=options)) is None
+    assert wire.client.pre_routing(packet(False, SYN | ACK, options=other)) is None
+    for options in (b"", LINUX_SYN):
+        # TCP acknowledges it again, which the model may have missed (S5).
+        given = wire.client.pre_routing(packet(False, SYN | ACK, options=options, data=b"x"))
+        assert given == packet(False, SYN | ACK)
+        assert wire.client.pre_routing(packet(False, SYN | ACK, options=options, seq=7)) is None
         assert wire.client.pre_routing(packet(False, SYN | ACK, seq=3, options=options)) is None
         assert wire.server.pre_routing(packet(flags=SYN, options=options)) is None
     assert wire.say(WORDS) == WORDS
