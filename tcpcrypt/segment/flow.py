@@ -143,6 +143,16 @@ class Flow:
         """Whether both sides have ended it, and heard that the other has."""
         return self.dead or self._over_since is not None
 
+    def superseded(self, side: Side, syn: Segment) -> bool:
+        """Whether a SYN is one of a later attempt, where this one got no answer.
+
+        Of the peer's only before the inner host has answered, for anybody can send one.
+        """
+        unanswered = side is INNER or self._ends[INNER].isn < 0
+        if self._crypt is not None or self.plain or side is not self._opening.opener:
+            return False
+        return unanswered and self._ends[side].isn != syn.seq
+
     def forgotten(self, now: float) -> bool:
         """Whether nobody will ask for this connection any more."""
         return now - self.last_heard > self._patience

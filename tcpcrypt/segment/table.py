@@ -75,7 +75,8 @@ class Table:
         flow, flags = segment.flow, segment.flags
         key = flow if side is Side.INNER else (flow[2], flow[3], flow[0], flow[1])
         known = self.flows.get(key)
-        if flags.syn and not flags.ack and (known is None or known.over):
+        asks = flags.syn and not flags.ack
+        if asks and (known is None or known.over or known.superseded(side, segment)):
             if self._closing:
                 return None, Outcome()
             known = self._begin(key, side, segment)

@@ -220,6 +220,19 @@ def test_who_was_refused_may_ask_again_from_the_same_port(opener: Side) -> None:
     assert [to for to, _ in outcome.packets] == [opener.other]
 
 
+@pytest.mark.parametrize("opener", list(Side))
+def test_who_got_no_answer_may_ask_again_from_the_same_port(opener: Side) -> None:
+    one = table()
+    asks = THERE if opener is Side.INNER else BACK
+    one.take(opener, segment(asks, SYN, 100, options=with_eno()))
+    _, outcome = one.take(opener, segment(asks, SYN, 9_000, options=with_eno()))
+    assert [to for to, _ in outcome.packets] == [opener.other]
+    # But nobody else's SYN comes between the inner host's answer and the peer's next.
+    half_open(other := table())
+    assert other.take(Side.OUTER, segment(BACK, SYN, 9_000, options=MSS))[1] == Outcome()
+    assert not other.flows[THERE].plain
+
+
 # --- memory, and work ----------------------------------------------------------------------
 
 
