@@ -178,6 +178,7 @@ class Composer:
             window=source.window(sender.scale),
             urgent=ahead,
             options=region,
+            lasting=to is Side.INNER,
             congestion=sender.congestion and bool(data),
         )
         if data:

@@ -107,6 +107,9 @@ class Header:
     """As the field has it."""
     urgent: int = 0
     options: bytes = b""
+    lasting: bool = False
+    """It lives long enough, however short the life of the one that came was: a router
+    at which an opened packet dies quotes it to its sender, in clear."""
     congestion: bool = False
     """Some router has marked what this packet tells of (RFC 3168, CE)."""
 
@@ -138,8 +141,13 @@ def make_packet(
         )
     else:
         beneath = struct.pack("!IHBB16s16s", 6 << 28, 0, _PROTOCOL_TCP, _TTL, flow[0], flow[2])
-    if header.congestion:
-        marked = bytearray(beneath)
-        marked[1] |= ECN_CE if beneath[0] >> 4 == 4 else ECN_CE << 4
-        beneath = bytes(marked)
+    if header.congestion or header.lasting:
+        changed = bytearray(beneath)
+        old = beneath[0] >> 4 == 4
+        if header.congestion:
+            changed[1] |= ECN_CE if old else ECN_CE << 4
+        if header.lasting:
+            life = 8 if old else 7
+            changed[life] = max(changed[life], _TTL)
+        beneath = bytes(changed)
     return _fast.rebuild_segment(beneath + fixed, len(beneath), header.options, payload)

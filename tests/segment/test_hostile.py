@@ -82,6 +82,37 @@ def test_what_lies_beyond_all_windows_is_given_no_number_that_is_believed() -> N
     assert path.client.segments == before
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_nothing_opened_dies_on_its_way_and_is_quoted_in_clear(family: int) -> None:
+    # RFC 792, RFC 4443 section 3.3: Time Exceeded holds the packet that has died.
+    path = Path(Setup(family=family, forwards=True))
+    path.open()
+    at = 8 if family == 4 else 7
+
+    def nearly_dead(from_client: bool, packet: bytes) -> list[bytes]:
+        changed = bytearray(packet)
+        changed[at] = 1
+        # Made anew, so that the checksum of the header is right.
+        return [Segment.parse(changed).with_options(Segment.parse(changed).options)]
+
+    lives: list[int] = []
+    engine = path.engines[True]
+    assert engine is not None
+    inner = engine.outputs[Side.INNER]
+
+    def watched(packet: bytes) -> None:
+        assert Segment.parse(packet).checksum_ok()
+        lives.append(packet[at])
+        inner(packet)
+
+    engine.outputs[Side.INNER] = watched
+    path.meddle = nearly_dead
+    path.server.write(b"welcome")
+    path.world.run(2)
+    assert bytes(path.client.received) == b"welcome"
+    assert set(lives) == {64}
+
+
 # --- an end of all connections ----------------------------------------------------------
 
 
