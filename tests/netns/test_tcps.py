@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.tcps.options import find_identity, find_key, find_tag
 from tcpcrypt.tools.netns import Capture, Host, free_of, wait_until
+from tcpcrypt.wire.segment import Segment
 
 QUEUE = 9
 TCP_CLOSE = 7
@@ -270,7 +272,7 @@ def test_a_killed_daemon_leaves_nothing_in_the_clear(ends: Pair) -> None:
     assert free_of(capture.settled(), SECRET) == [SECRET]
 
 
-ACK, PSH, FIN, RST = 0x10, 0x08, 0x01, 0x04
+ACK, PSH, FIN, RST, SYN = 0x10, 0x08, 0x01, 0x04, 0x02
 TI = b"\xfd\x28TI" + bytes(36)
 
 
@@ -304,6 +306,38 @@ def test_forged_segments_and_fragments_change_nothing(ends: Pair) -> None:
         assert session.state == "encrypted"
     assert free_of(capture.settled(), SECRET) == [SECRET]
     assert not ends.client.daemon.events("tcps_refused", "bug")
+
+
+def test_a_syn_in_place_of_an_answer_makes_nothing_plain(ends: Pair) -> None:
+    """Linux takes it for a simultaneous open, and would connect."""
+    network = ends.network
+    assert network.middle is not None
+    network.meddle("-p", "tcp", "-j", "DROP")
+    ends.client.start(REQUIRE)
+    with (
+        Capture(network.client_end) as capture,
+        network.client.socket(socket.AF_INET, socket.SOCK_STREAM) as one,
+    ):
+        one.setblocking(False)
+        one.connect_ex((network.server_end.v4, PORT))
+        found = wait_until(lambda: [s for s in segments(capture.settled()) if s.flags.syn], "SYN")
+        answer = answer_to(found[0])
+        for flags, ahead in ((SYN, 0), (ACK, 1)):
+            forge(network.middle, answer, flags=flags, ahead=ahead)
+            assert len(segments(capture.settled())) > 1
+        with pytest.raises(BlockingIOError):
+            one.send(SECRET)
+        assert free_of(capture.settled(), SECRET) == [SECRET]
+
+
+def answer_to(syn: Segment) -> Segment:
+    """What the other side would send, with any number."""
+    ports = syn.destination_port, syn.source_port
+    acknowledged = (syn.seq + 1) % 2**32
+    tcp = struct.pack("!HHIIBBHHH", *ports, 1000, acknowledged, 0x50, ACK, 500, 0, 0)
+    ends = syn.destination.packed, syn.source.packed
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 7, 0, 64, 6, 0, *ends)
+    return Segment.parse(Segment.parse(head + tcp).with_options(b""))
 
 
 def test_what_was_open_before_is_left_alone(ends: Pair) -> None:
