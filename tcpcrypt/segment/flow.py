@@ -485,9 +485,11 @@ class Flow:
         outcome.packets.clear()
         for to in (INNER, OUTER):
             if self._ends[to].isn >= 0:
-                # As far as that side has acknowledged, for it believes no other place.
-                at = self._streams[to.other].emitted
-                outcome.packets.append((to, self._composer.reset(to, at)))
+                # Where it stands, for it believes no other place: behind all that it was
+                # sent, or behind what it has acknowledged if the rest was lost.
+                stream = self._streams[to.other]
+                for at in dict.fromkeys((stream.emitted, stream.una)):
+                    outcome.packets.append((to, self._composer.reset(to, at)))
         self._die()
 
     def abort(self) -> Outcome:

@@ -82,6 +82,25 @@ def test_what_lies_beyond_all_windows_is_given_no_number_that_is_believed() -> N
     assert path.client.segments == before
 
 
+def test_rfc5961_3_2_a_host_that_lacks_what_was_sent_last_believes_its_reset() -> None:
+    # Without one it would go on in clear when the engine is gone.
+    path = opened()
+    engine = path.engines[True]
+    assert engine is not None
+    inner = engine.outputs[Side.INNER]
+    engine.outputs[Side.INNER] = lambda _packet: None
+    path.server.write(b"lost within")
+    path.world.run(0.1)
+    engine.outputs[Side.INNER] = inner
+    stream = path.flow(True)._streams[Side.OUTER]
+    assert stream.una < stream.emitted
+    for to, packet in path.flow(True).abort().packets:
+        if to is Side.INNER:
+            inner(packet)
+    path.world.run(0.1)
+    assert path.client.state == "reset"
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_nothing_opened_dies_on_its_way_and_is_quoted_in_clear(family: int) -> None:
     # RFC 792, RFC 4443 section 3.3: Time Exceeded holds the packet that has died.
