@@ -88,7 +88,10 @@ def upgraded(root: Root, network: Network, install: list[str]) -> None:
 def removed(root: Root, network: Network) -> None:
     """No rule is left, of a guard neither; what an administrator wrote is."""
     assert root.rules()
+    unfinished = root.path / "run/tcpcrypt.upgrade"
+    unfinished.write_text(f"/{CONFIGURATION}\n")  # as an upgrade that failed leaves it
     said = root.run("dpkg", "--remove", "tcpcrypt").stdout
+    assert not unfinished.exists(), "the next installation would start the daemon by it"
     assert "tcpcryptd has ended" in said
     wait_until(lambda: not root.daemons(), "end of the daemon")
     assert root.rules() == []
@@ -99,10 +102,15 @@ def removed(root: Root, network: Network) -> None:
 
 
 def purged(root: Root) -> None:
-    """Keys, logs and configuration are gone."""
-    key = root.path / "var/lib/tcpcrypt/key"
-    key.parent.mkdir(exist_ok=True)
-    key.write_text("a secret")
+    """Keys, logs and configuration are gone; where received files went, they are."""
+    for name in ("var/lib/tcpcrypt/key", "etc/tcpcrypt/psk/site", "var/lib/stx/keys/laptop"):
+        key = root.path / name
+        key.parent.mkdir(parents=True, exist_ok=True)
+        key.write_text("a secret")
+    (root.path / "root/received").mkdir()
+    (root.path / "var/lib/stx/files").symlink_to("/root/received")
     assert [name for name in STATE if (root.path / name).exists()] == list(STATE)
     root.run("dpkg", "--purge", "tcpcrypt")
     assert [name for name in STATE if (root.path / name).exists()] == []
+    assert not (root.path / "var/lib/stx/keys").exists()
+    assert (root.path / "var/lib/stx/files").is_symlink()
