@@ -200,7 +200,13 @@ class Load:
         for thread in self._threads:
             thread.join()
         if self.problems:
-            raise self.problems[0]
+            told = [
+                line
+                for daemon in self._net.daemons
+                for line in daemon.events("failed", "fallback", "aborted", "bug", "exhausted")
+                if not line.get("service", "").endswith(f":{CLOSED_PORT}")
+            ]
+            raise AssertionError(f"{told[-6:]} after {self.done}") from self.problems[0]
 
 
 def counters(path: Path) -> dict[str, int]:

@@ -30,11 +30,13 @@ from tcpcrypt.daemon.client import SessionInfo
 
 PERIOD = "0.1"
 PATIENCE = 20.0
-BEGIN = (
-    "import fcntl, os, sys, termios\n"
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+HEEDING = (
+    "import os, signal, sys\n"
+    "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
     "os.execv(sys.executable, [sys.executable, '-m', 'tcpcrypt.cli.tcpcrypt', *sys.argv[1:]])\n"
 )
+"""Whoever runs the tests in the background has them ignore Ctrl-C, and with them what they start."""
+BEGIN = "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n" + HEEDING
 """A session leader takes the terminal, as a login does; Ctrl-C comes from there."""
 
 
@@ -233,7 +235,7 @@ def test_a_daemon_that_goes_is_waited_for(tmp_path: Path) -> None:
 def piped(path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         (
-            *(sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "sessions", "--watch", PERIOD),
+            *(sys.executable, "-c", HEEDING, "sessions", "--watch", PERIOD),
             *("--control", str(path), *words),
         ),
         stdin=subprocess.DEVNULL,
