@@ -35,7 +35,7 @@ HEEDING = (
     "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
     "os.execv(sys.executable, [sys.executable, '-m', 'tcpcrypt.cli.tcpcrypt', *sys.argv[1:]])\n"
 )
-"""Whoever runs the tests in the background has them ignore Ctrl-C, and with them what they start."""
+"""Tests that run in the background ignore Ctrl-C, and so does what they start, but for this."""
 BEGIN = "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n" + HEEDING
 """A session leader takes the terminal, as a login does; Ctrl-C comes from there."""
 
