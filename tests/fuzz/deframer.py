@@ -54,8 +54,8 @@ def check(data: bytes) -> None:
     offset = (79, 2**32 - 5, 0, 2**63)[decisions.number() % 4]
     step = decisions.number()
     wire = b""
-    parts: list[tuple[int, bytes | None]] = []
-    """Where each part of `wire` ends, and the data of a frame; None for what is none."""
+    frames: dict[int, list[tuple[bytes, bytes]]] = {}
+    """Those that were made to begin somewhere, each with its data."""
     generation = 0
     for _ in range(FRAMES_MAX):
         if not decisions.more:
@@ -63,26 +63,23 @@ def check(data: bytes) -> None:
         kind, control, flags = decisions.number() % 5, 0, 0
         if kind <= 2:
             control, flags = decisions.number(), decisions.number()
-        body: bytes | None = decisions.string()
-        assert body is not None
+        body = decisions.string()
         generation += control & 1
         key, at = traffic_key(aead, generation), offset + len(wire)
+        made = b""
         if kind == 0:  # without URGp
-            wire += frame(aead, key, at, body, control=control, flags=flags & ~2)
+            made = frame(aead, key, at, body, control=control, flags=flags & ~2)
         elif kind == 1:
-            wire += frame(aead, key, at, body, control=control, flags=flags, urgent=len(body))
+            made = frame(aead, key, at, body, control=control, flags=flags, urgent=len(body))
         elif kind == 2:  # an urgent field cut off
             wire += sealed(aead, key, at, bytes((flags | 2,)) + body[:1], control=control)
-            body = None
         elif kind == 3:
-            wire, body = wire + body, None
+            wire += body
         else:
             wire = wire[: len(wire) - min(len(body), len(wire))]
-            while parts and parts[-1][0] > len(wire):
-                parts.pop()
-            body = None
-        if len(wire) > (parts[-1][0] if parts else 0):
-            parts.append((len(wire), body))
+        if made:
+            frames.setdefault(len(wire), []).append((made, body))
+            wire += made
 
     def open_all(twin: ModuleType) -> Any:
         out = bytearray(len(wire))
@@ -91,13 +88,12 @@ def check(data: bytes) -> None:
         return opened, bytes(out[: opened[1]])
 
     alike(open_all)
-    plain, damaged = b"", False
-    for _end, data_of_frame in parts:
-        if data_of_frame is None:
-            damaged = True
-            break
-        plain += data_of_frame
-    received(aead, offset, pieces(wire, step), plain, damaged=damaged)
+    # What was cut off may have been put back, byte for byte.
+    plain, at = b"", 0
+    while whole := [one for one in frames.get(at, ()) if wire.startswith(one[0], at)]:
+        made, body = whole[-1]
+        plain, at = plain + body, at + len(made)
+    received(aead, offset, pieces(wire, step), plain, damaged=at < len(wire))
 
 
 def received(

@@ -16,7 +16,7 @@ REQUIRED = Terms(require=True)
 class Ours:
     """A host with our gate; has the hooks of the model."""
 
-    def __init__(self, terms: Terms | None = REQUIRED) -> None:
+    def __init__(self, terms: Terms | Fate | None = REQUIRED) -> None:
         self.hosts = KnownHosts()
         self.seen: list[str] = []
         self.now = 0.0

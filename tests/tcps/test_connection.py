@@ -44,3 +44,10 @@ def test_what_is_half_open_is_forgotten_too() -> None:
     host.pre_routing(packet(flags=SYN, options=KEY))
     host.gate.close()
     assert host.local_out(syn_ack()) is None
+
+
+def test_for_what_policy_has_neither_this_nor_the_clear_nothing_passes() -> None:
+    host = Ours(Fate.DROP)
+    assert host.local_out(syn()) is None
+    assert host.pre_routing(syn()) is None
+    assert (len(host.gate), host.gate.refused) == (0, 2)
