@@ -213,17 +213,23 @@ def test_writers_at_once_lose_nothing_of_each_other(path: Path) -> None:
     assert len(reader.current) == 4 * 25
 
 
+def _written(path: Path) -> tuple[int, int]:
+    """Changes with each file of that name; its number alone may come again."""
+    found = path.stat()
+    return found.st_ino, found.st_ctime_ns
+
+
 def test_a_writer_that_is_killed_leaves_a_whole_file_and_no_lock(path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     put(KnownPeersFile(path), peer())
     for delay in (0.0, 0.003, 0.007):
         writer = context.Process(target=write_endlessly, args=(path,))
         writer.start()
-        before = path.stat().st_ino
+        before = _written(path)
         deadline = time.monotonic() + 30
-        while path.stat().st_ino == before and time.monotonic() < deadline:
+        while _written(path) == before and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert path.stat().st_ino != before, "it never wrote"
+        assert _written(path) != before, "it never wrote"
         time.sleep(delay)
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)

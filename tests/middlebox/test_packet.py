@@ -30,7 +30,8 @@ def test_what_is_built_is_what_is_parsed() -> None:
     seen = IP(built)
     assert (seen.chksum, seen[TCP].chksum) == sums(built)
     assert bytes(seen[TCP].payload) == DATA
-    assert (69, b"\x21\x23") in seen[TCP].options
+    # Its name is a number or, once the layers of contrib are loaded, ENO.
+    assert b"\x21\x23" in [value for _name, value in seen[TCP].options]
     assert IP(ONE.build(spoilt=True))[TCP].chksum != sums(built)[1]
 
 
