@@ -33,7 +33,8 @@ def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser)
         " behind that interface, who need know nothing of it; the other end is another gateway, or"
         " a host with this or with tcpcryptd.  Connections that are open already are reset."
         "  Needs root, and that no tcpcryptd serves here.  SIGINT or SIGTERM resets what is"
-        " encrypted and takes the rules out again.  Exit status: 0 then, 1 if it could not start."
+        " encrypted, has the kernel end all connections of this host with these ports, plain ones"
+        " too, and takes the rules out again.  Exit status: 0 then, 1 if it could not start."
     )
     parser.add_argument(
         "--port",

@@ -71,10 +71,10 @@ def diverted_connections(
 
 
 def connections_by_port(ports: Sequence[range], directory: Path = _PROC) -> list[OlderConnection]:
-    """Those with another host of which either port is one of these."""
+    """Those with another host of which either port is one of these; none in TIME-WAIT."""
     return [
         connection
-        for connection in _connections(directory)
+        for connection in _connections(directory, (_LISTENING, _TIME_WAIT))
         if not connection.remote.is_loopback
         and any(connection.local_port in p or connection.remote_port in p for p in ports)
     ]

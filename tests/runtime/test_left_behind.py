@@ -41,6 +41,7 @@ def test_connections_of_either_port_but_not_over_the_loopback(tmp_path: Path) ->
         + "   2: 0100000A:138A 0200000A:01BB 01 00000000\n"
         + "   3: 0100007F:138B 0100007F:0050 01 00000000\n"
         + "   4: 00000000:0050 00000000:0000 0A 00000000\n"
+        + "   5: 0100000A:138C 0200000A:0050 06 00000000\n"  # TIME-WAIT: nothing of it can leave
     )
     found = connections_by_port([range(80, 81)], tmp_path)
     assert [(c.local_port, c.remote_port) for c in found] == [(5000, 80), (80, 5001)]
