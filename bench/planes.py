@@ -181,6 +181,8 @@ class Chain:
         before = self._spent("once")
         said = self._traffic.open(self.client, self.to["once"], at_once, seconds)
         spent = self._spent("once") - before + said["cpu_s"]
+        if not said["ok"]:
+            raise LocalError(f"none of {said['failed']} connections came about")
         return {
             "per_s": said["ok"] / said["seconds"],
             "p50_ms": said["p50_ms"],
@@ -254,11 +256,16 @@ def measure(names: Sequence[str], rounds: int, seconds: float, idle_counts: Sequ
         for number in range(rounds):
             for what, one in measures(seconds).items():
                 say(f"round {number + 1} of {rounds}: {what}")
-                for chain in running if number % 2 == 0 else reversed(running):
+                for chain in list(running if number % 2 == 0 else reversed(running)):
                     try:
                         said = one(chain)
-                    except (LocalError, subprocess.TimeoutExpired) as error:
+                    except LocalError as error:
                         say(f"{chain.name}: {what}: {error}")
+                        continue
+                    except subprocess.TimeoutExpired:
+                        # The others would wait as long for it in each measurement to come.
+                        left_out[chain.name] = f"stalled in {what} of round {number + 1}"
+                        running.remove(chain)
                         continue
                     found.setdefault(chain.name, {}).setdefault(what, []).append(said)
         for chain in running:

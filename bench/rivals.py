@@ -181,17 +181,33 @@ def ssh(ground: Ground) -> Targets:
 
 
 def stanford(ground: Ground) -> Targets:
-    """Stanford's daemon on both hosts, by its own divert rules."""
-    daemon = os.environ[STANFORD]
+    """Stanford's daemon on both hosts, each packet through its queue.
+
+    Its libraries are expected where its own build leaves them, beside its `src`.
+    """
+    daemon = Path(os.environ[STANFORD]).resolve()
+    libraries = daemon.parent.parent / "lib" / ".libs"
     ports = ",".join(map(str, ground.ports.values()))
     for host, (out, back) in ((ground.client, ("d", "s")), (ground.server, ("s", "d"))):
-        ground.start(host, daemon, "-p", STANFORD_QUEUE)
+        jail = ground.directory / out
+        jail.mkdir()
+        ground.start(
+            host,
+            *("env", f"LD_LIBRARY_PATH={libraries}", str(daemon), "-f", "-p", STANFORD_QUEUE),
+            *("-u", str(jail / "control"), "-U", "nobody", "-J", str(jail)),
+        )
+        wait_until(lambda host=host: _queue_is_read(host), "the Stanford daemon's queue", 10)
         for chain, side in (("OUTPUT", out), ("INPUT", back)):
             host.run(
                 *("iptables", "-A", chain, "-p", "tcp", "-m", "multiport", f"--{side}ports"),
                 *(ports, "-j", "NFQUEUE", "--queue-num", STANFORD_QUEUE),
             )
     return ground.direct()
+
+
+def _queue_is_read(host: Host) -> bool:
+    queues = host.run("cat", "/proc/net/netfilter/nfnetlink_queue").stdout.splitlines()
+    return any(line.split()[0] == STANFORD_QUEUE for line in queues)
 
 
 RIVALS: dict[str, tuple[Start, str]] = {
