@@ -13,6 +13,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 from netns.network import PORT, Network
 from netns.trusting import Trusting
@@ -111,7 +112,7 @@ class Rewriter:
         self._host = host
         self._stop = threading.Event()
 
-    def __enter__(self) -> "Rewriter":
+    def __enter__(self) -> Self:
         with self._host.entered():
             self._queue = PacketQueue.open({_QUEUE: 1024})
         self._rule("-A")

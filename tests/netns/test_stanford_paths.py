@@ -155,7 +155,7 @@ def test_init1_that_is_repeated_with_the_number_of_the_syn(path: Network, tmp_pa
     with Capture(path.client_end) as near, Lowered(path.middle) as lowered:
         assert path.curl("/page") == "a page"
         two.client.wait_for("closed")
-    assert lowered.changed == 1
+    assert lowered.changed, "once, or again where the machine was slow"
     (report,) = two.decoded(near)
     check(report, resumed=False)
 
@@ -167,13 +167,14 @@ def test_loss_keeps_every_byte(path: Network, tmp_path: Path) -> None:
         end.host.run("ip", "link", "set", end.device, "gso_max_segs", "1")
     path.web(tmp_path)
     two = Two(path, tmp_path).begin()
-    path.meddle("-m", "statistic", "--mode", "random", "--probability", "0.03", "-j", "DROP")
-    with Capture(path.client_end) as near:
+    assert path.middle is not None
+    with Capture(path.client_end) as near, Losing(path.middle) as losing:
         for number in range(2):
             output = tmp_path / f"got{number}"
             path.curl("/file", 4, "--output", str(output), "--retry", "0")
             assert hashlib.sha256(output.read_bytes()).digest() == hashlib.sha256(content).digest()
         two.client.wait_for("closed", count=2)
+    assert losing.changed
     assert not two.client.events("aborted")
     reports = two.decoded(near)
     assert len(reports) == 2
@@ -197,9 +198,10 @@ def test_of_a_peer_without_sack_no_byte_behind_a_gap_is_taken(
     two = Two(path, tmp_path).begin()
     assert path.curl("/file", 4, "--range", "0-5", "--output", str(tmp_path / "few")) == ""
     if lossy:
-        path.meddle("-m", "statistic", "--mode", "random", "--probability", "0.03", "-j", "DROP")
+        assert path.middle is not None
         (tmp_path / "got").write_bytes(b"")
-        path.curl("/file", 4, "--output", str(tmp_path / "got"), "--retry", "0", check=False)
+        with Losing(path.middle):
+            path.curl("/file", 4, "--output", str(tmp_path / "got"), "--retry", "0", check=False)
         (line,) = two.client.wait_for("aborted")
         assert line["reason"] == PeerReason.REPEATED_ANEW.value
         got = (tmp_path / "got").read_bytes()
@@ -273,11 +275,15 @@ def test_a_tampered_segment_ends_in_a_reset(path: Network, tmp_path: Path) -> No
             other.settimeout(15)
             assert other.recv(1) == b"?"
             assert path.middle is not None
-            with Tamperer(path.middle), concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with (
+                Tamperer(path.middle) as tamperer,
+                concurrent.futures.ThreadPoolExecutor(1) as pool,
+            ):
                 sent = pool.submit(_send, one, content)
                 with pytest.raises(ConnectionError):
                     _receive(other, got)
                 sent.result(20)
+    assert tamperer.changed
     assert content.startswith(bytes(got))
     assert len(got) < len(content)
     assert two.server.wait_for("aborted")[0]["reason"]
@@ -315,34 +321,61 @@ class Lowered(Rewriter):
         self._queue.verdict(packet, Verdict.ACCEPT, changed)  # type: ignore[arg-type]
 
 
-class Tamperer(Rewriter):
-    """Changes one segment with data that passes a router, and every copy of it.
-
-    Its checksum is right again.
-    """
+class Losing(Rewriter):
+    """Loses three packets in a hundred: segments, for the queue cuts what was merged."""
 
     def __init__(self, host: Host) -> None:
         super().__init__(host, lambda _segment: None)
-        self._seen = 0
+        self._random = random.Random(3)
+
+    def _rule(self, what: str) -> None:
+        self._host.run(
+            *("iptables", "-t", "mangle", what, "FORWARD", "-p", "tcp"),
+            *("-j", "NFQUEUE", "--queue-num", "7"),
+        )
+
+    def _decide(self, packet: object) -> None:
+        lost = self._random.random() < 0.03
+        self.changed += lost
+        verdict = Verdict.DROP if lost else Verdict.ACCEPT
+        self._queue.verdict(packet, verdict)  # type: ignore[arg-type]
+
+
+class Tamperer(Rewriter):
+    """Changes one byte of a stream on its way, in every copy of it.
+
+    It is chosen by its place, however the kernel merges or cuts what passes.  The
+    checksum is right again.
+    """
+
+    BEHIND = 60_000
+    """Bytes that pass as they are; what is changed stands in the next ones."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, lambda _segment: None)
+        self._passed = 0
         self._target: int | None = None
 
     def _rule(self, what: str) -> None:
         self._host.run(
             *("iptables", "-t", "mangle", what, "FORWARD", "-p", "tcp", "--dport", str(PORT)),
-            *("-m", "length", "--length", "500:", "-j", "NFQUEUE", "--queue-num", "7"),
+            *("-j", "NFQUEUE", "--queue-num", "7"),
         )
 
     def _decide(self, packet: object) -> None:
         octets = bytearray(packet.payload)  # type: ignore[attr-defined]
         segment = Segment.parse(octets)
-        self._seen += 1
-        if self._target is None and self._seen > 20:
-            self._target = segment.seq
+        size = len(segment.payload)
+        self._passed += size
+        if self._target is None and self._passed > self.BEHIND and size >= 100:
+            self._target = segment.seq + size - 20
         changed = None
-        if segment.seq == self._target:
-            options = bytes(segment.options)
-            octets[-20] ^= 1
-            changed = Segment.parse(octets).with_options(options)
+        if self._target is not None:
+            place = (self._target - segment.seq) % (1 << 32)
+            if place < size:
+                self.changed += 1
+                octets[place - size] ^= 1
+                changed = Segment.parse(octets).with_options(bytes(segment.options))
         self._queue.verdict(packet, Verdict.ACCEPT, changed)  # type: ignore[arg-type]
 
 
