@@ -36,9 +36,15 @@ from tcpcrypt.tools.traffic import Traffic, cpu_of
 
 PORT = 80
 KINDS = ("plain", "fresh", "resumed", "authenticated", "hybrid")
-ON_DEMAND = ("sockops",)
-"""Measured when asked for by name: fresh exchanges whose option a BPF program carries."""
-OPTIONS = {"fresh": ("--no-resume",), "sockops": ("--no-resume", "--backend", "sockops")}
+ON_DEMAND = ("sockops", "mixed", "mixed-resumed")
+"""Measured when asked for by name: the option is carried by a BPF program, at both ends or
+at the opener alone; fresh exchanges but for the last."""
+OPTIONS = {
+    "fresh": ("--no-resume",),
+    "sockops": ("--no-resume", "--backend", "sockops"),
+    "mixed": ("--no-resume", "--backend", "mixed"),
+    "mixed-resumed": ("--backend", "mixed"),
+}
 POST_QUANTUM = {"authenticated": "off", "hybrid": "require"}
 FILE = """\
 [daemon]

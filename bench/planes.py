@@ -85,7 +85,7 @@ def segments(ground: Ground) -> Targets:
 def chains() -> dict[str, Start]:
     """All that can be measured here.  What is new is added here, and nowhere else."""
     found: dict[str, Start] = {PLAIN: plain, LOSSY: plain}
-    backends = {"nfqueue": "ours, nfqueue", "sockops": "ours, sockops"}
+    backends = {"nfqueue": "ours, nfqueue", "sockops": "ours, sockops", "mixed": "ours, mixed"}
     for backend, name in backends.items():
         found[name] = ours("--backend", backend)
         found[f"{name}, fresh"] = ours("--backend", backend, "--no-resume")

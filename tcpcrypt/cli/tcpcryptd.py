@@ -173,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
     )
     ports.add_argument(
         "--backend",
-        choices=["auto", "nfqueue", "sockops"],
+        choices=["auto", "nfqueue", "sockops", "mixed"],
         help="what carries the TCP-ENO option (default: what the configuration says, or auto)",
     )
     ports.add_argument(

@@ -44,7 +44,7 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
             queue=installation.queue,
             trust=keeper.load(task.configuration.policies, task.configuration.daemon),
             remember=keeper.take,
-            privileges=DirectPrivileges(installation.opening_mark),
+            privileges=DirectPrivileges(),
             maps=installation.maps,
         )
         keeper.attach(host.loop, lambda trust, _applied: host.trust(trust))

@@ -6,7 +6,8 @@ has taken over gets from here new TCP sockets with our marks, other marks on
 such sockets, and nothing else: the parent checks every request and drops the
 worker that asks for anything besides.
 
-    worker -> parent   {"opener": [family, count, mark]}    sockets to peers
+    worker -> parent   {"opener": [family, count, mark]}    sockets to peers,
+                       {"undiverted": [family, count, mark]}   past the queue
                        {"service": [family, count]}         sockets to services
                        {"finish": [mark, ...]} + sockets    their handshakes are over
     parent -> worker   {"sockets": n} + n sockets           answers, in the order
@@ -53,6 +54,8 @@ _PATIENCE: Final = 10.0
 _SETTLED_PAUSE: Final = 1.0
 """Seconds after which connections that are still open are worth a word to the parent."""
 _EVERY_MARK: Final = 0xFFFFFFFF
+_DIVERTED: Final = "opener"
+_OPENERS: Final = (_DIVERTED, "undiverted")
 
 Heard = Callable[[str, Any], None]
 """Takes a verb that is none of the channel's, and its value."""
@@ -127,10 +130,11 @@ class Broker:
             return
         if word.descriptors:
             raise NonsenseError("descriptors came that nobody asked for")
-        if word.verb == "opener":
+        if word.verb in _OPENERS:
             family, count, mark = _numbers(word.value, 3)
             self._check(family, count, mark)
-            self._make(count, lambda: self._privileges.opener(family, mark))
+            diverted = word.verb == _DIVERTED
+            self._make(count, lambda: self._privileges.opener(family, mark, diverted=diverted))
         elif word.verb == "service":
             family, count = _numbers(word.value, 2)
             self._check(family, count)
@@ -204,16 +208,19 @@ class Broker:
 class BrokeredPrivileges:
     """The worker's end; see `tcpcrypt.runtime.privileges.Privileges`.
 
-    `heard` takes the parent's words.  A parent that is gone or silent ends the
+    `heard` takes the parent's words; `diverted` tells which sockets to peers will
+    be needed most.  A parent that is gone or silent ends the
     process by `SystemExit`: without it nothing of use can be done.
     """
 
-    def __init__(self, words: Words, families: Collection[int], heard: Heard) -> None:
+    def __init__(
+        self, words: Words, families: Collection[int], heard: Heard, *, diverted: bool = True
+    ) -> None:
         self._loop: Loop | None = None
         self._words = words
         self._heard = heard
         self._pools: dict[tuple[str, int], deque[socket.socket]] = {
-            (kind, family): deque() for kind in ("opener", "service") for family in families
+            (kind, family): deque() for kind in (*_OPENERS, "service") for family in families
         }
         self._asked: deque[tuple[str, int] | None] = deque()
         """What the answers that are to come belong to; None: to somebody who waits."""
@@ -223,17 +230,19 @@ class BrokeredPrivileges:
         self._settled: list[tuple[socket.socket, int]] = []
         self._later: deque[Word] = deque()
         for kind, family in self._pools:
-            self._ask(kind, family, BATCH)
+            if kind != _OPENERS[diverted]:
+                self._ask(kind, family, BATCH)
 
     def attach(self, loop: Loop) -> None:
         """Listen to the parent from now on."""
         self._loop = loop
         loop.watch(self._words.fileno(), READ, self._on_ready)
 
-    def opener(self, family: int, mark: int = 0) -> socket.socket:
+    def opener(self, family: int, mark: int = 0, *, diverted: bool = True) -> socket.socket:
+        kind = _OPENERS[not diverted]
         if mark:
-            return self._special_opener(family, mark)
-        return self._take("opener", family)
+            return self._special_opener(kind, family, mark)
+        return self._take(kind, family)
 
     def service(self, family: int) -> socket.socket:
         return self._take("service", family)
@@ -303,8 +312,8 @@ class BrokeredPrivileges:
             self._ask(kind, family, BATCH)
         return sock
 
-    def _special_opener(self, family: int, mark: int) -> socket.socket:
-        self._send("opener", [family, 1, mark & _EVERY_MARK & ~MARK_MASK])
+    def _special_opener(self, kind: str, family: int, mark: int) -> socket.socket:
+        self._send(kind, [family, 1, mark & _EVERY_MARK & ~MARK_MASK])
         self._asked.append(None)
         self._wait(lambda: bool(self._special))
         answer = self._special.pop()
@@ -313,7 +322,7 @@ class BrokeredPrivileges:
         return answer
 
     def _ask(self, kind: str, family: int, count: int) -> None:
-        self._send(kind, [family, count, 0] if kind == "opener" else [family, count])
+        self._send(kind, [family, count, 0] if kind in _OPENERS else [family, count])
         self._asked.append((kind, family))
 
     def _send(self, verb: str, value: object, descriptors: Collection[int] = ()) -> None:

@@ -119,7 +119,7 @@ class Crew:
         self._broker = Broker(
             loop,
             ours,
-            DirectPrivileges(installation.opening_mark),
+            DirectPrivileges(),
             expected=_VERBS,
             heard=heard,
             lost=self._on_lost,

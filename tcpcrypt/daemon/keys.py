@@ -97,6 +97,7 @@ KEYS: Final[tuple[Key, ...]] = (
             " where the TCP-ENO option is put in and read",
             "sockops": "a BPF program in the kernel puts the TCP-ENO option into the daemon's"
             " connections and reads it",
+            "mixed": "connections are opened as with sockops and accepted as with nfqueue",
         },
         "What carries the TCP-ENO option, by which two hosts agree on encryption.",
     ),

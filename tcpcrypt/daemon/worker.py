@@ -52,7 +52,7 @@ class Inheritance:
     queue: int
     """The descriptor of the socket that is bound to the netfilter queues."""
     maps: Maps | None
-    """Those of the sockops backend, if that is in use."""
+    """Those of the BPF program, if that is in use."""
     words: Words
     verdicts: socket.socket
     control: socket.socket | None
@@ -114,7 +114,12 @@ class _Worker:
     ) -> None:
         settings = inherited.settings
         self._queue = DelegatedQueue(inherited.queue, inherited.verdicts)
-        self._privileges = BrokeredPrivileges(inherited.words, settings.families, self._heard)
+        self._privileges = BrokeredPrivileges(
+            inherited.words,
+            settings.families,
+            self._heard,
+            diverted=inherited.maps is None,
+        )
         self._host = Host(
             settings,
             report,

@@ -39,7 +39,7 @@ class Settings:
     config: Config = field(default_factory=Config)
     families: tuple[int, ...] = (4, 6)
     backend: str = "auto"
-    """What carries the option: `auto`, `nfqueue` or `sockops`."""
+    """What carries the option: `auto`, `nfqueue`, `sockops` or `mixed`."""
     path_memory: float = 600.0
     """Seconds for which a peer or path without TCP-ENO is left alone; 0: never."""
     key_log: KeyLog | None = None

@@ -92,11 +92,12 @@ class NewRequest(Protocol):
 class EnoBackend(Protocol):
     """Carries TCP-ENO for sockets to peers."""
 
-    evicted: int
-    """Handshakes of peers that were given up for want of room."""
-
     @property
     def name(self) -> str: ...
+
+    @property
+    def evicted(self) -> int:
+        """Handshakes of peers that were given up for want of room."""
 
     def configure(self, config: Config) -> None:
         """Negotiate by `config` what peers open from now on."""
@@ -104,10 +105,11 @@ class EnoBackend(Protocol):
     def adopt_listener(self, listener: socket.socket, new: NewRequest) -> None:
         """Negotiate on connections that `listener`, bound and not listening yet, accepts."""
 
-    def opener(self, family: int, mark: int) -> socket.socket:
+    def opener(self, family: int, mark: int, config: Config) -> socket.socket:
         """A new nonblocking socket, prepared for `connect`; IPv4 or IPv6.
 
-        `mark` are bits of SO_MARK that are not ours.  Raises `OSError`.
+        `mark` are bits of SO_MARK that are not ours, `config` is what will be
+        negotiated by.  Raises `OSError`.
         """
 
     def connect(

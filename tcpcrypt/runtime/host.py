@@ -37,6 +37,7 @@ from tcpcrypt.runtime.eno_backend import EnoBackend, Requested, Tuple4
 from tcpcrypt.runtime.figures import connection_slots
 from tcpcrypt.runtime.incoming import AcceptedByPeer
 from tcpcrypt.runtime.loop import READ, Loop
+from tcpcrypt.runtime.mixed import MixedBackend
 from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
 from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER, NfqueueBackend
 from tcpcrypt.runtime.outgoing import OpenedByApplication
@@ -103,12 +104,15 @@ class Host:
         self._queue = queue
         self._hold = SynHold(queue, self._application_opens)
         self._backend: EnoBackend
-        if maps is not None:
-            self._backend = SockopsBackend(maps, privileges)
-            resumption: ResumptionCache = PublishedCache(settings.config, maps.resumptions)
+        self._queued: NfqueueBackend | None = NfqueueBackend(queue, privileges)
+        resumption = ResumptionCache(settings.config)
+        if maps is None:
+            self._backend = self._queued
+        elif settings.backend == "mixed":
+            self._backend = MixedBackend(SockopsBackend(maps, privileges), self._queued)
         else:
-            self._backend = NfqueueBackend(queue, privileges)
-            resumption = ResumptionCache(settings.config)
+            self._backend, self._queued = SockopsBackend(maps, privileges), None
+            resumption = PublishedCache(settings.config, maps.resumptions)
         self._waiting: dict[Tuple4, OpenedByApplication] = {}
         self._unsteerable: OrderedDict[Tuple4, int] = OrderedDict()
         """Connections, by the sequence number of their SYN, that cannot come to us."""
@@ -281,8 +285,8 @@ class Host:
 
     def _on_packet(self, packet: QueuedPacket) -> None:
         if packet.queue == QUEUE_NUMBER:
-            if isinstance(self._backend, NfqueueBackend):
-                self._backend.take(packet)
+            if self._queued is not None:
+                self._queued.take(packet)
             else:
                 self._queue.verdict(packet, Verdict.DROP)
         elif packet.queue == TCPS_QUEUE:

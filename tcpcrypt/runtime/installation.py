@@ -82,13 +82,13 @@ class Installation:
 
     @property
     def maps(self) -> Maps | None:
-        """What the sockops backend needs; None: netfilter queues carry the option."""
+        """What sockops needs; None: netfilter queues alone carry the option."""
         return self._attachment.maps if self._attachment is not None else None
 
     @property
-    def opening_mark(self) -> int:
-        """The mark of sockets to peers until their handshakes are over."""
-        return MARK_DONE if self._attachment is not None else MARK_HANDSHAKE
+    def _queues(self) -> bool:
+        """Whether handshakes go through a netfilter queue, all or some."""
+        return self.settings.backend != "sockops"
 
     @property
     def queue(self) -> PacketQueue:
@@ -109,13 +109,15 @@ class Installation:
         self._lock = only_one()
         try:
             self._queue = PacketQueue.open(dict.fromkeys(sorted(QUEUE_NUMBERS), QUEUE_LENGTH))
-            if self.settings.backend == "sockops":
+            if self.settings.backend in {"sockops", "mixed"}:
                 # Before any socket is made: the program knows none that is older.
                 self._attachment = Attachment()
             self._steering = TransparentSteering(self.settings.families)
             for listener in self._steering.peer_listeners:
                 # Requests and accepted sockets inherit the mark.
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.opening_mark)
+                listener.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_MARK, MARK_HANDSHAKE if self._queues else MARK_DONE
+                )
         except OSError as error:
             self.close()
             raise LocalError(f"cannot set up sockets: {error}") from error
@@ -202,7 +204,7 @@ class Installation:
 
     def _carrying(self) -> list[Rule]:
         """The rules of what carries the option."""
-        return divert_rules() if self._attachment is None else pass_rules()
+        return divert_rules() if self._queues else pass_rules()
 
     def missing(self) -> int:
         """How many rules are not as they were installed: somebody has changed them."""

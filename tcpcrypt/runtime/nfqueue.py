@@ -169,7 +169,7 @@ class NfqueueBackend:
     def adopt_listener(self, _listener: socket.socket, new: NewRequest) -> None:
         self._new = new
 
-    def opener(self, family: int, mark: int) -> socket.socket:
+    def opener(self, family: int, mark: int, _config: Config) -> socket.socket:
         return self._privileges.opener(family, mark)
 
     def connect(

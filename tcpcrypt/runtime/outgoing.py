@@ -97,7 +97,7 @@ class OpenedByApplication(Connection):
 
     def _connect(self, config: Config) -> None:
         context, held = self._context, self._held
-        outer = self._outer = context.backend.opener(held.family, held.mark)
+        outer = self._outer = context.backend.opener(held.family, held.mark, config)
         if held.dscp:
             level, option = (
                 (socket.IPPROTO_IP, socket.IP_TOS)

@@ -27,8 +27,11 @@ class Privileges(Protocol):
     All raise `OSError`.
     """
 
-    def opener(self, family: int, mark: int = 0) -> socket.socket:
-        """A new nonblocking socket for a connection to a peer, its handshake under way."""
+    def opener(self, family: int, mark: int = 0, *, diverted: bool = True) -> socket.socket:
+        """A new nonblocking socket for a connection to a peer.
+
+        `diverted`: its packets go through the netfilter queue until `finish`.
+        """
 
     def service(self, family: int) -> socket.socket:
         """A new nonblocking socket for a connection to a service, in the name of its client."""
@@ -42,18 +45,12 @@ class Privileges(Protocol):
 
 
 class DirectPrivileges:
-    """See `Privileges`; for a process that has the capability.
+    """See `Privileges`; for a process that has the capability."""
 
-    `opening` is the mark of sockets to peers until their handshakes are over.
-    """
-
-    def __init__(self, opening: int = MARK_HANDSHAKE) -> None:
-        self._opening = opening
-
-    def opener(self, family: int, mark: int = 0) -> socket.socket:
-        sock = tcp_socket(family)
+    def opener(self, family: int, mark: int = 0, *, diverted: bool = True) -> socket.socket:
+        sock, ours = tcp_socket(family), MARK_HANDSHAKE if diverted else MARK_DONE
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._opening | _foreign(mark))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, ours | _foreign(mark))
         except BaseException:
             sock.close()
             raise

@@ -41,7 +41,7 @@ from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.rules import MARK_HANDSHAKE, MARK_PASSED, Rule, marked, set_mark
 from tcpcrypt.wire.profile import RFC8548
 
-__all__ = ["OBJECT", "Attachment", "Maps", "SockopsBackend", "pass_rules"]
+__all__ = ["OBJECT", "Attachment", "Maps", "SockopsBackend", "can_judge", "pass_rules"]
 
 OBJECT: Final = Path(__file__).parent / "eno_sockops.bpf.o"
 """The compiled program; not there if it was built without clang."""
@@ -102,6 +102,16 @@ def pass_rules() -> list[Rule]:
     return [Rule("mangle", "INPUT", (*handshake, *set_mark(MARK_PASSED)))]
 
 
+def can_judge(config: Config) -> bool:
+    """Whether the program knows enough to answer, and to acknowledge answers, by `config`."""
+    return not (
+        config.profile is not RFC8548
+        or config.extensions
+        or config.active_b
+        or config.require_application_aware
+    )
+
+
 @dataclass(slots=True)
 class _Opening:
     negotiation: Negotiation
@@ -139,12 +149,7 @@ class SockopsBackend:
         """Handshakes of peers of which the kernel kept nothing, for want of room."""
 
     def configure(self, config: Config) -> None:
-        if (
-            config.profile is not RFC8548
-            or config.extensions
-            or config.active_b
-            or config.require_application_aware
-        ):
+        if not can_judge(config):
             raise LocalError("the sockops backend speaks RFC 8548 and its own TEPs alone")
         with socket.socket() as any_socket:
             cookie = any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
@@ -157,8 +162,8 @@ class SockopsBackend:
         self._new = new
         self._store(listener, _Transcript(_LISTENER))
 
-    def opener(self, family: int, mark: int) -> socket.socket:
-        return self._privileges.opener(family, mark)
+    def opener(self, family: int, mark: int, _config: Config) -> socket.socket:
+        return self._privileges.opener(family, mark, diverted=False)
 
     def connect(
         self,

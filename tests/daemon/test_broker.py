@@ -106,12 +106,14 @@ def test_sockets_carry_our_marks(parent: Parent) -> None:
     for family, kind in ((4, socket.AF_INET), (6, socket.AF_INET6)):
         openers = parent.ask("opener", [family, 3, 0])
         (marked,) = parent.ask("opener", [family, 1, FOREIGN])
+        (passing,) = parent.ask("undiverted", [family, 1, FOREIGN])
         services = parent.ask("service", [family, 64])
         assert [mark(sock) for sock in openers] == [MARK_HANDSHAKE] * 3
         assert mark(marked) == MARK_HANDSHAKE | FOREIGN
+        assert mark(passing) == MARK_DONE | FOREIGN
         assert {mark(sock) for sock in services} == {MARK_INNER}
         assert len(services) == 64
-        for sock in (*openers, marked, *services):
+        for sock in (*openers, marked, passing, *services):
             assert sock.family == kind
             assert sock.type == socket.SOCK_STREAM
             sock.close()
@@ -293,6 +295,8 @@ def test_an_unprivileged_worker_does_its_work(loop: Loop) -> None:
             if number % 40 == 0:
                 special = privileges.opener(6, FOREIGN)
                 assert mark(special) == MARK_HANDSHAKE | FOREIGN
+                assert mark(privileges.opener(6, FOREIGN, diverted=False)) == MARK_DONE | FOREIGN
+                assert mark(privileges.opener(4, diverted=False)) == MARK_DONE
         openers, services = kept[::2], kept[1::2]
         assert {mark(sock) for sock in openers} == {MARK_HANDSHAKE}
         assert {mark(sock) for sock in services} == {MARK_INNER}

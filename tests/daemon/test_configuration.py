@@ -75,6 +75,7 @@ GOOD = [
     ("daemon.backend", '"auto"', "auto"),
     ("daemon.backend", '"nfqueue"', "nfqueue"),
     ("daemon.backend", '"sockops"', "sockops"),
+    ("daemon.backend", '"mixed"', "mixed"),
     ("daemon.steering", '"auto"', "auto"),
     ("daemon.steering", '"tproxy"', "tproxy"),
     ("daemon.control", '"/tmp/c.sock"', Path("/tmp/c.sock")),

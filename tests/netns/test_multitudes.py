@@ -26,15 +26,15 @@ PIECES = (b"01234567", b"89abcdef")
 """Of what `traffic.c` sends; either is long enough never to come up in ciphertext."""
 
 
-@pytest.fixture(params=["nfqueue", "sockops"])
+@pytest.fixture(params=["nfqueue", "sockops", pytest.param("mixed", marks=pytest.mark.long)])
 def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "sockops":
+    if request.param != "nfqueue":
         try:
             Attachment().close()
         except LocalError as error:
             if "not permitted" not in str(error):
                 raise
-            pytest.skip(f"the sockops backend cannot run here: {error}")
+            pytest.skip(f"the {request.param} backend cannot run here: {error}")
     name: str = request.param
     return name
 

@@ -28,7 +28,6 @@ from tcpcrypt.errors import FallbackReason, LocalError
 from tcpcrypt.runtime import bpf
 from tcpcrypt.runtime.eno_backend import Requested, Tuple4
 from tcpcrypt.runtime.privileges import DirectPrivileges, tcp_socket
-from tcpcrypt.runtime.rules import MARK_DONE
 from tcpcrypt.runtime.sockops import Attachment, SockopsBackend
 from tcpcrypt.tools.netns import Capture, Host, wait_until
 
@@ -46,7 +45,7 @@ class Side:
     sockets: list[socket.socket] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.backend = SockopsBackend(self.attachment.maps, DirectPrivileges(MARK_DONE))
+        self.backend = SockopsBackend(self.attachment.maps, DirectPrivileges())
         with self.host.entered():
             self.backend.configure(self.config)
 
@@ -70,7 +69,7 @@ class Side:
     ) -> tuple[socket.socket, Negotiation]:
         """Begin to connect."""
         with self.host.entered():
-            sock = self.backend.opener(6 if ":" in address else 4, 0)
+            sock = self.backend.opener(6 if ":" in address else 4, 0, self.config)
         self.sockets.append(sock)
         if own_port:
             sock.bind(("", own_port))
@@ -390,7 +389,10 @@ def is_loaded(program: int) -> bool:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("kinds", [("sockops", "nfqueue"), ("nfqueue", "sockops")])
+@pytest.mark.parametrize(
+    "kinds",
+    [("sockops", "nfqueue"), ("nfqueue", "sockops"), ("mixed", "mixed"), ("mixed", "sockops")],
+)
 def test_the_backends_understand_each_other(
     pair: Network, tmp_path: Path, family: int, kinds: tuple[str, str]
 ) -> None:
@@ -416,16 +418,19 @@ def test_the_program_goes_with_the_daemon(pair: Network, how: signal.Signals) ->
     wait_until(lambda: not is_loaded(program), "end of the program")
 
 
-@pytest.mark.parametrize(("timestamps", "second"), [("0", "resumed"), ("1", "fresh")])
+@pytest.mark.parametrize(
+    ("backend", "timestamps", "second"),
+    [("sockops", "0", "resumed"), ("sockops", "1", "fresh"), ("mixed", "1", "resumed")],
+)
 def test_a_resumption_is_answered_where_there_is_room(
-    pair: Network, tmp_path: Path, timestamps: str, second: str
+    pair: Network, tmp_path: Path, backend: str, timestamps: str, second: str
 ) -> None:
-    """The answer takes 21 bytes; beside timestamps Linux leaves 20."""
+    """The answer takes 21 bytes; beside timestamps Linux leaves 20, and the queue more."""
     (tmp_path / "page").write_bytes(b"a page")
     pair.client.sysctl("net.ipv4.tcp_timestamps", timestamps)
     pair.web(tmp_path)
     daemons = [
-        pair.daemon(host, "--backend", "sockops", "--mode", "require")
+        pair.daemon(host, "--backend", backend, "--mode", "require")
         for host in (pair.client, pair.server)
     ]
     for _ in range(4):

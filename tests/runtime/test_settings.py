@@ -21,7 +21,8 @@ def test_a_backend_that_answers_for_all_policies_alike_serves_none_that_authenti
     with pytest.raises(LocalError, match=r"sockops.*auth.*nfqueue"):
         Settings(policies=(plain, policy), backend="sockops")
     assert Settings(policies=(plain,), backend="sockops").policies == (plain,)
-    assert Settings(policies=(plain, policy), backend="auto").policies == (plain, policy)
+    for other in ("auto", "mixed"):
+        assert Settings(policies=(plain, policy), backend=other).policies == (plain, policy)
 
 
 def test_and_none_that_tells_of_its_application() -> None:

@@ -27,7 +27,8 @@ Kernel = dict[str, bytes]
 class Sockets:
     """Makes sockets as nobody has to."""
 
-    def opener(self, family: int, _mark: int = 0) -> object:
+    def opener(self, family: int, _mark: int = 0, *, diverted: bool = True) -> object:
+        assert not diverted
         return tcp_socket(family)
 
 
@@ -54,7 +55,7 @@ def opened(backend: SockopsBackend, kernel: Kernel) -> Iterator[Opened]:
     listener = tcp_socket(4)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    sock = backend.opener(4, 0)
+    sock = backend.opener(4, 0, Config())
 
     def open_it(seen: int | None, theirs: bytes = ANSWER, *, insist: bool = False) -> Negotiation:
         negotiation = Negotiation(Config(), Opener.ACTIVE)
@@ -210,7 +211,7 @@ def test_what_is_published_of_a_configuration(backend: SockopsBackend, kernel: K
 
 
 def test_a_socket_that_is_released_has_no_news(backend: SockopsBackend) -> None:
-    with tcp_socket(4) as listener, backend.opener(4, 0) as sock:
+    with tcp_socket(4) as listener, backend.opener(4, 0, Config()) as sock:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         told: list[bool] = []
