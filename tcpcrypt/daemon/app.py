@@ -270,7 +270,8 @@ class _Daemon:
             self._loop.call_later(self._task.confirm, self._on_unconfirmed)
 
     def _tell_ready(self) -> None:
-        self._manager.ready(f"serving by {len(self._installation.settings.policies)} policies")
+        count = len(self._installation.settings.policies)
+        self._manager.ready(f"serving by {count} {'policy' if count == 1 else 'policies'}")
 
     # --- what comes ------------------------------------------------------------------------
 

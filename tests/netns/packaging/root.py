@@ -18,21 +18,36 @@ ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
 }
 # The upper layer is in memory: one below its own lower layer is not allowed.
-ARRANGE = """
+LAYER = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs "$2"
 mkdir "$2/upper" "$2/work" "$2/root"
 mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root"
 cd "$2/root"
 mount -t proc proc proc
-mount --rbind /dev dev
 mount -t sysfs sysfs sys
 for directory in run tmp; do
     mount -t tmpfs -o mode=1777 tmpfs $directory
 done
 chmod 755 run
-exec chroot . /bin/sh -c 'cd /; echo ready; exec sleep infinity'
 """
+# Not chroot: who is in one cannot make namespaces of users, and services have them.
+ENTER = """
+pivot_root . .
+cd /
+umount -l .
+"""
+IDLE = (
+    """
+mount --rbind /dev dev
+mount --make-rprivate dev
+"""
+    + ENTER
+    + """
+echo ready
+exec sleep infinity
+"""
+)
 
 
 class Root:
@@ -42,14 +57,19 @@ class Root:
     Takes root.
     """
 
+    BEGIN = LAYER + IDLE
+    """What makes it, as a script of `lower` and `place`; its last program is the first process."""
+    SPACES = ("mount", "pid")
+    """Namespaces of its own, beside the network's."""
+
     def __init__(self, host: Host, lower: Path, place: Path) -> None:
         assert os.geteuid() == 0, "a root file system of one's own takes root: run this as root"
         self.host = host
         place.mkdir()
         self._place = place
         self._holder = host.start(
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
-            *("sh", "-c", ARRANGE, "sh", str(lower), str(place)),
+            *self._within("unshare", *(f"--{space}" for space in self.SPACES)),
+            *("--fork", "--kill-child", "sh", "-c", self.BEGIN, "sh", str(lower), str(place)),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
         )  # fmt: skip
         said = self._holder.stdout.readline()
@@ -57,6 +77,10 @@ class Root:
         # unshare's child is the first process of the namespace.
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
         self._first = wait_until(lambda: children.read_text().split(), "first process")[0]
+
+    def _within(self, *argv: str) -> tuple[str, ...]:
+        """A command that is to have the same limits as all that runs in it."""
+        return argv
 
     def __enter__(self) -> Self:
         return self
@@ -86,9 +110,10 @@ class Root:
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in it; without `network` of its own: in that of this process."""
-        spaces = ("--mount", "--pid", "--root", "--wd", *(("--net",) if network else ()))
+        names = (*self.SPACES, "root", "wd", *(("net",) if network else ()))
+        spaces = (f"--{name}" for name in names)
         done = subprocess.run(
-            ("nsenter", "--target", self._first, *spaces, "--", *argv),
+            self._within("nsenter", "--target", self._first, *spaces, "--", *argv),
             env={**ENVIRONMENT, **variables}, stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=timeout, check=False,
         )  # fmt: skip
