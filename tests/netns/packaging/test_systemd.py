@@ -14,6 +14,10 @@ from tcpcrypt.tools.netns import wait_until
 
 UNIT = "tcpcryptd.service"
 RECEIVER = "stx-recv.service"
+KEY_OF_A_CLIENT = (
+    "install -d -o stx -g stx -m 700 /var/lib/stx /var/lib/stx/keys",
+    "setpriv --reuid stx --regid stx --clear-groups stx-keygen --keys /var/lib/stx/keys laptop",
+)
 DROP_IN = f"run/systemd/system/{UNIT}.d"
 
 
@@ -136,11 +140,8 @@ def test_the_receiver_of_files(root: Booted, pair: Network, tmp_path: Path) -> N
     """By the commands that stand in the head of its unit; nothing listens before there is a key."""
     root.systemctl("start", RECEIVER)
     assert root.property_of(RECEIVER, "ActiveState") == "inactive"
-    root.run(*"install -d -o stx -g stx -m 700 /var/lib/stx /var/lib/stx/keys".split())
-    root.run(
-        *"setpriv --reuid stx --regid stx --clear-groups".split(),
-        *"stx-keygen --keys /var/lib/stx/keys laptop".split(),
-    )
+    for line in KEY_OF_A_CLIENT:
+        root.run("sh", "-c", line)
     root.systemctl("start", RECEIVER)
     wait_until(lambda: ":12345 " in root.run("ss", "-ltn").stdout, "its port")
     key, letter = tmp_path / "key", tmp_path / "letter"
