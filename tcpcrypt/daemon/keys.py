@@ -186,7 +186,8 @@ KEYS: Final[tuple[Key, ...]] = (
         " plain TCP meanwhile, under `opportunistic` only.",
         "Seconds for which a host is remembered that can be reached only without the TCP-ENO"
         " option.  Connections to it under the mode `opportunistic` go plain at once"
-        " meanwhile, instead of after some seconds.  0 remembers nothing.  The mode `require`"
+        " meanwhile, instead of after some seconds.  Mere silence counts for a tenth of the"
+        " time, unless it comes again.  0 remembers nothing.  The mode `require`"
         " never makes use of it.",
     ),
     _choice(

@@ -40,7 +40,13 @@ from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Fallback, Negotiation
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.registry import INIT1_MAGIC, TCP_OPTION_FAST_OPEN
-from tcpcrypt.runtime.eno_backend import NewRequest, Requested, SocketAddress, Tuple4
+from tcpcrypt.runtime.eno_backend import (
+    NewRequest,
+    Requested,
+    SocketAddress,
+    Tuple4,
+    syns_with_option,
+)
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
@@ -67,11 +73,6 @@ PENDING_SECONDS: Final = 130.0
 """Linux gives up on a SYN-ACK 63 s after the first; twice that."""
 ACK_OPTION_ROOM: Final = 4
 """Bytes of a header that `45 02` and its padding take."""
-SYNS_WITH_OPTION: Final = 3
-"""Paths that drop a SYN with an option they do not know exist.  RFC 8547 section
-4.6 lets the opener leave ENO out of a SYN that it repeats; Linux sends the fourth
-3 to 7 s after the first.  Mere loss hardly ever takes three.  Not done where
-encryption is required."""
 _MODULUS: Final = 1 << 32
 _PLAUSIBLE: Final = 1 << 20
 """How far from its start a stream can be while the handshake lasts; the initial
@@ -86,8 +87,8 @@ class _Opening:
     negotiation: Negotiation
     progress: Callable[[], None]
     mark: int
-    insist: bool
-    """No SYN is ever repeated without the option."""
+    syns_max: int
+    """SYNs that leave with the option before one leaves without; 0: all do."""
     sent_isn: int | None = None
     received_isn: int | None = None
     syns: int = 0
@@ -181,6 +182,7 @@ class NfqueueBackend:
         *,
         mark: int = 0,
         insist: bool = False,
+        known: bool = False,
     ) -> None:
         number = sock.connect_ex(address)
         if number not in {0, errno.EINPROGRESS}:
@@ -188,7 +190,8 @@ class NfqueueBackend:
         # The port is known now, and the SYN waits in the queue until this
         # thread comes back to the loop.
         local = Tuple4.of_opener(sock, address)
-        self._opening[local] = _Opening(sock, negotiation, progress, mark, insist)
+        syns_max = syns_with_option(insist=insist, known=known)
+        self._opening[local] = _Opening(sock, negotiation, progress, mark, syns_max)
         self._opening_by_socket[sock] = local
 
     def connected(self, _sock: socket.socket) -> None:
@@ -309,7 +312,9 @@ class NfqueueBackend:
         if flags.syn:
             opening.sent_isn = segment.seq
             opening.syns += 1
-            give_up = opening.syns > SYNS_WITH_OPTION and not flags.ack and not opening.insist
+            # Not if the answer is here already, and this one was on its way to the queue.
+            unheard = opening.received_isn is None and not flags.ack
+            give_up = unheard and 0 < opening.syns_max < opening.syns
         return _with_option(opening.negotiation, segment, give_up=give_up)
 
     def _open_in(self, opening: _Opening, segment: Segment) -> bytes | None:

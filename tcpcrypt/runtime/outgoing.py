@@ -10,7 +10,7 @@ from typing import Final
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
 from tcpcrypt.core.policy import FlowDirection, Policy
-from tcpcrypt.errors import LocalError
+from tcpcrypt.errors import FallbackReason, LocalError
 from tcpcrypt.registry import Tep
 from tcpcrypt.runtime.connection import (
     Connection,
@@ -111,6 +111,7 @@ class OpenedByApplication(Connection):
         self._negotiation = Negotiation(
             config, Opener.ACTIVE, resumption=context.resumption, peer=self._peer
         )
+        to = held.connection
         context.backend.connect(
             outer,
             self._service,
@@ -118,6 +119,9 @@ class OpenedByApplication(Connection):
             self._proceed,
             mark=held.mark,
             insist=config.require_encryption,
+            known=context.paths.encrypts(
+                to.remote, to.remote_port, config.profile.name, self._allowed
+            ),
         )
         context.loop.watch(outer.fileno(), WRITE, self._on_outer)
 
@@ -127,7 +131,7 @@ class OpenedByApplication(Connection):
             close_with_reset(inner)
             return
         self._wait_for(None)
-        self._held.forget()
+        self._held.arrived()
         inner.setblocking(False)
         self._inner = inner
         if self._data_can_pass:
@@ -179,6 +183,11 @@ class OpenedByApplication(Connection):
             if self._speak(negotiation, self._peer) and not self._authenticates(negotiation):
                 self._steer()
 
+    @property
+    def _allowed(self) -> str:
+        """What policy says of dialects, by which paths are remembered."""
+        return self.policy.profile if self.policy is not None else ""
+
     @staticmethod
     def _authenticates(negotiation: Negotiation) -> bool:
         """Whether the key exchange may yet refuse the peer, and so the connection."""
@@ -207,8 +216,9 @@ class OpenedByApplication(Connection):
             self._fail(errno.ETIMEDOUT)
 
     def _remember(self, negotiation: Negotiation) -> None:
-        outcome, remote = negotiation.outcome, self._held.connection
+        outcome, remote, silent = negotiation.outcome, self._held.connection, False
         if isinstance(outcome, Fallback):
+            silent = outcome.reason is FallbackReason.SYN_RETRANSMITTED_PLAIN
             last, reason = "plain", outcome.reason.value
             if self._refuses(outcome):
                 last = "refused"
@@ -222,8 +232,9 @@ class OpenedByApplication(Connection):
             last,
             reason,
             profile=spoken,
+            silent=silent,
             others=tuple(profile.name for profile in allowed if profile.name != spoken),
-            allowed=self.policy.profile if self.policy is not None else "",
+            allowed=self._allowed,
         ):
             facts: dict[str, object] = {"service": address_text(self._service), "reason": reason}
             self._context.report("remembered", facts)

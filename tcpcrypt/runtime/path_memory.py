@@ -8,6 +8,10 @@ plain for that time, which he could do to each connection anyway; `require`
 never asks this memory.  He can so bring a policy that allows a weaker dialect
 to speak that one, too, for a day at most: then the first is tried again.
 
+What merely was not answered, a SYN with the option, may as well have been lost, or
+have come to a peer that was stopped for a while.  So that is remembered for a tenth
+of the time, and for all of it if the next try ends the same way.
+
 Policies that allow other dialects learn nothing from one another: that a service
 does not answer in one dialect tells nothing of those that it was not offered,
 and the connections of one user must not make those of another go in the clear.
@@ -29,6 +33,8 @@ _CAPACITY: Final = 8192
 _DIALECT_SECONDS: Final = 86_400.0
 """For which a dialect that is not the first is spoken; each try of the first costs
 those that speak the other alone a connection in the clear, or refused."""
+_DOUBTFUL_SHARE: Final = 0.1
+"""Of the time: for which silence is taken for a path that swallows the option."""
 
 
 @dataclass(slots=True)
@@ -47,6 +53,8 @@ class Remembered:
     """By the clock: then the first is spoken again."""
     failures: int = 0
     """Dialects tried in a row without success."""
+    doubtful: bool = False
+    """Whether it was left alone for nothing but silence, once."""
 
 
 class PathMemory:
@@ -69,6 +77,11 @@ class PathMemory:
         known.connections += 1
         return True
 
+    def encrypts(self, address: bytes, port: int, profile: str, allowed: str = "") -> bool:
+        """Whether the latest connection to this service was encrypted, in that dialect."""
+        known = self._peers.get((address, port, allowed))
+        return known is not None and (known.last, known.profile) == ("encrypted", profile)
+
     def profile(self, address: bytes, port: int, allowed: str = "") -> str:
         """The dialect to speak to this service; empty: nothing is known of it."""
         known = self._peers.get((address, port, allowed))
@@ -84,6 +97,7 @@ class PathMemory:
         reason: str = "",
         *,
         profile: str = "",
+        silent: bool = False,
         others: tuple[str, ...] = (),
         allowed: str = "",
     ) -> bool:
@@ -91,6 +105,7 @@ class PathMemory:
 
         It spoke `profile`.  Where it was not encrypted the next one speaks one of
         `others`, and no service is left alone before it was offered all of them.
+        `silent`: it is plain because SYNs with the option were not answered.
         """
         before = self._peers.pop((address, port, allowed), None)
         failures = 0 if last == "encrypted" else 1 + (before.failures if before is not None else 0)
@@ -101,18 +116,30 @@ class PathMemory:
         until = now + _DIALECT_SECONDS
         if before is not None and before.profile == following and before.profile_until > now:
             until = before.profile_until  # however often it is spoken
+        doubtful, plain_until = False, now + self.seconds if plain else None
+        if plain and silent:
+            doubtful, plain_until = self._doubt(before, now)
         self._peers[address, port, allowed] = Remembered(
             last,
             reason,
-            now + self.seconds if plain else None,
+            plain_until,
             1 + (before.connections if before is not None else 0),
             following,
             until,
             0 if exhausted else failures,
+            doubtful,
         )
         if len(self._peers) > _CAPACITY:
             self._peers.popitem(last=False)
         return plain
+
+    def _doubt(self, before: Remembered | None, now: float) -> tuple[bool, float]:
+        """Whether silence may have been chance, and until when it counts."""
+        if before is None or before.plain_until is None:
+            return True, now + self.seconds * _DOUBTFUL_SHARE
+        if before.plain_until > now:
+            return before.doubtful, before.plain_until  # tried before that was known
+        return False, now + self.seconds
 
     def forget(self, address: bytes | None = None) -> int:
         """Forget a peer, or all; how many services that were."""

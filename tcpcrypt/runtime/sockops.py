@@ -36,7 +36,13 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.registry import GLOBAL_A, GLOBAL_B, RESUME_ID_LEN, TCP_OPTIONS_MAX, Tep
 from tcpcrypt.runtime import bpf
 from tcpcrypt.runtime.cgroup import open_own_cgroup
-from tcpcrypt.runtime.eno_backend import NewRequest, Requested, SocketAddress, Tuple4
+from tcpcrypt.runtime.eno_backend import (
+    NewRequest,
+    Requested,
+    SocketAddress,
+    Tuple4,
+    syns_with_option,
+)
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.rules import MARK_HANDSHAKE, MARK_PASSED, Rule, marked, set_mark
 from tcpcrypt.wire.profile import RFC8548
@@ -49,8 +55,6 @@ _PROGRAM: Final = "tcpcrypt_eno"
 _SO_NETNS_COOKIE: Final = 71
 _SYN_ROOM: Final = 20
 """What Linux leaves at least, without TCP-MD5 and TCP-AO."""
-SYNS_WITH_OPTION: Final = 3
-"""As `tcpcrypt.runtime.nfqueue.SYNS_WITH_OPTION`."""
 
 # As ext/eno_sockops.bpf.c has them.
 _OPENER, _LISTENER, _ACCEPTED = 1, 2, 3
@@ -174,10 +178,12 @@ class SockopsBackend:
         *,
         mark: int = 0,
         insist: bool = False,
+        known: bool = False,
     ) -> None:
         option = negotiation.option_to_send(True, False, _SYN_ROOM)
         if option:
-            self._store(sock, _opening_transcript(negotiation, option, insist=insist))
+            syns_max = syns_with_option(insist=insist, known=known)
+            self._store(sock, _opening_transcript(negotiation, option, syns_max))
         number = sock.connect_ex(address)
         if number not in {0, errno.EINPROGRESS}:
             raise OSError(number, "connect")
@@ -232,7 +238,7 @@ class SockopsBackend:
         )
 
 
-def _opening_transcript(negotiation: Negotiation, option: bytes, *, insist: bool) -> _Transcript:
+def _opening_transcript(negotiation: Negotiation, option: bytes, syns_max: int) -> _Transcript:
     own = negotiation.own
     if own is None or len(option) > TCP_OPTIONS_MAX:
         raise LocalError("there is no option to send")
@@ -240,7 +246,7 @@ def _opening_transcript(negotiation: Negotiation, option: bytes, *, insist: bool
     ticket = own.ticket
     return _Transcript(
         _OPENER,
-        syns_max=0 if insist else SYNS_WITH_OPTION,
+        syns_max=syns_max,
         offered=offered,
         own_length=len(option),
         ticket=bytes((ticket.tep,)) + ticket.peer_identifier if ticket is not None else b"",

@@ -7,6 +7,7 @@ peer refused, or cannot be reached, and not from a reset afterwards.
 from __future__ import annotations
 
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -29,6 +30,8 @@ HELD_MAX: Final = 16384
 """Connections that may wait at once; the SYNs of others are dropped, and come again."""
 PACKETS_KEPT: Final = 1024
 """Beyond it a SYN waits until it is repeated, and no longer."""
+_ARRIVED_KEPT: Final = 1024
+"""Connections that have come, whose SYNs are known; all of some hundred milliseconds."""
 _DSCP: Final = 0xFC
 
 
@@ -115,6 +118,11 @@ class HeldSyn:
         self.superseded = None
         self._hold.forget(self)
 
+    def arrived(self) -> None:
+        """The application's connection is up; `forget`, but for repetitions of its SYN."""
+        self._hold.note_arrived(self)
+        self.forget()
+
     def _decide(self, mark: int) -> None:
         self._decision = mark
         packet = self._take_out()
@@ -153,6 +161,7 @@ class SynHold:
         """SYNs dropped because too many were waiting."""
         self._came = came
         self._held: dict[Tuple4, HeldSyn] = {}
+        self._arrived: OrderedDict[Tuple4, tuple[int, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -182,6 +191,11 @@ class SynHold:
             self.queue.verdict(packet, Verdict.DROP)
             return
         held = HeldSyn(self, packet, segment)
+        if self._arrived.get(held.connection) == (held.isn, held.queue):
+            # Repeated before the answer was heard, as on a machine that is busy: it
+            # is nobody's any more, and must not open another connection to the peer.
+            self.queue.verdict(packet, Verdict.DROP)
+            return
         known = self._held.get(held.connection)
         if known is not None and (known.isn, known.queue) == (held.isn, held.queue):
             known.repeated(packet)
@@ -197,6 +211,13 @@ class SynHold:
             self._held[held.connection] = held
             held.keep(packet)
             self._came(held)
+
+    def note_arrived(self, held: HeldSyn) -> None:
+        """See `HeldSyn.arrived`."""
+        self._arrived.pop(held.connection, None)
+        self._arrived[held.connection] = held.isn, held.queue
+        if len(self._arrived) > _ARRIVED_KEPT:
+            self._arrived.popitem(last=False)
 
     def forget(self, held: HeldSyn) -> None:
         """See `HeldSyn.forget`."""

@@ -3,8 +3,11 @@
 RFC 8547 section 4.6 says which missing option ends in what.
 """
 
+import os
+import signal
 import socket
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,39 @@ def test_a_path_that_drops_syns_with_the_option(path: Network, site: Path, mode:
     assert syns[0]
     assert syns[:3] == 3 * [syns[0]]
     assert syns[3] == (None if mode == "opportunistic" else syns[0])
+
+
+def opened(capture: Capture) -> list[Segment]:
+    """The SYNs, without those that answer."""
+    return [s for s in segments(capture.packets) if s.flags.syn and not s.flags.ack]
+
+
+def test_a_peer_that_is_stopped_for_a_while_is_not_taken_for_a_path_that_drops(
+    path: Network, site: Path
+) -> None:
+    """Its kernel would answer a SYN without the option at once, in clear."""
+    path.web(site)
+    ours, theirs = path.both()
+    assert path.curl("/page").encode() == PAGE
+    ours.wait_for("closed")
+    with Capture(path.client_end) as capture:
+
+        def go_on() -> None:
+            try:
+                wait_until(lambda: len(opened(capture)) > 3, "fourth SYN", 20)
+            finally:
+                os.kill(theirs.worker, signal.SIGCONT)
+
+        os.kill(theirs.worker, signal.SIGSTOP)
+        going = threading.Thread(target=go_on)
+        going.start()
+        assert path.curl("/page").encode() == PAGE
+        going.join()
+    assert len({eno(syn) for syn in opened(capture)} - {None}) == 1
+    assert all(eno(syn) for syn in opened(capture))
+    assert PAGE not in b"".join(bytes(segment.payload) for segment in segments(capture.packets))
+    assert len(ours.wait_for("enabled", count=2)) == 2
+    assert not ours.events("fallback")
 
 
 def test_option_stripped_from_the_first_ack_aborts(path: Network) -> None:

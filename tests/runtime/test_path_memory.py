@@ -62,3 +62,50 @@ def test_what_is_forgotten_is_forgotten_for_all_policies(paths: PathMemory) -> N
     assert [(address, port) for address, port, _ in paths] == [(HERE, PORT)] * 2
     assert paths.forget(HERE) == 2
     assert not paths.is_plain(HERE, PORT, "rfc8548")
+
+
+def test_silence_counts_for_a_tenth_of_the_time_unless_it_comes_again(
+    paths: PathMemory, clock: Clock
+) -> None:
+    """A peer that was stopped for some seconds must not be spoken to in clear for long."""
+
+    def silent() -> bool:
+        return paths.note(HERE, PORT, "plain", "silence", profile="rfc8548", silent=True)
+
+    assert silent()
+    clock.now = 1.0
+    assert silent()  # one of many that were tried at once
+    clock.now = 59.0
+    assert paths.is_plain(HERE, PORT)
+    clock.now = 61.0
+    assert not paths.is_plain(HERE, PORT)
+    assert silent()
+    clock.now = 62.0
+    assert silent()
+    clock.now = 660.0
+    assert paths.is_plain(HERE, PORT)
+    clock.now = 662.0
+    assert not paths.is_plain(HERE, PORT)
+    # Once it has worked, silence is chance again.
+    paths.note(HERE, PORT, "encrypted", profile="rfc8548")
+    assert silent()
+    clock.now = 662.0 + 61.0
+    assert not paths.is_plain(HERE, PORT)
+
+
+def test_an_answer_without_the_option_counts_for_all_of_the_time(
+    paths: PathMemory, clock: Clock
+) -> None:
+    paths.note(HERE, PORT, "plain", "no option", profile="rfc8548")
+    clock.now = 599.0
+    assert paths.is_plain(HERE, PORT)
+
+
+def test_which_paths_have_carried_the_option_in_a_dialect(paths: PathMemory) -> None:
+    assert not paths.encrypts(HERE, PORT, "rfc8548")
+    paths.note(HERE, PORT, "encrypted", profile="rfc8548")
+    assert paths.encrypts(HERE, PORT, "rfc8548")
+    assert not paths.encrypts(HERE, PORT, "stanford")
+    assert not paths.encrypts(HERE, PORT, "rfc8548", "both")
+    paths.note(HERE, PORT, "plain", profile="rfc8548", silent=True)
+    assert not paths.encrypts(HERE, PORT, "rfc8548")

@@ -11,8 +11,13 @@ from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
 from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.errors import FallbackReason, LocalError
-from tcpcrypt.runtime import bpf, sockops
-from tcpcrypt.runtime.eno_backend import Requested, Tuple4
+from tcpcrypt.runtime import bpf
+from tcpcrypt.runtime.eno_backend import (
+    SYNS_TO_THE_KNOWN,
+    SYNS_WITH_OPTION,
+    Requested,
+    Tuple4,
+)
 from tcpcrypt.runtime.privileges import tcp_socket
 from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 
@@ -57,12 +62,11 @@ def opened(backend: SockopsBackend, kernel: Kernel) -> Iterator[Opened]:
     listener.listen()
     sock = backend.opener(4, 0, Config())
 
-    def open_it(seen: int | None, theirs: bytes = ANSWER, *, insist: bool = False) -> Negotiation:
+    def open_it(seen: int | None, theirs: bytes = ANSWER, **known: bool) -> Negotiation:
         negotiation = Negotiation(Config(), Opener.ACTIVE)
         told: list[bool] = []
-        backend.connect(
-            sock, listener.getsockname(), negotiation, lambda: told.append(True), insist=insist
-        )
+        address = listener.getsockname()
+        backend.connect(sock, address, negotiation, lambda: told.append(True), **known)
         if seen is not None:
             own = LAYOUT.unpack(kernel["stored"])[9]
             kernel["said"] = LAYOUT.pack(1, seen, 1, 3, 1, 3, len(theirs), 0, b"", own, theirs, b"")
@@ -83,7 +87,7 @@ def test_an_opener_is_given_its_option(opened: Opened, kernel: Kernel) -> None:
     assert negotiation.own is not None
     values = LAYOUT.unpack(kernel["stored"])
     kind, seen, syns, most, offered, length = values[:6]
-    assert (kind, seen, syns, most) == (1, 0, 0, sockops.SYNS_WITH_OPTION)
+    assert (kind, seen, syns, most) == (1, 0, 0, SYNS_WITH_OPTION)
     assert offered == 0b1101, "P-256, Curve25519, Curve448"
     assert values[9][:length] == negotiation.own.raw
     assert values[8] == bytes(10), "nothing to resume"
@@ -92,6 +96,11 @@ def test_an_opener_is_given_its_option(opened: Opened, kernel: Kernel) -> None:
 def test_who_insists_repeats_it_for_ever(opened: Opened, kernel: Kernel) -> None:
     opened(SYN_LEFT | UP | ACKED, insist=True)
     assert LAYOUT.unpack(kernel["stored"])[3] == 0
+
+
+def test_a_path_that_is_known_to_carry_it_is_tried_longer(opened: Opened, kernel: Kernel) -> None:
+    opened(SYN_LEFT | UP | ACKED, known=True)
+    assert LAYOUT.unpack(kernel["stored"])[3] == SYNS_TO_THE_KNOWN
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,31 @@ def test_repetitions_share_the_decision_and_only_one_waits() -> None:
     )
 
 
+def test_a_repetition_that_comes_late_opens_nothing() -> None:
+    """The kernel repeats a SYN whose answer is under way, as where processors are busy."""
+    held, queue, came = hold()
+    held.take(queued(1, syn()))
+    came[0].steer()
+    came[0].arrived()
+    held.take(queued(2, syn()))
+    assert queue.decided[2] == (Verdict.DROP, None)
+    assert (len(came), len(held), held.packets) == (1, 0, 0)
+    held.take(queued(3, syn(isn=2)))  # another connection
+    assert len(came) == 2
+
+
+def test_what_has_arrived_is_remembered_for_a_while_only() -> None:
+    held, _queue, came = hold()
+    for number in range(1100):
+        held.take(queued(number, syn(port=1024 + number)))
+        came[-1].steer()
+        came[-1].arrived()
+    held.take(queued(2000, syn(port=1024 + 1099)))
+    assert len(came) == 1100
+    held.take(queued(2001, syn(port=1024)))
+    assert len(came) == 1101
+
+
 def test_another_connection_of_the_same_addresses_shares_nothing() -> None:
     """Another sequence number, or another policy's queue: decided for itself."""
     for other in (queued(2, syn(isn=2)), queued(2, syn(), queue=9)):
