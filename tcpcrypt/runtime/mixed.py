@@ -66,9 +66,10 @@ class MixedBackend:
         *,
         mark: int = 0,
         insist: bool = False,
+        known: bool = False,
     ) -> None:
         backend = self._queued if sock in self._diverted else self._sockops
-        backend.connect(sock, address, negotiation, progress, mark=mark, insist=insist)
+        backend.connect(sock, address, negotiation, progress, mark=mark, insist=insist, known=known)
 
     def connected(self, sock: socket.socket) -> None:
         backend = self._queued if sock in self._diverted else self._sockops
