@@ -39,7 +39,7 @@ from typing import Final, Protocol
 
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.eno_backend import SocketAddress
-from tcpcrypt.runtime.privileges import be_transparent, tcp_socket
+from tcpcrypt.runtime.privileges import be_transparent, stay_within_host, tcp_socket
 from tcpcrypt.runtime.rules import (
     LISTENER_ADDRESS,
     MARK_ACCEPTED,
@@ -102,6 +102,7 @@ class TransparentSteering:
         try:
             for family in families:
                 self._application[family] = self._listener(family)
+                stay_within_host(self._application[family])
                 self._application[family].setsockopt(
                     socket.SOL_SOCKET, socket.SO_MARK, MARK_ACCEPTED
                 )

@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,10 @@ def loop() -> Iterator[Loop]:
 
 def mark(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK)
+
+
+def congestion_control(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
 
 
 def until(loop: Loop, condition: Callable[[], object], timeout: float = 10) -> None:
@@ -103,6 +108,7 @@ def parent(loop: Loop) -> Iterator[Parent]:
 
 
 def test_sockets_carry_our_marks(parent: Parent) -> None:
+    of_the_host = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_bytes().strip()
     for family, kind in ((4, socket.AF_INET), (6, socket.AF_INET6)):
         openers = parent.ask("opener", [family, 3, 0])
         (marked,) = parent.ask("opener", [family, 1, FOREIGN])
@@ -113,6 +119,9 @@ def test_sockets_carry_our_marks(parent: Parent) -> None:
         assert mark(passing) == MARK_DONE | FOREIGN
         assert {mark(sock) for sock in services} == {MARK_INNER}
         assert len(services) == 64
+        # Whatever paces the host's connections, those within it are not paced.
+        assert {congestion_control(sock) for sock in services} == {b"reno"}
+        assert {congestion_control(sock) for sock in openers} == {of_the_host}
         for sock in (*openers, marked, passing, *services):
             assert sock.family == kind
             assert sock.type == socket.SOCK_STREAM

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tcpcrypt.tools.labdaemon import BACKEND, LabDaemon
 from tcpcrypt.tools.netns import Host, Lab, Link, wait_until
 
@@ -34,6 +36,15 @@ class Network:
 
     def both(self, *arguments: str) -> tuple[LabDaemon, LabDaemon]:
         return self.daemon(self.client, *arguments), self.daemon(self.server, *arguments)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def every_policy() -> Iterator[None]:
+        """Where sockops is tested: the backend with its program that serves all policies."""
+        with pytest.MonkeyPatch.context() as patch:
+            if os.environ.get(BACKEND) == "sockops":
+                patch.setenv(BACKEND, "mixed")
+            yield
 
     def spare_room(self) -> None:
         """Let the answer to a resumption fit: see `tcpcrypt.runtime.sockops`."""

@@ -20,7 +20,8 @@ def daemon(host: Host, place: Path, profile: str, mode: str = "opportunistic") -
         f'[daemon]\ncontrol = "{place}/control.sock"\nstate = "{place}/state"\n'
         f'[[policy]]\nmatch = {{ ports = {PORT} }}\nmode = "{mode}"\nprofile = "{profile}"\n'
     )
-    return LabDaemon(host, "--config", str(config))
+    with Network.every_policy():
+        return LabDaemon(host, "--config", str(config))
 
 
 def spoken(packets: list[bytes]) -> list[set[str]]:

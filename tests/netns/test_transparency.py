@@ -16,7 +16,7 @@ import threading
 import time
 
 import pytest
-from netns.network import Network
+from netns.network import PORT, Network
 from netns.processes import descriptors, resident
 
 from tcpcrypt.tools.labdaemon import LabDaemon
@@ -311,3 +311,15 @@ def test_two_hundred_short_connections_leave_no_descriptor_open(pair: Network) -
             f"as few descriptors as before, {was}",
         )
     assert all_encrypted(*daemons)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_the_daemon_sends_within_its_host_is_not_paced(pair: Network, family: int) -> None:
+    """However the host paces what leaves it."""
+    pair.both()
+    with pair.conversation(family):
+        # The daemon's ends: it has the service's address here, and the client's there.
+        for host, which in ((pair.client, "sport"), (pair.server, "dport")):
+            said = host.run("ss", "--no-header", "-tin", f"{which} = :{PORT}").stdout
+            (facts,) = said.splitlines()[1::2]
+            assert "reno" in facts.split(), said

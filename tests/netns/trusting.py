@@ -55,7 +55,8 @@ class Trusting:
 
     def start(self, text: str, *arguments: str, **keys: str) -> LabDaemon:
         self.write(text, **keys)
-        self.daemons.append(LabDaemon(self.host, "--config", str(self.file), *arguments))
+        with self.network.every_policy():
+            self.daemons.append(LabDaemon(self.host, "--config", str(self.file), *arguments))
         self.network.daemons.append(self.daemon)
         return self.daemon
 
