@@ -84,8 +84,8 @@ demo: build ## two hosts, curl and an HTTP server, encrypted in between
 	$(BIN)/tcpcrypt demo
 
 test: deps-test build ## all tests: both twins, types, lint, import contract, namespaces
-	$(BIN)/tox run-parallel --parallel 3 --parallel-no-spinner -e c,pure,fuzz,lint,docs
-	$(BIN)/tox run -e netns
+	$(BIN)/tox run-parallel --parallel 3 --parallel-no-spinner -e c,pure,lint,docs
+	$(BIN)/tox run-parallel --parallel 2 --parallel-no-spinner --parallel-live -e netns,fuzz
 
 test-long: deps-test build ## what takes longer: soaks and deep random testing
 	TCPCRYPT_TEST_PROFILE=long $(BIN)/tox run -e long

