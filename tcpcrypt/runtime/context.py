@@ -22,6 +22,7 @@ from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.steering import Steering
 from tcpcrypt.runtime.tally import Tally
+from tcpcrypt.runtime.turns import Turns
 from tcpcrypt.wire.profile import PROFILES, RFC8548, WireProfile
 
 __all__ = ["Context", "Report", "Settings"]
@@ -95,7 +96,12 @@ class Context:
     pump: Pumping | None = None
     key_log: KeyLog | None = None
     numbers: int = 0
+    turns: Turns = field(init=False)
+    """Of connections to peers that take up only so many at once."""
     _configured: dict[tuple[int, str], tuple[Policy, Config, Config]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.turns = Turns(self.loop)
 
     def policy_of_service(self, connection: Tuple4) -> Policy:
         """The policy for a connection that a peer opens to a service here."""

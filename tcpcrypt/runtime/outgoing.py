@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+from collections.abc import Iterator
 from typing import Final
 
 from tcpcrypt.core.config import Config
@@ -25,6 +27,7 @@ from tcpcrypt.runtime.loop import ERRORS, WRITE, Timer
 from tcpcrypt.runtime.relay import Ending
 from tcpcrypt.runtime.synhold import HeldSyn
 from tcpcrypt.runtime.tally import errno_word
+from tcpcrypt.runtime.turns import Turn
 from tcpcrypt.wire.profile import WireProfile
 
 __all__ = ["OpenedByApplication"]
@@ -58,6 +61,7 @@ class OpenedByApplication(Connection):
         self._peer = peer_name(held.connection.remote, held.connection.remote_port)
         self._data_can_pass = False
         self._steered = False
+        self._turn: Turn | None = None
         self._patience: Timer | None = None
         held.superseded = self._not_wanted
         self.policy = policy
@@ -68,8 +72,25 @@ class OpenedByApplication(Connection):
         return self._held.connection
 
     def start(self) -> None:
-        try:
+        with self._told():
+            config, to = self._obey(), self._held.connection
+            at_once = config.profile.openings_at_once
+            if at_once is None:
+                self._connect(config)
+            else:
+                service = to.remote, to.remote_port
+                self._turn = self._context.turns.take(service, at_once, self._begin)
+
+    def _begin(self) -> None:
+        """Its turn has come; more may be known of the peer than when it took it."""
+        with self._told():
             self._connect(self._obey())
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong ends the connection and is reported."""
+        try:
+            yield
         except OSError as error:
             self._fail(error.errno or 0)
         except LocalError as error:
@@ -246,12 +267,18 @@ class OpenedByApplication(Connection):
         if self._negotiation is not None:
             self._negotiation.abandon()
         self._wait_for(None)
+        self._next_turn()
         if not self._held.decided:
             self._held.refuse()
         self._held.forget()
         super()._drop()
 
+    def _next_turn(self) -> None:
+        if self._turn is not None:
+            self._context.turns.over(self._turn)
+
     def _want_inner(self) -> None:
+        self._next_turn()
         self._data_can_pass = True
         self._steer()
         self._attach()

@@ -85,6 +85,8 @@ class WireProfile:
     repeats_anew: bool = False
     """Peers that announce no SACK seal again what they send again, after a loss in the
     wrong place: under a key and nonce of other bytes, so that its tag is right."""
+    openings_at_once: int | None = None
+    """Connections to one service that peers can take up at a time, None: any number."""
     lacks: tuple[str, ...] = ()
     """What sessions do not have that those of RFC 8548 have, for people."""
 
@@ -127,6 +129,10 @@ STANFORD: Final = WireProfile(
     init_as_data=True,
     frame_per_segment=True,
     repeats_anew=True,
+    # As a proxy it has a backlog of 5, and searches all of the connection tracking of
+    # its host for every SYN, one after the other; twice, for it never finds what the
+    # first one asks for.
+    openings_at_once=8,
     lacks=(
         "the end of a stream is not authenticated: a forged FIN cuts it off unnoticed",
         "a resumed session has no fresh randomness: its keys follow from the one before, and"

@@ -27,7 +27,8 @@ from tcpcrypt.tools.decode.files import read_key_log
 from tcpcrypt.tools.decode.keys import KeyStore
 from tcpcrypt.tools.decode.report import ConnectionReport
 from tcpcrypt.tools.labdaemon import BACKEND, LabDaemon
-from tcpcrypt.tools.netns import Capture, Host
+from tcpcrypt.tools.netns import Capture, Host, wait_until
+from tcpcrypt.wire.profile import STANFORD
 from tcpcrypt.wire.segment import Segment
 
 FIRST = ("-m", "statistic", "--mode", "nth", "--every", "1000000", "--packet", "0")
@@ -408,3 +409,29 @@ def test_many_connections_in_a_short_time(pair: Network, tmp_path: Path) -> None
         with Client(tmp_path / f"{host}.sock") as asked:
             counters = asked.status()["counters"]
         assert counters["fresh"] + counters["resumed"] == count
+
+
+def test_so_many_are_opened_to_one_service_at_a_time(pair: Network, tmp_path: Path) -> None:
+    """Its proxy fails what comes beside them."""
+    most = STANFORD.openings_at_once
+    assert most is not None
+    two = Two(pair, tmp_path).begin()
+    drop = ("-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", str(PORT), "-j", "DROP")
+    pair.server.run("iptables", *drop)
+    with contextlib.ExitStack() as stack, Capture(pair.client_end) as capture:
+        ours = []
+        for _ in range(most + 9):
+            one = stack.enter_context(pair.client.socket(socket.AF_INET, socket.SOCK_STREAM))
+            one.setblocking(False)
+            one.connect_ex((pair.server_end.v4, PORT))
+            ours.append(one)
+
+        def asked() -> int:
+            return len({s.source_port for s in segments(capture.packets) if s.flags.syn})
+
+        wait_until(lambda: asked() >= most, "the first SYNs")
+        with Client(tmp_path / "client.sock") as client:
+            wait_until(lambda: client.status()["queue"]["held"] == len(ours), "the others")
+        capture.settled()
+        assert asked() == most
+    assert two.client.process.poll() is None
