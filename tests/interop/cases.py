@@ -53,7 +53,7 @@ CASES: Final = (
     Case(name="download 1 MB", up=10, down=_MB),
     Case(name="upload 100 MB", up=100 * _MB, down=10, patience=40, quick=False),
     Case(name="download 100 MB", up=10, down=100 * _MB, patience=40, quick=False),
-    Case(name="100 parallel", count=100, at_once=100, up=5000, down=5000),
+    Case(name="100 parallel", count=100, at_once=100, up=5000, down=5000, patience=60),
     Case(name="1 % loss", loss=0.01, up=300_000, down=300_000, count=4, patience=15, quick=False),
     Case(name="fallback", against="plain"),
 )

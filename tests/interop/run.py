@@ -53,10 +53,6 @@ from tcpcrypt.wire.segment import Segment
 HERE: Final = Path(__file__).parent
 APPLICATION: Final = str(HERE / "application.py")
 OURS: Final = ("tcpcrypt", "tcpcrypt-older")
-_SLOW_QUEUE: Final = 7
-_LATENCY: Final = 5
-"""Milliseconds, for the first three packets of a connection: the Stanford proxy
-never reads a connection that is up before its own over the loopback is."""
 
 
 @dataclass(slots=True)
@@ -114,23 +110,13 @@ def play(case: Case, client: Implementation, server: Implementation, profile: st
 
 
 def _topology(lab: Lab) -> tuple[Host, Host, Link, Link]:
-    """Client and server, with a host in between that takes its time with handshakes."""
+    """Client and server, with a router in between."""
     one, middle, other = lab.host("client"), lab.host("middle"), lab.host("server")
     near, first = lab.join(one, middle)
     second, far = lab.join(middle, other)
     middle.sysctl("net.ipv4.ip_forward", "1")
     for host, gateway in ((one, first), (other, second)):
         host.run("ip", "route", "add", "default", "via", gateway.v4)
-    slow = middle.start(
-        *(sys.executable, str(HERE / "latency.py"), str(_SLOW_QUEUE), str(_LATENCY)),
-        stdout=subprocess.PIPE,
-    )
-    if slow.stdout is None or b"holding" not in slow.stdout.readline():
-        raise LocalError("the path has no latency")
-    beginning = ("--connbytes", "0:3", "--connbytes-dir", "both", "--connbytes-mode", "packets")
-    queue = ("-j", "NFQUEUE", "--queue-num", str(_SLOW_QUEUE))
-    mangle = ("iptables", "-t", "mangle", "-A", "FORWARD", "-p", "tcp")
-    middle.run(*mangle, "-m", "connbytes", *beginning, *queue)
     return one, other, near, far
 
 
