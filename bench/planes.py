@@ -46,6 +46,7 @@ PLAIN = "plain"
 LOSSY = "plain, no offloads"
 """What ratios under loss are to: a segment a packet, as then in every chain."""
 PYTHON = {"TCPCRYPT_PUREPYTHON": "1"}
+CONGESTION = "tcp_congestion_control"
 
 
 def plain(ground: Ground) -> Targets:
@@ -117,9 +118,19 @@ def surrounded(environment: dict[str, str]) -> Iterator[None]:
 class Chain:
     """One chain, running, with its hosts and services."""
 
-    def __init__(self, lab: Lab, traffic: Traffic, name: str, start: Start, root: Path) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        traffic: Traffic,
+        name: str,
+        start: Start,
+        root: Path,
+        *,
+        congestion: str,
+    ) -> None:
         self.name = name
         self._traffic = traffic
+        self._congestion = congestion
         self._ground = self._prepare(lab, root)
         self._services = {
             kind: traffic.serve(self._ground.server, ("0.0.0.0", port), kind)
@@ -139,6 +150,7 @@ class Chain:
             host.sysctl("net.ipv4.ip_local_port_range", "20000 65000")
             host.sysctl("net.ipv4.tcp_tw_reuse", "1")
             host.sysctl("net.core.somaxconn", "65535")
+            host.sysctl(f"net.ipv4.{CONGESTION}", self._congestion)
         return Ground(client, server, self._ends[1].v4, PORTS, directory)
 
     @property
@@ -229,7 +241,13 @@ def measures(seconds: float) -> dict[str, Measure]:
     return found
 
 
-def measure(names: Sequence[str], rounds: int, seconds: float, idle_counts: Sequence[int]) -> Any:
+def measure(
+    names: Sequence[str],
+    rounds: int,
+    seconds: float,
+    idle_counts: Sequence[int],
+    congestion: str,
+) -> Any:
     """Medians by chain and measurement; what failed has its reason in place of figures."""
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     memory: dict[str, Any] = {}
@@ -248,7 +266,9 @@ def measure(names: Sequence[str], rounds: int, seconds: float, idle_counts: Sequ
             try:
                 if why:
                     raise LocalError(why)
-                running.append(Chain(lab, traffic, name, chains()[name], root))
+                running.append(
+                    Chain(lab, traffic, name, chains()[name], root, congestion=congestion)
+                )
                 running[-1].open(max(AT_ONCE), 0.5)
             except (LocalError, OSError) as error:
                 left_out[name] = str(error)
@@ -286,7 +306,7 @@ def measure(names: Sequence[str], rounds: int, seconds: float, idle_counts: Sequ
         "left_out": left_out,
         "rounds": rounds,
         "seconds": seconds,
-        "machine": machine(),
+        "machine": machine() | {CONGESTION: congestion},
     }
 
 
@@ -306,6 +326,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="(default: 7, or 1 with --quick)")
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--idle", type=int, metavar="N", help="idle connections (default: 10000)")
+    parser.add_argument(
+        "--congestion",
+        default=Path(f"/proc/sys/net/ipv4/{CONGESTION}").read_text().strip(),
+        metavar="NAME",
+        help="congestion control of all hosts (default: this machine's, %(default)s)",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON there too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them; needs matplotlib")
     arguments = parser.parse_args()
@@ -320,6 +346,7 @@ def main() -> int:
         arguments.rounds or (1 if arguments.quick else 7),
         arguments.seconds or (0.5 if arguments.quick else 2.0),
         sorted({count for count in (1_000, most) if 0 < count <= most}),
+        arguments.congestion,
     )
     text = json.dumps(figures, indent=2)
     if arguments.output:
