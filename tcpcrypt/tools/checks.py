@@ -267,8 +267,9 @@ HOST_CHECKS: Final[tuple[Check[Facts], ...]] = (
     ),
     Check(
         *("kernel", "eBPF sock_ops", I, _sock_ops),
-        'the option goes in and out by netfilter queue; backend = "sockops" would not start',
-        "nothing, unless you want that backend: give the daemon CAP_BPF, install libbpf (Debian:"
+        "the option goes in and out by netfilter queue; the backends sockops and mixed would not"
+        " start",
+        "nothing, unless you want one of them: give the daemon CAP_BPF, install libbpf (Debian:"
         " libbpf1), and build with clang and libbpf's headers (clang, libbpf-dev)",
     ),
     Check(
