@@ -57,6 +57,12 @@ class Parser:
                 yield Data(self._file, self._offset, view[at : at + took])
                 at, self._offset, self._left = at + took, self._offset + took, self._left - took
                 continue
+            if not self._kept and end - at >= DATA_HEADER.size and view[at] == DATA:
+                # Almost all that ever comes, and worth no copy.
+                _, length, file, offset = DATA_HEADER.unpack_from(view, at)
+                self._begin(length, file, offset)
+                at += DATA_HEADER.size
+                continue
             need = self._needed() - len(self._kept)
             self._kept += view[at : at + need]
             at += min(need, end - at)
@@ -77,23 +83,30 @@ class Parser:
         limit = LENGTHS_MAX.get(kind)
         if limit is None:
             raise MessageError(detail=f"message type 0x{kind:02x}")
-        if length > (self._data_max if kind == DATA else limit):
-            code = Code.BLOCK_SIZE if kind == DATA else Code.PROTOCOL
-            raise MessageError(code, f"a message of {length} bytes")
         if kind == DATA:
-            if length <= AT.size:
-                raise MessageError(detail="a DATA without data")
-            return DATA_HEADER.size
-        return HEADER.size + length
+            self._check_data(length)
+        elif length > limit:
+            raise MessageError(detail=f"a message of {length} bytes")
+        return DATA_HEADER.size if kind == DATA else HEADER.size + length
 
     def _whole(self) -> Message | None:
         kind, length = self._header()
         body = bytes(self._kept[HEADER.size :])
         self._kept.clear()
         if kind == DATA:
-            self._file, self._offset = AT.unpack(body)
-            self._left = length - AT.size
-            if self._offset + self._left > SIZE_MAX:
-                raise MessageError(Code.SIZE, "an offset past 63 bits")
+            self._begin(length, *AT.unpack(body))
             return None
         return KINDS[kind].parse(body)
+
+    def _check_data(self, length: int) -> None:
+        if length > self._data_max:
+            raise MessageError(Code.BLOCK_SIZE, f"a message of {length} bytes")
+        if length <= AT.size:
+            raise MessageError(detail="a DATA without data")
+
+    def _begin(self, length: int, file: int, offset: int) -> None:
+        """The bytes of a DATA follow."""
+        self._check_data(length)
+        self._file, self._offset, self._left = file, offset, length - AT.size
+        if offset + self._left > SIZE_MAX:
+            raise MessageError(Code.SIZE, "an offset past 63 bits")

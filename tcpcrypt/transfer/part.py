@@ -30,8 +30,6 @@ __all__ = ["GRID", "Part"]
 
 GRID: Final = 1 << 20
 """Acknowledgements before the end are multiples of this."""
-_SYNC_AFTER: Final = 2 * GRID
-"""Bytes after which a sync pays; half a window at most, so that nobody waits for it."""
 _READ: Final = 1 << 20
 _PERMISSIONS: Final = 0o777
 _OWNER: Final = 0o600
@@ -69,7 +67,6 @@ class Part:
         self._named = False
         self._offers: dict[int, Hasher] = {0: put.algorithm.new()}
         self._hasher: Hasher = self._offers[0]
-        self._sync_after = max(GRID, min(_SYNC_AFTER, account.rules.window // 2))
         self._lock = threading.Lock()
         self._revoked = False
         self.placed = False
@@ -192,10 +189,13 @@ class Part:
         """Whether a sync has failed: only `sync_whole` may be asked, which says so."""
         return self._broken is not None
 
-    @property
-    def due(self) -> bool:
-        """Whether `sync` would acknowledge anything."""
-        return self.begun and not self.ended and self.written - self.durable >= self._sync_after
+    def due(self, *, late: bool) -> bool:
+        """Whether a `sync` pays: half a window is waiting for it; or anything, if it is `late`.
+
+        Each costs both ends an answer; and nobody is to wait for the other half.
+        """
+        enough = GRID if late else max(GRID, self.account.rules.window // 2)
+        return self.begun and not self.ended and self.written - self.durable >= enough
 
     def sync(self) -> int:
         """What is written becomes durable; returns up to where it may be acknowledged.

@@ -48,6 +48,8 @@ __all__ = ["Completed", "Event", "Failed", "Receiving", "Started"]
 BUFFER_LEN: Final = BUFFER_SIZE
 """As much as the secure socket opens at once."""
 _BUFFERS: Final = 3
+_SYNC_INTERVAL: Final = 0.25
+"""Seconds after which little is worth a sync, too; a fast link has brought much before."""
 
 
 class _Incoming:
@@ -81,7 +83,7 @@ class Receiving:
         self._unacked = self._refusals = 0
         self._delivered: set[bytes] = set()
         self._greeted = self._bye = self._eof = self._busy = self._stopping = False
-        self._heard = self._said = self.moved = clock()
+        self._heard = self._said = self._synced = self.moved = clock()
         """`moved`: when A last said anything but that it is there, and B was done with it."""
         self._buffers = Buffers(_BUFFERS, BUFFER_LEN)
         self._buffer = self._buffers.take()
@@ -333,13 +335,14 @@ class Receiving:
                     raise TransferError(Code.SHUTDOWN)
                 part.begin(offset)
                 file.stage, self._current = following, file
+                self._synced = self._clock()
             part.write(offset, pieces, self._hashing, uses.done)
         except (TransferError, OSError) as error:
             uses.done()
             self._spoil(file, error)
             return
         self.taken += size
-        if part.due:
+        if self._is_due():
             self.wake()
 
     def _end(self, end: End) -> None:
@@ -425,12 +428,15 @@ class Receiving:
 
     def _is_due(self) -> bool:
         current = self._current
-        return current is not None and current.stage is Stage.TAKING and current.part.due
+        if current is None or current.stage is not Stage.TAKING:
+            return False
+        return current.part.due(late=self._clock() - self._synced >= _SYNC_INTERVAL)
 
     def _sync(self, file: _Incoming) -> list[bytes]:
         try:
             before = file.part.durable
             offset = file.part.sync()
+            self._synced = self._clock()
         except (TransferError, OSError) as error:
             self._spoil(file, error, unsound=isinstance(error, OSError))
             return []

@@ -46,7 +46,7 @@ class Rules:
     """Bytes of all files of a client, partial ones included."""
     reserve: int = 16 << 20
     """Bytes of the file system that stay free."""
-    window: int = 4 << 20
+    window: int = WINDOW_MAX
     """Bytes of one connection that may be under way without being durable."""
     files: int = FILES_MAX
     """Files of one connection that may be announced and are not finished."""

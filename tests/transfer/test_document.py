@@ -33,8 +33,8 @@ def test_every_message_has_its_line(text: str) -> None:
 
 def test_numbers(text: str) -> None:
     assert GRID == 1 << 20
-    assert rules.Rules().window == 4 << 20
+    assert rules.Rules().window == 16 << 20
     assert (rules.IDLE_TIMEOUT, rules.HELLO_TIMEOUT, rules.ALIVE_INTERVAL) == (60, 10, 10)
     assert (messages.WINDOW_MAX, messages.BLOCK_MAX, COMPONENTS_MAX) == (16 << 20, 1 << 20, 32)
     assert "After 60 seconds of silence (10 before\n  HELLO)" in text
-    assert "without being durable\n  (4 MiB)" in text
+    assert "without being durable\n  (16 MiB)" in text

@@ -74,14 +74,20 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 )
 
 
-def parsed(data: bytes, *, block: int = BLOCK_MAX) -> list[Message]:
-    return list(Parser(block).feed(data))
+def parsed(data: bytes, *, block: int = BLOCK_MAX, step: int | None = None) -> list[Message]:
+    parser, step = Parser(block), step or max(len(data), 1)
+    return [m for at in range(0, len(data), step) for m in parser.feed(data[at : at + step])]
 
 
 def code_of(data: bytes, *, block: int = BLOCK_MAX) -> Code:
-    with pytest.raises(MessageError) as caught:
-        parsed(data, block=block)
-    return caught.value.code
+    """Of what comes at once; byte by byte it is the same."""
+    codes = []
+    for step in (len(data), 1):
+        with pytest.raises(MessageError) as caught:
+            parsed(data, block=block, step=step)
+        codes.append(caught.value.code)
+    assert codes[0] is codes[1]
+    return codes[0]
 
 
 def test_layouts() -> None:

@@ -275,6 +275,7 @@ def test_a_newer_connection_takes_a_transfer_over(store: Store, out: Path) -> No
     file = old.put(b"a", size=len(data))
     for at in (0, MIB):
         old.data(file, at, data[at : at + MIB])
+        old.time.now += 1
     assert old.listen() == [Have(file, ()), Ack(file, 2 * MIB)]
     new = Talk(store)
     again = new.put(b"a", size=len(data))
@@ -318,18 +319,25 @@ def test_acknowledgements_follow_the_sync(monkeypatch: pytest.MonkeyPatch) -> No
     store.close()
 
 
-def test_a_sync_pays_from_two_mebibytes_or_half_a_window() -> None:
-    for window, wanted in ((16 * MIB, 2 * MIB), (3 * MIB, MIB + MIB // 2), (MIB, MIB)):
+def test_a_sync_pays_from_half_a_window_or_a_quarter_of_a_second() -> None:
+    """A fast link is asked for few answers, and at a slow one progress shows."""
+    for window, seconds, wanted in (
+        *((4 * MIB, 0, 2 * MIB), (3 * MIB, 0, MIB + MIB // 2), (MIB, 0, MIB)),
+        *((16 * MIB, 0.25, MIB), (16 * MIB, 0.2, 0)),
+    ):
         disk = MemoryDisk()
         store = Store("out", Rules(window=window, block=MIB), disk)
         b = Talk(store)
         file = b.put(b"a", size=3 * MIB)
         b.listen()
-        b.data(file, 0, bytes(wanted // 2))
-        b.data(file, wanted // 2, bytes(wanted // 2 - 1))
-        assert b.listen() == []
-        b.data(file, wanted - 1, bytes(1))
-        assert b.listen() == [Ack(file, wanted // MIB * MIB)]
+        last = (wanted or 3 * MIB) - 1
+        for at in range(0, last, MIB // 2):
+            b.data(file, at, bytes(min(MIB // 2, last - at)))
+            assert b.listen() == []
+            if at == 0:
+                b.time.now += seconds
+        b.data(file, last, bytes(1))
+        assert b.listen() == ([Ack(file, wanted // MIB * MIB)] if wanted else [])
         b.over()
         store.close()
 
