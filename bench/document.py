@@ -1,11 +1,12 @@
-"""docs/performance.md: the figures between its marks, from results that lie in bench/results/.
+"""Figures in docs/: what stands between their marks, from results that lie in bench/results/.
 
-    python bench/document.py                    write the document anew from the results
+    python bench/document.py                    write the documents anew from the results
     python bench/document.py --measure all      measure all of it before (an hour, quiet machine)
     python bench/document.py --measure planes   measure this part alone
 
 What stands between `<!-- NAME -->` and `<!-- end of NAME -->` is written here;
-all else in the document is written by hand and stays.
+all else in the documents is written by hand and stays.  `transfer` stands in
+docs/transfer.md, all else in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import connections_plot
-from planes_table import table
+import planes_table
+import transfer_table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 DOCUMENT = HERE.parent / "docs" / "performance.md"
+TRANSFER = HERE.parent / "docs" / "transfer.md"
 PICTURE = HERE.parent / "docs" / "planes.png"
 CHART = HERE.parent / "docs" / "connections.svg"
 
@@ -59,6 +62,10 @@ def planes() -> Any:
     return json.loads(measured(HERE / "planes.py", "--json", "--plot", PICTURE))
 
 
+def transfer() -> Any:
+    return json.loads(measured(HERE / "transfer.py", "--json"))
+
+
 def bench() -> Any:
     said = measured("-m", "tcpcrypt.cli.tcpcrypt", "bench", "--json")
     return {"text": json.dumps(json.loads(said), indent=2)}
@@ -68,11 +75,22 @@ def as_it_is(result: dict[str, Any]) -> str:
     return f"```\n{result['text']}\n```"
 
 
-def chains(result: dict[str, Any]) -> str:
-    machine = result["machine"]
+def on(machine: dict[str, Any]) -> str:
+    return f"{machine['processors']} x {machine['processor']}, Linux {machine['kernel']}"
+
+
+def transfers(result: dict[str, Any]) -> str:
     return (
-        f"```\n{table(result)}\n```\n\n"
-        f"{machine['processors']} x {machine['processor']}, Linux {machine['kernel']}; "
+        f"```\n{transfer_table.table(result)}\n```\n\n"
+        f"{on(result['machine'])}; medians of {result['bulk']['rounds']} rounds, files in"
+        f" {result['place']}, digests by {result['digest']}."
+    )
+
+
+def chains(result: dict[str, Any]) -> str:
+    return (
+        f"```\n{planes_table.table(result)}\n```\n\n"
+        f"{on(result['machine'])}; "
         f"medians of {result['rounds']} rounds of {result['seconds']:g} s.\n\n"
         f"![the same as a picture]({PICTURE.name})"
     )
@@ -88,8 +106,11 @@ PARTS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], str]]] = {
     "planes": (planes, chains),
     "connections": (connections, charted),
     "idle": (idle, as_it_is),
+    "transfer": (transfer, transfers),
 }
 """How each part is measured, and written."""
+DOCUMENTS = {DOCUMENT: [name for name in PARTS if name != "transfer"], TRANSFER: ["transfer"]}
+"""The parts that stand in each."""
 
 
 def between(text: str, name: str, figures: str) -> str:
@@ -98,18 +119,19 @@ def between(text: str, name: str, figures: str) -> str:
     before, found, rest = text.partition(begin)
     _old, ended, after = rest.partition(end)
     if not found or not ended:
-        raise SystemExit(f"{DOCUMENT.name} has no place for {name}: {begin} ... {end}")
+        raise SystemExit(f"there is no place for {name}: {begin} ... {end}")
     return f"{before}{begin}\n{figures}\n{end}{after}"
 
 
-def written(text: str) -> str:
+def written(document: Path) -> str:
     """The document with the figures of all results that there are."""
-    for name, (_measure, write) in PARTS.items():
+    text = document.read_text()
+    for name in DOCUMENTS[document]:
         path = RESULTS / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text())
             when = f"Measured on {result['when']}{result.get('remark', '')}."
-            text = between(text, name, f"{when}\n\n{write(result)}")
+            text = between(text, name, f"{when}\n\n{PARTS[name][1](result)}")
     return text
 
 
@@ -127,7 +149,8 @@ def main() -> int:
             result |= {"when": time.strftime("%Y-%m-%d"), "remark": arguments.remark}
             (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     connections_plot.draw(json.loads((RESULTS / "connections.json").read_text()), CHART)
-    DOCUMENT.write_text(written(DOCUMENT.read_text()))
+    for document in DOCUMENTS:
+        document.write_text(written(document))
     return 0
 
 

@@ -2,19 +2,24 @@
 
     python bench/transfer.py [--quick] [--json] [--place DIR] [--what bulk,...] [--only KIND,...]
 
-All over loopback, in turn, each with programs of their own; the median round
-counts, and of the seconds of processors that both ends use.  Files are read
-from and written to `--place` (default: memory, where there is /dev/shm, so that
-no disk is measured).  Before each transfer as much is written there and removed:
-a virtual machine may have to get the memory from its host first, which would
-take longer than the transfer.
+All over loopback, each with programs of their own.  Each round has one transfer
+of every kind; what counts is the median of what the rounds say, so that a
+machine that becomes slower meanwhile does so for all: seconds, seconds of
+processors that both ends use, and how many times as long as stx-send a kind
+takes.  A full run takes less than twelve minutes.
+
+Files are read from and written to `--place` (default: memory, where there is
+/dev/shm, so that no disk is measured).  Before each transfer as much is written
+there and removed: a virtual machine may have to get the memory from its host
+first, which would take longer than the transfer.
 
 bulk   one large file.  `socket`: the same bytes from a secure socket to another and nowhere
        else; `socket+digest`: both ends compute the digest beside that
 small  many files of 4 KiB in a folder.  What stx-send calls delivered has been synced;
        scp and rsync sync nothing
 delay  a file through a relay that holds everything back for 50 ms, each way.
-       `stop-and-wait`: a secure socket that waits for an answer to each 64 KiB
+       `stop-and-wait`: a secure socket that waits for an answer to each 64 KiB, told
+       from a few of them
 """
 
 from __future__ import annotations
@@ -36,6 +41,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from transfer_table import table
+
+from tcpcrypt.tools.bench import machine
 from tcpcrypt.transfer.digest import Hashing, fastest
 from tcpcrypt.transfer.keys import ClientKey, ClientTable, create_key, read_key
 from tcpcrypt.transfer.peers import KeyedClient, KeyedServer
@@ -44,7 +52,7 @@ HERE = "127.0.0.1"
 DELAY = 0.05
 CHUNK = 256 << 10
 BLOCK = 64 << 10
-BLOCKS = 50
+BLOCKS = 33
 SMALL = 4096
 ROOT = Path(__file__).parents[1]
 KINDS = {
@@ -276,7 +284,15 @@ class Bench:
         return self._socket(what, port, "--digest")
 
     def stop_and_wait(self, what: Path, port: int) -> float:
-        return self._socket(what, port, "--wait")
+        """As long as it would take: what one block does, and so many more as it has."""
+        one, more = (self._waiting(port, blocks) for blocks in (1, BLOCKS))
+        blocks = what.stat().st_size / BLOCK
+        return one + (more - one) / (BLOCKS - 1) * (blocks - 1)
+
+    def _waiting(self, port: int, blocks: int) -> float:
+        part = self.place / "part"
+        part.write_bytes(bytes(blocks * BLOCK))
+        return self._socket(part, port, "--wait")
 
     def scp(self, what: Path, port: int) -> float:
         return run(["scp", "-q", "-r", "-P", str(port), *self.ssh_options(), str(what),
@@ -296,14 +312,24 @@ class Bench:
                 file.write(bytes(1 << 20))
 
 
+UNCOUNTED = ("scp", "rsync", "stop-and-wait")
+"""Kinds whose seconds of processors are not known: sshd does not wait for its processes in
+time, and few blocks tell nothing of all."""
+FULL = (5, 1 << 30, 10_000, 64 << 20)
+QUICK = (1, 128 << 20, 1000, 16 << 20)
+"""Rounds, bytes of the large file, small files, bytes of the delayed one."""
 SERVERS = {"scp": "ssh", "rsync": "ssh", "stop-and-wait": "socket"}
 
 
-Times = dict[str, tuple[float, float]]
+Rounds = list[dict[str, tuple[float, float]]]
+"""Seconds, and those of processors, of each kind in each round."""
 
 
-def measure(bench: Bench, what: str, path: Path, kinds: list[str], rounds: int) -> Times:
-    """Median seconds by kind, and of processors; rounds alternate."""
+def measure(bench: Bench, what: str, path: Path, kinds: list[str], rounds: int) -> Rounds:
+    """One transfer of each kind a round, in turn; one round more, before, is not counted.
+
+    It fills caches, and has the machine get its memory.
+    """
     sends: dict[str, Callable[[], float]] = {}
     for kind in kinds:
         port = bench.port(SERVERS.get(kind, kind))
@@ -311,20 +337,51 @@ def measure(bench: Bench, what: str, path: Path, kinds: list[str], rounds: int) 
             port = bench.delayed(port)
         send = getattr(bench, kind.replace("+", "_").replace("-", "_"))
         sends[kind] = lambda send=send, port=port: send(path, port)
-    took: dict[str, list[float]] = {kind: [] for kind in kinds}
-    used: dict[str, list[float]] = {kind: [] for kind in kinds}
     room = path.stat().st_size if path.is_file() else 0
-    for _ in range(rounds):
+    found: Rounds = []
+    for number in range(-1 if rounds > 1 else 0, rounds):
+        took: dict[str, tuple[float, float]] = {}
         for kind, send in sends.items():
             bench.clear(room)
             before = processor_seconds(bench.servers)
-            took[kind].append(send())
-            used[kind].append(processor_seconds(bench.servers) - before)
+            seconds = send()
+            took[kind] = seconds, processor_seconds(bench.servers) - before
             arrived = bench.out / path.name
             if kind in {"stx", "scp", "rsync"} and not arrived.exists():
                 raise SystemExit(f"{kind}: nothing has arrived")
-    middle = statistics.median
-    return {kind: (middle(took[kind]), middle(used[kind])) for kind in kinds}
+        if number >= 0:
+            found.append(took)
+        said = "  ".join(f"{kind} {seconds:.2f} s" for kind, (seconds, _used) in took.items())
+        print(f"{what} {number + 1}/{rounds}: {said}", file=sys.stderr, flush=True)
+    return found
+
+
+def summed_up(rounds: Rounds, amount: int) -> dict[str, Any]:
+    """Medians of what the rounds say."""
+
+    def middle(of: Callable[[dict[str, tuple[float, float]]], float]) -> float:
+        return statistics.median(map(of, rounds))
+
+    kinds = list(rounds[0])
+    said: dict[str, Any] = {"amount": amount, "rounds": len(rounds), "kinds": {}}
+    for kind in kinds:
+        seconds = middle(lambda took, kind=kind: took[kind][0])
+        said["kinds"][kind] = {
+            "seconds": round(seconds, 3),
+            "mib_s": round(amount / seconds / 2**20, 1),
+            "processor_seconds": round(middle(lambda took, kind=kind: took[kind][1]), 3),
+            "all": [round(took[kind][0], 3) for took in rounds],
+        }
+    others = [kind for kind in kinds if kind != "stx"] if "stx" in kinds else []
+    for at, name in enumerate(("ratios", "processor_ratios")):
+        said[name] = {
+            kind: round(middle(lambda took, kind=kind, at=at: took[kind][at] / took["stx"][at]), 3)
+            for kind in others
+        }
+    for kind in UNCOUNTED:
+        said["processor_ratios"].pop(kind, None)
+        said["kinds"].get(kind, {}).pop("processor_seconds", None)
+    return said
 
 
 def make_files(place: Path, size: int, count: int, delayed: int) -> dict[str, Path]:
@@ -344,37 +401,21 @@ def compare(
 ) -> dict[str, Any]:
     """Everything that is asked for, as one object."""
     rounds, size, count, delayed = amounts
-    figures: dict[str, Any] = {"digest": fastest().name, "place": str(place.parent)}
-    missing = [tool for tool in ("scp", "rsync") if shutil.which(tool) is None]
+    figures: dict[str, Any] = {
+        "machine": machine(),
+        "digest": fastest().name,
+        "place": str(place.parent),
+        "files": count,
+        "missing": [tool for tool in ("scp", "rsync") if shutil.which(tool) is None],
+    }
     with contextlib.ExitStack() as stack:
         bench = Bench(place, stack)
         paths = make_files(place, size, count, delayed)
         for what in whats:
-            kinds = [k for k in KINDS[what] if k not in missing and (not only or k in only)]
-            slow = [kind for kind in kinds if kind == "stop-and-wait"]
-            seconds = measure(bench, what, paths[what], [k for k in kinds if k not in slow], rounds)
-            for kind in slow:  # measured on a few blocks: it is the same for each
-                part = place / "part"
-                part.write_bytes(bytes(BLOCKS * BLOCK))
-                took = measure(bench, what, part, [kind], 1)[kind]
-                seconds[kind] = tuple(value * delayed / (BLOCKS * BLOCK) for value in took)
+            kinds = [k for k in KINDS[what] if k not in figures["missing"]]
+            kinds = [kind for kind in kinds if not only or kind in only]
             amount = {"bulk": size, "small": count * SMALL, "delay": delayed}[what]
-            figures[what] = {
-                kind: {
-                    "seconds": round(took, 3),
-                    "mib_s": round(amount / took / 2**20, 1),
-                    "processor_seconds": round(used, 3),
-                }
-                for kind, (took, used) in seconds.items()
-            }
-            if "stx" in seconds:
-                for at, name in enumerate(("ratios", "processor_ratios")):
-                    figures[what][name] = {
-                        kind: round(values[at] / seconds["stx"][at], 2)
-                        for kind, values in seconds.items()
-                        if kind != "stx"
-                    }
-    figures["missing"] = missing
+            figures[what] = summed_up(measure(bench, what, paths[what], kinds, rounds), amount)
     return figures
 
 
@@ -399,7 +440,7 @@ def main() -> int:
             arguments.send, arguments.port, arguments.file, arguments.digest, arguments.wait
         )
         return 0
-    amounts = (1, 128 << 20, 1000, 16 << 20) if arguments.quick else (5, 1 << 30, 10_000, 64 << 20)
+    amounts = QUICK if arguments.quick else FULL
     with tempfile.TemporaryDirectory(dir=arguments.place) as place:
         only = set(filter(None, arguments.only.split(",")))
         whats = [what for what in KINDS if what in arguments.what.split(",")]
@@ -407,9 +448,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(figures))
         return 0
-    for what in whats:
-        for kind, values in figures[what].items():
-            print(f"{what:8}{kind:18}" + "  ".join(f"{k} {v}" for k, v in values.items()))
+    print(table(figures))
     for tool in figures["missing"]:
         print(f"{tool}: not installed")
     return 0

@@ -94,15 +94,16 @@ def test_the_socket_example_of_the_readme_runs(
                 assert connection.recv(100) == b"21.5 C"
 
 
-def test_the_figures_of_the_performance_page_are_the_results(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_figures_of_the_documents_are_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    text = (ROOT / "docs/performance.md").read_text()
     document = importlib.import_module("document")
-    assert document.written(text) == text, "run: python bench/document.py"
-    for name in document.PARTS:  # each has its place
-        document.between(text, name, "")
+    places = {name for names in document.DOCUMENTS.values() for name in names}
+    assert places == set(document.PARTS)
+    for path, names in document.DOCUMENTS.items():
+        text = path.read_text()
+        assert document.written(path) == text, "run: python bench/document.py"
+        for name in names:  # each has its place
+            document.between(text, name, "")
 
 
 def test_the_pictures_of_the_performance_page_show_the_results(
