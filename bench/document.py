@@ -80,9 +80,10 @@ def on(machine: dict[str, Any]) -> str:
 
 
 def transfers(result: dict[str, Any]) -> str:
+    rounds = ", ".join(str(result[what]["rounds"]) for what in transfer_table.WHATS)
     return (
         f"```\n{transfer_table.table(result)}\n```\n\n"
-        f"{on(result['machine'])}; medians of {result['bulk']['rounds']} rounds, files in"
+        f"{on(result['machine'])}; medians of {rounds} rounds, files in"
         f" {result['place']}, digests by {result['digest']}."
     )
 

@@ -315,9 +315,10 @@ class Bench:
 UNCOUNTED = ("scp", "rsync", "stop-and-wait")
 """Kinds whose seconds of processors are not known: sshd does not wait for its processes in
 time, and few blocks tell nothing of all."""
-FULL = (5, 1 << 30, 10_000, 64 << 20)
-QUICK = (1, 128 << 20, 1000, 16 << 20)
-"""Rounds, bytes of the large file, small files, bytes of the delayed one."""
+FULL = ({"bulk": 7, "small": 3, "delay": 3}, 1 << 30, 10_000, 64 << 20)
+QUICK = (dict.fromkeys(KINDS, 1), 128 << 20, 1000, 16 << 20)
+"""Rounds, bytes of the large file, small files, bytes of the delayed one.  The ratios of the
+large file are the close ones."""
 SERVERS = {"scp": "ssh", "rsync": "ssh", "stop-and-wait": "socket"}
 
 
@@ -397,7 +398,10 @@ def make_files(place: Path, size: int, count: int, delayed: int) -> dict[str, Pa
 
 
 def compare(
-    place: Path, whats: list[str], only: set[str], amounts: tuple[int, int, int, int]
+    place: Path,
+    whats: list[str],
+    only: set[str],
+    amounts: tuple[dict[str, int], int, int, int],
 ) -> dict[str, Any]:
     """Everything that is asked for, as one object."""
     rounds, size, count, delayed = amounts
@@ -415,7 +419,9 @@ def compare(
             kinds = [k for k in KINDS[what] if k not in figures["missing"]]
             kinds = [kind for kind in kinds if not only or kind in only]
             amount = {"bulk": size, "small": count * SMALL, "delay": delayed}[what]
-            figures[what] = summed_up(measure(bench, what, paths[what], kinds, rounds), amount)
+            figures[what] = summed_up(
+                measure(bench, what, paths[what], kinds, rounds[what]), amount
+            )
     return figures
 
 

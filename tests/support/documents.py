@@ -60,6 +60,7 @@ WHOLE: dict[str, Plan] = {
     "identities.md": IDENTITIES,
     "performance.md": MEASURES,
     "sockets.md": SOCKETS,
+    "transfer.md": MEASURES,
 }
 """Documents of which all commands have one plan."""
 _FIRST_STEPS = dict.fromkeys(

@@ -7,7 +7,6 @@ import os
 import random
 import resource
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -118,19 +117,20 @@ def test_a_file_system_that_cannot_be_written(source: Path, out: Path, used: boo
     in_a_process(read_only)
 
 
-def test_a_folder_that_cannot_be_written(source: Path, out: Path) -> None:
+def test_a_folder_that_cannot_be_written(tmp_path: Path, source: Path, out: Path) -> None:
+    """Not by its owner either.  Paths are relative: any pytest that starts meanwhile closes
+    the directory of all of this user's to others."""
     (out / "folder").mkdir()
     (out / "folder").chmod(0o500)
+    source, out = source.relative_to(tmp_path), out.relative_to(tmp_path)
 
     def nobody() -> None:
+        os.chdir(tmp_path)
         if ROOT:
+            for path in (Path(), source.parent, source):
+                path.chmod(0o755)
             os.chown(out, 65534, 65534)
             os.chown(out / "folder", 65534, 65534)
-            for above in out.parents:
-                if above == Path(tempfile.gettempdir()):
-                    break
-                above.chmod(0o755)
-            source.chmod(0o644)
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
