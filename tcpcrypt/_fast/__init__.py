@@ -24,6 +24,7 @@ __all__ = [
     "check_verdicts",
     "checksum",
     "expand",
+    "make_lanes",
     "make_pump",
     "parse_eno",
     "parse_queue",
@@ -73,6 +74,7 @@ build_verdict = _twin.build_verdict
 check_verdicts = _twin.check_verdicts
 checksum = _twin.checksum
 expand = _twin.expand
+make_lanes = _twin.make_lanes
 make_pump = _twin.make_pump
 parse_eno = _twin.parse_eno
 parse_queue = _twin.parse_queue

@@ -296,3 +296,96 @@ def make_pump(threads: int) -> Pump | None:
 
     Threads start when they get their first connection.
     """
+
+LaneEnd = tuple[int, int, bytes, bool, int, int]
+"""Initial sequence number, shift count of its windows, last TSval, whether a congestion mark
+has yet to be told of; payload of one packet to it at most, and from it in one segment."""
+
+LaneResult = tuple[int, int, int, int, bytes, float, int, float, tuple[tuple[bytes, bool], ...]]
+"""Offset of the next frame to seal, frames sealed; offset of the next frame to open, data
+bytes opened; the beginning of a frame; `due`, `tries`, `last_heard`; of both ends the last
+TSval, and whether a congestion mark has yet to be told of."""
+
+class Lane(Protocol):
+    """A connection that was lent to lanes, inner side 0 and outer side 1."""
+
+    @property
+    def due(self) -> float:
+        """When something is to be repeated; 0: nothing is."""
+
+    @property
+    def last_heard(self) -> float: ...
+    def take(self, side: int, packet: Buffer, now: float) -> list[tuple[int, bytes]] | None:
+        """What becomes of a packet of the connection that comes from `side`.
+
+        The packets that leave, and to which side; None, and nothing has
+        happened, for a packet that is not usual: `tcpcrypt.segment.flow` is to
+        have it, after `recall`.  Raises `RuntimeError` once taken back.
+        """
+
+    def recall(self) -> LaneResult:
+        """Take the connection back.  Raises `RuntimeError` if it came back before."""
+
+class Lanes(Protocol):
+    """What the segment plane lends its established connections to (ext/_c_lanes.pyx)."""
+
+    taken: int
+    """Packets of queues that were decided here."""
+    injected: int
+    """Packets that were added by a raw socket."""
+
+    def __len__(self) -> int: ...
+    def stream(self, reassembly: Any, *, seals: bool) -> Any:
+        """A `tcpcrypt.segment.stream.Stream` that can be lent."""
+
+    def lend(
+        self,
+        key: tuple[bytes, int, bytes, int],
+        sealing: Any,
+        opening: Any,
+        ends: tuple[LaneEnd, LaneEnd],
+        timestamps: bool,
+        *,
+        sealer: FrameSealer,
+        seal_at: int,
+        seal_end: int,
+        frames_left: int,
+        frame_data: int,
+        opener: FrameOpener,
+        open_at: int,
+        begun: bytes,
+        rto: float,
+        due: float,
+        tries: int,
+        last_heard: float,
+    ) -> Lane:
+        """Lend an established connection; `key` is the inner address and port, then the outer.
+
+        Streams and keys are busy until it was taken back.  Raises `ValueError`
+        for what cannot be, `RuntimeError` for what is lent.
+        """
+
+    def serve(self, queue: int, raw4: int, raw6: int, inner: int, outer: int) -> None:
+        """Packets come from the netlink socket `queue`, as numbers `inner` and `outer`.
+
+        What cannot take their place leaves by the raw sockets.
+        """
+
+    def receive(self, buffer: WriteableBuffer, most: int, before: bytearray) -> tuple[int, int]:
+        """Decide on packets that wait, `most` of them, up to the first that is not for a lane.
+
+        `before` are verdicts that have to leave before the first of these; they
+        are taken out of it then.
+        Returns how many datagrams were received, and the length of the last
+        one, which lies in `buffer` and waits for a decision; 0 if there is
+        none, -1 if nothing waits any more.  Raises `OSError`.
+        """
+
+    def take_armed(self) -> list[tuple[tuple[bytes, int, bytes, int], float]]:
+        """Connections that have something to repeat, since the last call, and when."""
+
+    def take_failed(self) -> list[tuple[tuple[bytes, int, bytes, int], Exception]]:
+        """Connections at which `receive` failed since the last call; their packet was dropped."""
+
+def make_lanes() -> Lanes | None:
+    """Lanes without a connection; None in the Python twin."""

@@ -16,6 +16,7 @@ from tcpcrypt._fast._py_frames import (
     FrameSealer,
 )
 from tcpcrypt._fast._py_kdf import expand, resume_identifiers
+from tcpcrypt._fast._py_lanes import make_lanes
 from tcpcrypt._fast._py_netlink import build_verdict, check_verdicts, parse_queue
 from tcpcrypt._fast._py_options import checksum, parse_eno, walk_options
 from tcpcrypt._fast._py_pump import make_pump
@@ -38,6 +39,7 @@ __all__ = [
     "check_verdicts",
     "checksum",
     "expand",
+    "make_lanes",
     "make_pump",
     "parse_eno",
     "parse_queue",

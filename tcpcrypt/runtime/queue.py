@@ -18,7 +18,12 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime import netlink
 from tcpcrypt.runtime.netlink import Answer, QueuedPacket, Verdict
 
-__all__ = ["PacketQueue"]
+__all__ = ["PacketQueue", "Receiver"]
+
+Receiver = Callable[[memoryview, int, bytearray], tuple[int, int]]
+"""Takes datagrams, so many at most; says how many, and how long the last one is that
+lies in the memory and waits for a decision: 0 if none does, -1 if there are no more.
+Before it decides itself it sends the verdicts that it is given, and empties them."""
 
 _NETLINK_NETFILTER: Final = 12
 _SO_RCVBUFFORCE: Final = 33
@@ -44,6 +49,7 @@ class PacketQueue:
         self._buffer = bytearray(_DATAGRAM_MAX)
         self._verdicts = bytearray()
         self._receiving = False
+        self._receiver: Receiver | None = None
 
     @classmethod
     def open(cls, lengths: Mapping[int, int], *, joined: bool = False) -> PacketQueue:
@@ -108,6 +114,10 @@ class PacketQueue:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def receive_by(self, receiver: Receiver) -> None:
+        """Let another take packets from the socket first, and decide on what it can."""
+        self._receiver = receiver
+
     def receive(self, decide: Callable[[QueuedPacket], None]) -> None:
         """Call `decide` for the packets that wait now; it has to call `verdict`.
 
@@ -123,19 +133,30 @@ class PacketQueue:
 
     def _receive(self, decide: Callable[[QueuedPacket], None]) -> None:
         with memoryview(self._buffer) as view:
-            for _ in range(_PACKETS_A_TURN):
+            left = _PACKETS_A_TURN
+            while left > 0:
                 try:
-                    size = self._socket.recv_into(view)
+                    taken, size = self._next(view, left)
                 except BlockingIOError:
                     return
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise
                     self.overruns += 1  # those packets are gone; TCP repeats them
+                    left -= 1
                     continue
+                left -= taken
+                if size < 0:
+                    return
                 for message in netlink.parse_messages(view[:size]):
                     if isinstance(message, QueuedPacket):
                         decide(message)
+
+    def _next(self, view: memoryview, most: int) -> tuple[int, int]:
+        """Datagrams received, and the length of the last one if nobody has decided on it yet."""
+        if self._receiver is None:
+            return 1, self._socket.recv_into(view)
+        return self._receiver(view, most, self._verdicts)
 
     def verdict(
         self,

@@ -20,6 +20,7 @@ from tcpcrypt.core.events import (
     UrgentReceived,
 )
 from tcpcrypt.core.key_log import KeyLog
+from tcpcrypt.core.lease import Lease, Returned
 from tcpcrypt.core.negotiation import Negotiated
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.core.session import Session
@@ -197,6 +198,28 @@ class Crypt:
             self.peer_finished = True
         elif isinstance(event, Aborted):
             self.error = event.error
+
+    # --- lent ---------------------------------------------------------------------------
+
+    @property
+    def begun(self) -> bytes:
+        """The beginning of the peer's next frame."""
+        return bytes(self._begun)
+
+    def lend(self) -> Lease | None:
+        """Let another seal and open, until `take_back`; None unless both is to be done."""
+        if self._init_due or self._init_owed or self._urgent is not None or self.error:
+            return None
+        lease = self.session.lend()
+        if lease is not None and (lease.sealing is None or lease.opening is None):
+            self.session.take_back(lease.unused())
+            return None
+        return lease
+
+    def take_back(self, returned: Returned, begun: bytes) -> None:
+        """Go on where the borrower stopped; `begun` is what there is of the next frame."""
+        self.session.take_back(returned)
+        self._begun[:] = begun
 
     def wipe(self) -> None:
         """Forget the keys."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from tcpcrypt import _fast
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.negotiation import Fallback, Negotiated
@@ -26,6 +27,7 @@ from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import LocalError, PeerError, PeerReason, TruncationError
 from tcpcrypt.segment.composer import Came, Composer, Packets
 from tcpcrypt.segment.crypt import Crypt
+from tcpcrypt.segment.lending import Lending, Timer, make_stream
 from tcpcrypt.segment.opening import Opening, Side
 from tcpcrypt.segment.packets import ECN_CE, Options, ecn, read_options, timestamps_and_blocks
 from tcpcrypt.segment.plain import Passing, Plain
@@ -87,6 +89,7 @@ class Flow:
         resumption: ResumptionCache | None = None,
         key_log: KeyLog | None = None,
         forwards: bool = False,
+        lanes: _fast.Lanes | None = None,
         report: Report = lambda _event, _fields: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,9 +97,7 @@ class Flow:
         """Nothing is encrypted: every segment passes as it comes."""
         self.dead = False
         """Reset, or refused: no segment passes any more."""
-        self.due: float | None = None
-        """When `handle_timeout` is to be called."""
-        self.last_heard = clock()
+        self._timer = Timer(clock())
         # A frame is as long as the data of a segment, which fits a segment again.
         self._config = replace(config, small_frames_until=0)
         self._resumption = resumption
@@ -104,7 +105,7 @@ class Flow:
         self._report = report
         self._clock = clock
         self._opening = Opening(self._config, opener, b"%b:%d" % (flow[2], flow[3]), resumption)
-        self._streams = {INNER: Stream(seals=True), OUTER: Stream(seals=False)}
+        self._streams = {side: make_stream(lanes, seals=side is INNER) for side in Side}
         """By the side of their source."""
         self._composer = Composer(
             {OUTER: flow, INNER: (flow[2], flow[3], flow[0], flow[1])},
@@ -113,18 +114,28 @@ class Flow:
             forwards=forwards,
         )
         self._ends = self._composer.ends
+        self._lending = Lending(lanes, flow, self._streams, self._composer, self._opening)
         self._crypt: Crypt | None = None
         self._asked = Options()
         """Those of the SYN."""
         self._begun = clock()
         self._rto = _RTO_FIRST
-        self._tries = 0
         self._forged_fins = 0
         self._told = False
         self._greeted = False
         """Whether an acknowledgement has been passed on."""
         self._over_since: float | None = None
         self._plainly: Plain | None = None
+
+    @property
+    def due(self) -> float | None:
+        """When `handle_timeout` is to be called."""
+        return self._timer.due
+
+    @property
+    def last_heard(self) -> float:
+        """When the last segment came."""
+        return max(self._timer.last_heard, self._lending.last_heard)
 
     @property
     def ready(self) -> bool:
@@ -173,7 +184,16 @@ class Flow:
 
     def take(self, side: Side, segment: Segment, packet: bytes | memoryview) -> Outcome:
         """A segment that comes from `side`; `packet` is what `segment` was parsed from."""
-        self.last_heard = self._clock()
+        self._timer.last_heard = self._clock()
+        packets = self._lending.take(side, packet, self._timer)
+        if packets is not None:
+            return Outcome(packets)
+        self._recall()
+        outcome = self._take(side, segment, packet)
+        self._lend()
+        return outcome
+
+    def _take(self, side: Side, segment: Segment, packet: bytes | memoryview) -> Outcome:
         if self.dead:
             return self._from_the_grave(side, segment)
         if self.plain:
@@ -197,6 +217,17 @@ class Flow:
         self._schedule()
         return outcome
 
+    def _lend(self) -> None:
+        """Whoever does it faster may have the usual segments, once nothing is left to do."""
+        crypt = self._crypt
+        if crypt is None or crypt.established is None or not self._greeted or self.over:
+            return
+        self._lending.lend(crypt, self._timer, self._rto)
+
+    def _recall(self) -> None:
+        if self._lending.recall(self._crypt, self._timer):
+            self._forged_fins = 0
+
     def _in_clear(self, side: Side, segment: Segment) -> Outcome:
         if self._plainly is None:
             opener = self._opening.opener
@@ -204,7 +235,7 @@ class Flow:
             self._plainly = Plain(None if answered else self._ends[opener].isn)
         passing = self._plainly.take(side, segment)
         if self._plainly.over:
-            self._over_since = self.last_heard
+            self._over_since = self._timer.last_heard
         if passing is Passing.REFUSED:
             return self._from_the_grave(side, segment)
         return Outcome(passed=passing is Passing.PASSED)
@@ -312,7 +343,7 @@ class Flow:
         una = sink.una
         news = self._acknowledgement(came, sink) or not self._greeted
         if sink.una > una:
-            self.due = None  # RFC 6298 section 5.3; `_schedule` sets it anew
+            self._timer.due = None  # RFC 6298 section 5.3; `_schedule` sets it anew
         self._greeted = True
         if options.timestamps:
             end.timestamp = options.timestamps[:4]
@@ -460,7 +491,7 @@ class Flow:
             opener = self._opening.opener
             first = segment.seq if side is opener else segment.ack
             if side is INNER or (first - self._ends[opener].isn) % _MODULUS == 1:
-                self._over_since = self.last_heard
+                self._over_since = self._timer.last_heard
             return
         source = self._streams[side]
         offset = self._offset(side, segment.seq, source.input.end)
@@ -494,6 +525,7 @@ class Flow:
 
     def abort(self) -> Outcome:
         """Reset both sides, and forget the keys."""
+        self._recall()
         outcome = Outcome()
         if not self.dead and not self.plain:
             self._abort(outcome)
@@ -503,6 +535,8 @@ class Flow:
         """Reset both sides, for the engine itself has failed; nothing more passes."""
         self.plain = False
         outcome = Outcome()
+        with contextlib.suppress(Exception):
+            self._recall()
         with contextlib.suppress(Exception):  # it may be what has failed
             self._report("failed", {"error": type(error).__name__})
         self._abort(outcome)
@@ -516,7 +550,7 @@ class Flow:
 
     def _die(self) -> None:
         self.dead = True
-        self.due = None
+        self._timer.due = None
         self._opening.negotiation.abandon()
         if self._crypt is not None:
             self._crypt.wipe()
@@ -526,18 +560,24 @@ class Flow:
     def _schedule(self) -> None:
         waiting = self._crypt is not None and not self.ready
         if self.dead or self.plain:
-            self.due = None
+            self._timer.due = None
         elif waiting or any(stream.overdue for stream in self._streams.values()):
-            if self.due is None:
-                self._tries = 0
-                self.due = self._clock() + self._rto
+            if self._timer.due is None:
+                self._timer.tries = 0
+                self._timer.due = self._clock() + self._rto
         else:
-            self.due = None
+            self._timer.due = None
 
     def handle_timeout(self) -> Outcome:
         """Repeat what is the engine's to repeat; to be called when `due` has come."""
+        self._recall()
+        outcome = self._repeat()
+        self._lend()
+        return outcome
+
+    def _repeat(self) -> Outcome:
         outcome = Outcome()
-        if self.due is None or self._clock() < self.due:
+        if self._timer.due is None or self._clock() < self._timer.due:
             return outcome
         crypt = self._crypt
         if crypt is not None and not self.ready:
@@ -545,15 +585,15 @@ class Flow:
             if crypt.session.error is not None:
                 self._fail(crypt.session.error, outcome)
                 return outcome
-        self._tries += 1
+        self._timer.tries += 1
         for to in (INNER, OUTER):
             stream = self._streams[to.other]
             if stream.overdue:
-                if self._tries > _TRIES_MAX:
+                if self._timer.tries > _TRIES_MAX:
                     self._fail(PeerError(PeerReason.TIMEOUT), outcome)
                     return outcome
                 stop = stream.una + self._composer.most(to)
                 stop = min(stop, stream.responsible, stream.emitted)
                 self._composer.emit(to, outcome.packets, stream.una, stop)
-        self.due = self._clock() + min(self._rto * 2**self._tries, _RTO_MAX)
+        self._timer.due = self._clock() + min(self._rto * 2**self._timer.tries, _RTO_MAX)
         return outcome

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from tcpcrypt import _fast
 from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.runtime.loop import READ, Loop
@@ -98,11 +99,13 @@ class SegmentPlane:
         """Raises `LocalError` or `OSError` where CAP_NET_ADMIN or CAP_NET_RAW is missing."""
         self._loop = loop
         self._clock = time.monotonic
+        self._lanes = _fast.make_lanes()
         self.table = Table(
             configure,
             resumption=resumption,
             key_log=key_log,
             forwards=forwards,
+            lanes=self._lanes,
             report=report,
         )
         self._held: dict[Key, tuple[Flow, list[tuple[QueuedPacket, bytes]]]] = {}
@@ -122,7 +125,11 @@ class SegmentPlane:
             self._queue.close()
             raise
         self._be_liberal()
-        loop.watch(self._queue.fileno(), READ, lambda _events: self._queue.receive(self._on_packet))
+        if self._lanes is not None:
+            raw4, raw6 = self._raw[4].fileno(), self._raw[6].fileno()
+            self._lanes.serve(self._queue.fileno(), raw4, raw6, INNER_QUEUE, OUTER_QUEUE)
+            self._queue.receive_by(self._lanes.receive)
+        loop.watch(self._queue.fileno(), READ, lambda _events: self._receive())
         loop.call_later(_SWEEP_EVERY, self._sweep)
 
     def _be_liberal(self) -> None:
@@ -136,6 +143,15 @@ class SegmentPlane:
             before = _LIBERAL.read_text()
             _LIBERAL.write_text("1")
             self._liberal_before = before
+
+    def _receive(self) -> None:
+        self._queue.receive(self._on_packet)
+        if self._lanes is None:
+            return
+        for key, error in self._lanes.take_failed():
+            self._inject(packet for _, packet in self.table.fail(key, error).packets)
+        for key, due in self._lanes.take_armed():
+            self._wake_at(key, due)
 
     def _on_packet(self, queued: QueuedPacket) -> None:
         side = _SIDES.get(queued.queue)
@@ -189,10 +205,13 @@ class SegmentPlane:
             for queued, packet in waiting:
                 again = queued._replace(payload=memoryview(packet))
                 self._on_packet(again)
-        if flow is not None and flow.due is not None and key not in self._timed:
+        if flow is not None and flow.due is not None:
+            self._wake_at(key, flow.due)
+
+    def _wake_at(self, key: Key, due: float) -> None:
+        if key not in self._timed:
             self._timed.add(key)
-            wait = max(flow.due - self._clock(), 0.0)
-            self._loop.call_later(wait, lambda: self._wake(key))
+            self._loop.call_later(max(due - self._clock(), 0.0), lambda: self._wake(key))
 
     def _discard(self, key: Key) -> None:
         """Drop what was held for a connection that is gone."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from tcpcrypt import _fast
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.resumption import ResumptionCache
@@ -45,6 +46,7 @@ class Table:
         resumption: ResumptionCache | None = None,
         key_log: KeyLog | None = None,
         forwards: bool = False,
+        lanes: _fast.Lanes | None = None,
         report: Callable[[Key, str, dict[str, object]], None] = lambda _key, _event, _fields: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,6 +55,7 @@ class Table:
         self._resumption = resumption
         self._key_log = key_log
         self._forwards = forwards
+        self._lanes = lanes
         self._report = report
         self._clock = clock
         self._beginning: dict[Key, float] = {}
@@ -95,6 +98,11 @@ class Table:
         flow = self.flows.get(key)
         return Outcome() if flow is None else self._ask(flow, flow.handle_timeout)
 
+    def fail(self, key: Key, error: Exception) -> Outcome:
+        """A connection at whose segment a lane has failed ends."""
+        flow = self.flows.get(key)
+        return Outcome() if flow is None else flow.give_up(error)
+
     @staticmethod
     def _ask(flow: Flow, what: Callable[[], Outcome]) -> Outcome:
         try:
@@ -118,6 +126,7 @@ class Table:
             resumption=self._resumption,
             key_log=self._key_log,
             forwards=self._forwards,
+            lanes=self._lanes,
             report=self._reporter(key),
             clock=self._clock,
         )

@@ -1,6 +1,6 @@
 """The extension under AddressSanitizer and UndefinedBehaviorSanitizer.
 
-    python tests/fuzz/sanitized.py                   corpora, twins, options, frames, the pump
+    python tests/fuzz/sanitized.py                   corpora, twins, options, frames, pump, lanes
     python tests/fuzz/sanitized.py tests/fast -k open    these tests alone
 
 It builds the extension in a folder of its own with gcc's sanitizers, aborting at
@@ -27,6 +27,9 @@ TESTS = (
     "tests/fast",
     "tests/wire",
     "tests/runtime/test_pump.py",
+    "tests/segment/test_lanes.py",
+    "tests/segment/test_stream_twins.py",
+    "tests/segment/test_twins.py",
     # They build, count or measure the extension as it is installed; memory that is
     # freed waits in quarantine here.
     "--ignore=tests/fast/test_build.py",

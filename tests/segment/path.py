@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from segment.model import Engine, Faults, Tcp, World, cut
 
+from tcpcrypt import _fast
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.segment.flow import Flow
@@ -33,6 +34,11 @@ class Setup:
     caches: tuple[ResumptionCache | None, ResumptionCache | None] = (None, None)
 
 
+def make_lanes() -> _fast.Lanes | None:
+    """As the run wants them; see conftest.py."""
+    return None
+
+
 class Path:
     """client - [engine] - wire - [engine] - server"""
 
@@ -50,6 +56,7 @@ class Path:
         self.meddle: Filter = lambda _from_client, packet: [packet]
         self.events: dict[bool, list[tuple[str, dict[str, object]]]] = {True: [], False: []}
         self.engines: dict[bool, Engine | None] = {}
+        self.lanes = {mine: make_lanes() for mine in (True, False)}
         for mine, config, cache in zip((True, False), setup.config, setup.caches, strict=True):
             host = self.client if mine else self.server
             if config is None:
@@ -62,6 +69,7 @@ class Path:
                 config,
                 resumption=cache,
                 forwards=setup.forwards,
+                lanes=self.lanes[mine],
                 report=lambda event, fields, mine=mine: self.events[mine].append((event, fields)),
                 clock=self.world.clock,
             )

@@ -1,0 +1,382 @@
+# One direction of a connection: tcpcrypt/segment/{reassembly,cells,stream}.py, which say why.
+# Included by _c_lanes.pyx.
+
+cdef struct Cell:
+    int64_t app
+    int64_t wire
+    int64_t size
+    int64_t header
+    int64_t length
+
+
+@final
+cdef class Cells:
+    """The twin of `tcpcrypt.segment.cells.Cells`."""
+
+    cdef Cell *_cells
+    cdef Py_ssize_t _first, _count, _room
+    cdef readonly int64_t app_end
+    cdef readonly int64_t wire_end
+
+    def __dealloc__(self):
+        free(self._cells)
+
+    def __len__(self):
+        return self._count - self._first
+
+    def add(self, int64_t size, int64_t header, int64_t length):
+        self.more(1)
+        self.put(size, header, length)
+
+    cdef int more(self, Py_ssize_t number) except -1:
+        """Make room for as many cells."""
+        cdef Py_ssize_t room = self._room
+        cdef Cell *cells
+        if self._first and (self._first == self._count or 2 * self._first > self._count > 64):
+            self._count -= self._first
+            memmove(self._cells, self._cells + self._first, self._count * sizeof(Cell))
+            self._first = 0
+        if self._count + number <= room:
+            return 0
+        room = max(2 * room, self._count + number, 8)
+        cells = <Cell *>realloc(self._cells, room * sizeof(Cell))
+        if cells == NULL:
+            raise MemoryError
+        self._cells, self._room = cells, room
+        return 0
+
+    cdef void put(self, int64_t size, int64_t header, int64_t length) noexcept:
+        """A cell for which there is room."""
+        cdef Cell *cell = self._cells + self._count
+        cell.app, cell.wire = self.app_end, self.wire_end
+        cell.size, cell.header, cell.length = size, header, length
+        self._count += 1
+        self.app_end += size
+        self.wire_end += length
+
+    cdef Py_ssize_t by_app(self, int64_t app) noexcept:
+        """The last cell that begins at `app` or before it, or the one before the first."""
+        cdef Py_ssize_t low = self._first, high = self._count, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self._cells[middle].app <= app:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1
+
+    cdef Py_ssize_t by_wire(self, int64_t wire) noexcept:
+        cdef Py_ssize_t low = self._first, high = self._count, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self._cells[middle].wire <= wire:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1
+
+    cpdef int64_t wire_from(self, int64_t app) noexcept:
+        cdef Py_ssize_t index
+        cdef Cell *cell
+        if app >= self.app_end or self._first == self._count:
+            return self.wire_end + app - self.app_end
+        index = self.by_app(app)
+        if index < self._first:
+            cell = self._cells + self._first
+            return cell.wire - (cell.app - app)
+        cell = self._cells + index
+        return cell.wire + (cell.header + app - cell.app if app > cell.app else 0)
+
+    cpdef int64_t wire_to(self, int64_t app) noexcept:
+        cdef Py_ssize_t index
+        cdef Cell *cell
+        if app >= self.app_end or self._first == self._count:
+            return self.wire_end + app - self.app_end
+        index = self.by_app(app - 1)
+        if index < self._first:
+            cell = self._cells + self._first
+            return cell.wire - (cell.app - app)
+        cell = self._cells + index
+        if app - cell.app == cell.size:
+            return cell.wire + cell.length
+        return cell.wire + cell.header + app - cell.app
+
+    cpdef int64_t app_to(self, int64_t wire) noexcept:
+        cdef Py_ssize_t index
+        cdef Cell *cell
+        if wire >= self.wire_end or self._first == self._count:
+            return self.app_end + wire - self.wire_end
+        index = self.by_wire(wire)
+        if index < self._first:
+            cell = self._cells + self._first
+            return cell.app - (cell.wire - wire)
+        cell = self._cells + index
+        return cell.app + max(min(wire - cell.wire - cell.header, cell.size - 1), 0)
+
+    cpdef int64_t app_from(self, int64_t wire) noexcept:
+        cdef Py_ssize_t index
+        cdef int64_t inside
+        cdef Cell *cell
+        if wire >= self.wire_end or self._first == self._count:
+            return self.app_end + wire - self.wire_end
+        index = self.by_wire(wire)
+        if index < self._first:
+            cell = self._cells + self._first
+            return cell.app - (cell.wire - wire)
+        cell = self._cells + index
+        inside = wire - cell.wire
+        if inside == 0 or not cell.size:
+            return cell.app
+        return cell.app + min(max(inside - cell.header, 1), cell.size)
+
+    cpdef void forget(self, int64_t app, int64_t wire) noexcept:
+        cdef Cell *cell
+        while self._first < self._count:
+            cell = self._cells + self._first
+            if cell.app + cell.size > app or cell.wire + cell.length > wire:
+                return
+            self._first += 1
+        # Nobody is to pay for what a connection needed once.
+        free(self._cells)
+        self._cells = NULL
+        self._first = self._count = self._room = 0
+
+
+cdef enum:
+    SLACK = 1 << 17
+    FIRST_WINDOW = 1 << 16
+    FIELD_MAX = 0xFFFF
+    OVERHEAD = 20
+    TAG_LEN = 16
+
+
+@final
+cdef class Stream:
+    """The twin of `tcpcrypt.segment.stream.Stream`."""
+
+    cdef readonly bint seals
+    cdef public object input
+    cdef readonly Cells cells
+    cdef public int64_t largest, una, emitted, edge, widest, dataless, responsible, under_way
+    cdef public object fin
+    cdef public list sacked
+    cdef uint8_t *_block
+    cdef Py_ssize_t _size, _begin, _end
+    cdef int64_t _kept_at, _told, _told_edge, _limit
+    cdef int64_t input_end
+    """Where `input` ends while a lane has the stream."""
+    cdef bint lent
+
+    def __init__(self, reassembly, *, bint seals):
+        self.seals = seals
+        self.input = reassembly
+        self.cells = Cells()
+        self.largest = 1400
+        self.edge = FIRST_WINDOW
+        self.widest = self._limit = FIRST_WINDOW + SLACK
+        self.fin = None
+        self.sacked = []
+
+    def __dealloc__(self):
+        free(self._block)
+
+    # --- what is kept ----------------------------------------------------------------
+
+    cdef uint8_t *room(self, Py_ssize_t size) except NULL:
+        """Memory for `size` bytes behind what is kept; they are kept by `keep`."""
+        cdef Py_ssize_t live = self._end - self._begin, wanted
+        cdef uint8_t *block
+        if self._block != NULL and self._end + size <= self._size:
+            return self._block + self._end
+        if live + size <= self._size and 2 * live <= self._size:
+            memmove(self._block, self._block + self._begin, live)
+        else:
+            wanted = 2 * (live + size) if live else max(size, 512)
+            block = <uint8_t *>malloc(wanted)
+            if block == NULL:
+                raise MemoryError
+            if live:
+                memcpy(block, self._block + self._begin, live)
+            free(self._block)
+            self._block, self._size = block, wanted
+        self._begin, self._end = 0, live
+        return self._block + live
+
+    cdef inline void keep(self, Py_ssize_t size) noexcept:
+        self._end += size
+
+    cdef int _add(self, data) except -1:
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if view.len:
+                memcpy(self.room(view.len), view.buf, view.len)
+                self.keep(view.len)
+        finally:
+            PyBuffer_Release(&view)
+        return 0
+
+    # --- offsets -----------------------------------------------------------------------
+
+    cdef inline int64_t _last(self) noexcept:
+        return self._kept_at + self._end - self._begin
+
+    @property
+    def end(self):
+        return self._last()
+
+    def output_from(self, int64_t offset):
+        return self.cells.wire_from(offset) if self.seals else self.cells.app_from(offset)
+
+    def output_to(self, int64_t offset):
+        return self.cells.wire_to(offset) if self.seals else self.cells.app_to(offset)
+
+    cpdef int64_t input_to(self, int64_t offset) noexcept:
+        return self.cells.app_to(offset) if self.seals else self.cells.wire_to(offset)
+
+    @property
+    def limit(self):
+        return self._limit
+
+    # --- input and output ----------------------------------------------------------------
+
+    def take(self, int64_t offset, data):
+        return self.input.put(offset, data, self._limit)
+
+    def sealed(self, int64_t data_len, frame, *, int64_t tag_len=TAG_LEN):
+        cdef int64_t length = len(memoryview(frame))
+        self.cells.add(data_len, length - tag_len - data_len if data_len else length, length)
+        self._add(frame)
+        if not data_len:
+            self.responsible = self._last()
+            self.dataless += 1
+
+    def opened(self, pieces, int64_t length, *, int64_t tag_len=TAG_LEN):
+        cdef int64_t data_len = 0, begun = self.cells.wire_end
+        for piece in pieces:
+            data_len += len(memoryview(piece))
+        self.cells.add(data_len, length - tag_len - data_len if data_len else length, length)
+        for piece in pieces:
+            self._add(piece)
+        if data_len and self._told > begun:
+            self.responsible = self._last()
+        if not data_len:
+            self.cells.forget(self.una, self.cells.wire_end)
+
+    def finish(self, finp=b""):
+        cdef int64_t length = len(memoryview(finp))
+        self.cells.add(1, length, length + 1)
+        self._add(finp)
+        self.fin = self._last()
+        self._add(b"\0")
+        self.input.end += 1
+
+    cdef const uint8_t *kept(self, int64_t start) noexcept:
+        return self._block + self._begin + (start - self._kept_at)
+
+    def cut(self, int64_t start, int64_t stop):
+        cdef bint fin = self.fin is not None and stop > self.fin
+        cdef int64_t last = min(stop - 1 if fin else stop, self._last())
+        if start < self._kept_at or last <= start:
+            return b"", fin
+        return PyBytes_FromStringAndSize(<const char *>self.kept(start), last - start), fin
+
+    def acknowledged(self, int64_t offset, int64_t edge, list blocks):
+        cdef bint news
+        if offset > self.emitted:
+            return False
+        news = offset > self.una or edge > self.edge or bool(blocks)
+        if offset >= self.una:
+            self.sacked = [
+                block for block in blocks if offset < block[0] < block[1] <= self._last()
+            ]
+        self.hear(offset, edge)
+        return news
+
+    cdef bint hear(self, int64_t offset, int64_t edge) noexcept:
+        """An acknowledgement without SACK blocks of what was sent; whether it is news."""
+        cdef bint news = offset > self.una or edge > self.edge
+        cdef Py_ssize_t done
+        if offset >= self.una:
+            self.edge = edge
+            self.widest = max(self.widest, edge - offset + SLACK)
+            if offset >= self.responsible:
+                self.dataless = 0
+        if offset > self.una:
+            self.una = offset
+            done = <Py_ssize_t>min(offset - self._kept_at, <int64_t>(self._end - self._begin))
+            self._begin += done
+            self._kept_at = offset
+            if self._begin == self._end:
+                free(self._block)
+                self._block = NULL
+                self._size = self._begin = self._end = 0
+            if self.seals:
+                self.cells.forget(self.cells.app_to(offset), offset)
+            else:
+                self.cells.forget(offset, self.cells.wire_end)
+        return news
+
+    cdef inline int64_t sendable_to(self) noexcept:
+        cdef int64_t end = self._last()
+        return end if self.seals else min(end, max(self.edge, self.emitted))
+
+    @property
+    def sendable(self):
+        return self.sendable_to()
+
+    cdef inline bint is_overdue(self) noexcept:
+        return self.una < min(self.responsible, self.emitted)
+
+    @property
+    def overdue(self):
+        return self.is_overdue()
+
+    # --- what the source is told -----------------------------------------------------------
+
+    cdef int64_t tell(self) except? -1:
+        cdef int64_t done
+        if self.una == self._last() and (self.seals or self.una == self.cells.app_end):
+            if self.seals:
+                done = self.cells.app_end
+            else:
+                done = self.input_end if self.lent else self.input.end
+        else:
+            done = self.input_to(self.una)
+        self._told = max(self._told, done)
+        return self._told
+
+    @property
+    def arrived(self):
+        return self.tell()
+
+    cpdef int window(self, int scale) except -1:
+        cdef int64_t arrived = self.tell(), room, rest, fits, edge, field
+        if self.seals:
+            room = max(self.edge - self._last(), 0)
+            rest = room % (self.largest + OVERHEAD) - OVERHEAD
+            fits = room // (self.largest + OVERHEAD) * self.largest + max(rest, 0)
+            edge = max(self._told_edge, self.cells.app_end + fits)
+        else:
+            room = self.edge - self.una
+            edge = arrived
+            if room > 0:
+                edge = max(self.input_to(self.una) + room, arrived, self.under_way)
+        self._told_edge = edge
+        self._limit = max(self._limit, edge + SLACK)
+        field = min((edge - arrived) >> scale, <int64_t>FIELD_MAX)
+        if not field and edge > arrived and self.under_way > arrived:
+            field = 1
+        return <int>field
+
+    def blocks(self):
+        cdef int64_t begin, end
+        found = self.input.blocks()
+        for start, stop in self.sacked:
+            if self.seals:
+                begin, end = self.cells.app_from(start), self.cells.app_to(stop)
+            else:
+                begin, end = self.cells.wire_from(start), self.cells.wire_to(stop)
+            if begin < end:
+                found.append((begin, end))
+        return [block for block in found if block[0] > self._told]
