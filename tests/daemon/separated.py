@@ -77,7 +77,7 @@ class Daemon:
         ]
         return [line for line in lines if not names or line["event"] in names]
 
-    def wait_for(self, name: str, timeout: float = 15) -> dict[str, str]:
+    def wait_for(self, name: str, timeout: float = 30) -> dict[str, str]:
         def found() -> list[dict[str, str]]:
             events = self.events(name)
             assert events or self.process.poll() is None, self.said()
