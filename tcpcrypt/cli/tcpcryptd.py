@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from tcpcrypt import __version__
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import Match, Mode, Policy
 from tcpcrypt.daemon.alone import serve_alone
@@ -123,6 +124,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"serve by this file (default, without --port: {DEFAULT_PATH})",
     )
+    options.add_argument("--version", action="version", version=f"tcpcryptd {__version__}")
     options.add_argument(
         "--confirm",
         metavar="SECONDS",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpcrypt.cli.tcpcryptd import configuration_of
+from tcpcrypt import __version__
+from tcpcrypt.cli.tcpcryptd import configuration_of, main
 from tcpcrypt.daemon.configuration import DEFAULT_PATH
 
 MODULE = ("/usr/lib/tcpcrypt/bin/python3", "-I", "-m", "tcpcrypt.cli.tcpcryptd")
@@ -38,3 +39,10 @@ def test_what_is_no_daemon_has_none(tmp_path: Path) -> None:
     (tmp_path / "7/cmdline").write_bytes(b"sleep\x00--config\x00/evil\x00")
     (tmp_path / "7/cwd").symlink_to("/root")
     assert configuration_of(7, tmp_path) is None
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"tcpcryptd {__version__}\n"
