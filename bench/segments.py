@@ -1,6 +1,7 @@
 """The segment plane beside plain TCP, in turns: how much of its rate is left.
 
     python bench/segments.py [--flows N]... [--rounds N] [--seconds S] [--python] [--json]
+                             [--congestion NAME]
 
 Two hosts in network namespaces, with offloads on; each round has both, so that
 what else the machine does meets both.  The median of the rounds' ratios counts.
@@ -17,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from planes import AT_ONCE, PLAIN, PYTHON, Chain, plain, say, segments, surrounded
+from planes import AT_ONCE, CONGESTION, PLAIN, PYTHON, Chain, plain, say, segments, surrounded
 
 from tcpcrypt.tools.bench import machine
 from tcpcrypt.tools.netns import Lab, become_root
@@ -26,7 +27,9 @@ from tcpcrypt.tools.traffic import Traffic
 OURS = "segments"
 
 
-def measure(flows: list[int], rounds: int, seconds: float, *, python: bool) -> dict[str, Any]:
+def measure(
+    flows: list[int], rounds: int, seconds: float, *, python: bool, congestion: str
+) -> dict[str, Any]:
     """Medians by measurement: rates, ratio, and processor time of both chains."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="tcpcrypt-bench-") as temporary, Lab() as lab:
@@ -36,7 +39,7 @@ def measure(flows: list[int], rounds: int, seconds: float, *, python: bool) -> d
         traffic = Traffic(root / "programs")
         with surrounded(PYTHON if python else {}):
             chains = [
-                Chain(lab, traffic, name, start, root)
+                Chain(lab, traffic, name, start, root, congestion=congestion)
                 for name, start in ((PLAIN, plain), (OURS, segments))
             ]
         for chain in chains:
@@ -71,11 +74,21 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each (default: 1)")
     parser.add_argument("--python", action="store_true", help="without the extension")
+    parser.add_argument(
+        "--congestion",
+        default=Path(f"/proc/sys/net/ipv4/{CONGESTION}").read_text().strip(),
+        metavar="NAME",
+        help="congestion control of both hosts (default: this machine's, %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     become_root()
     found = measure(
-        arguments.flows or [1, 4], arguments.rounds, arguments.seconds, python=arguments.python
+        arguments.flows or [1, 4],
+        arguments.rounds,
+        arguments.seconds,
+        python=arguments.python,
+        congestion=arguments.congestion,
     )
     if arguments.json:
         print(json.dumps({"segments": found, "machine": machine()}, indent=2))
