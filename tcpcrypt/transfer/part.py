@@ -3,10 +3,10 @@
 What arrives is written to `<transfer id>.part` in the receiver's own directory.
 Nothing else is kept of an unfinished transfer, so that nothing else can be
 wrong: when its sender comes back, digests of what lies there are its offer
-(`messages.Have`), one for the whole length and one for each mebibyte of the
-last sixteen.  Acknowledgements before the end are of whole mebibytes, and no
-more than a window is ever under way without being durable; so whatever a power
-cut has left behind, what was acknowledged is among what is offered.
+(`messages.Have`), one for the whole length and one for each mebibyte up to
+sixteen before that.  Acknowledgements before the end are of whole mebibytes,
+and no more than a window is ever under way without being durable; so whatever a
+power cut has left behind, what was acknowledged is among what is offered.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Part:
         """Read what is there, once; `beat` is called every mebibyte."""
         disk = self.account.disk
         size = disk.node(fd).size
-        points = {at for at in range(size // GRID * GRID, size - WINDOW_MAX, -GRID) if at > 0}
+        # What was acknowledged last may be just a whole window behind.
+        points = {at for at in range(size // GRID * GRID, size - WINDOW_MAX - 1, -GRID) if at > 0}
         points.add(size)
         if self.delivery is not None:
             points = {size}
@@ -115,8 +116,19 @@ class Part:
             self.delivery = None
             self._hasher, self._offers = hasher, {}
             mode = self.put.mode & _PERMISSIONS | _OWNER
-            self._fd = self.account.open_part(self.name, mode, offset)
+            self._fd = fd = self.account.open_part(self.name, mode, offset)
             self.written, self.begun = offset, True
+        if not offset:
+            return
+        # Or windows of several connections, each cut off, would be under way at once.
+        try:
+            self.account.disk.sync_data(fd)
+        except OSError as error:
+            self._broken = error
+            raise
+        with self._lock:
+            self._check()  # as in `sync`
+            self.durable = offset // GRID * GRID
 
     def write(
         self,

@@ -339,7 +339,7 @@ class Receiving:
             part.write(offset, pieces, self._hashing, uses.done)
         except (TransferError, OSError) as error:
             uses.done()
-            self._spoil(file, error)
+            self._spoil(file, error, unsound=part.broken)
             return
         self.taken += size
         if self._is_due():
@@ -353,7 +353,8 @@ class Receiving:
             try:
                 file.part.end(end, self._hashing)
             except (TransferError, OSError) as error:
-                self._spoil(file, error, discard=_told(error)[0] is Code.DIGEST)
+                wrong = _told(error)[0] is Code.DIGEST
+                self._spoil(file, error, discard=wrong, unsound=file.part.broken)
                 with self._changed:
                     self._forget(file)
                 return

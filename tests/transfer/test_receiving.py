@@ -19,7 +19,9 @@ from tcpcrypt.transfer.codes import Code, MessageError, TransferError
 from tcpcrypt.transfer.digest import Algorithm, Digest
 from tcpcrypt.transfer.intake import TABLE, Heard, Stage
 from tcpcrypt.transfer.messages import (
+    PREFIXES_MAX,
     UNKNOWN_SIZE,
+    WINDOW_MAX,
     Ack,
     Alive,
     Bye,
@@ -342,6 +344,60 @@ def test_a_sync_pays_from_half_a_window_or_a_quarter_of_a_second() -> None:
         store.close()
 
 
+def test_what_was_acknowledged_before_a_whole_window_is_offered() -> None:
+    """Nothing of the window may be there after a power cut, though the file is as long."""
+    store = Store("out", Rules(), MemoryDisk())
+    window = store.rules.window
+    assert window == WINDOW_MAX
+    b = Talk(store)
+    file = b.put(b"a", size=2 * window)
+    b.listen()
+    b.data(file, 0, bytes(MIB))
+    b.time.now += 1
+    assert b.listen() == [Ack(file, MIB)]
+    for at in range(MIB, MIB + window, MIB):
+        b.data(file, at, bytes(MIB))
+    b.over()
+    again = Talk(store)
+    again.put(b"a", size=2 * window)
+    (have,) = again.listen()
+    assert isinstance(have, Have)
+    assert [offset for offset, _ in have.prefixes] == [*range(MIB, MIB + window + 1, MIB)]
+    assert len(have.prefixes) <= PREFIXES_MAX
+
+
+@pytest.mark.parametrize("more", [True, False], ids=["more comes", "it was all"])
+def test_what_is_gone_on_with_is_durable_before_anything_is_written_behind_it(more: bool) -> None:
+    """Or the windows of two connections would be under way, and no offer reach so far back."""
+    disk = MemoryDisk()
+    store = Store("out", Rules(), disk)
+    data = os.urandom(2 * MIB)
+    b = Talk(store)
+    b.data(b.put(b"a", size=len(data)), 0, data[:MIB])
+    if not more:
+        b.data(0, MIB, data[MIB:])
+    b.over()
+    there = MIB if more else 2 * MIB
+    disk.faults["sync_data"] = lambda: OSError(errno.EIO, os.strerror(errno.EIO))
+    for wanted in (Code.STORAGE, Code.OK):
+        again = Talk(store)
+        file = again.put(b"a", size=len(data))
+        (have,) = again.listen()
+        assert isinstance(have, Have)
+        # Whose sync has failed may be nowhere: it is sent anew.
+        at = there if wanted is Code.STORAGE else 0
+        assert max((offset for offset, _ in have.prefixes), default=0) == at
+        before = len(disk.calls)
+        for offset in range(at, len(data), MIB):
+            again.data(file, offset, data[offset : offset + MIB])
+        again.end(file, data)
+        if wanted is Code.STORAGE:
+            assert "write" not in disk.calls[before:]
+        assert code_of(again.listen()[-1]) is wanted
+        again.over()
+        disk.faults.clear()
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("call", ["write", "sync_data", "sync", "rename", "create", "set_mtime"])
 def test_what_the_disk_refuses_is_never_acknowledged(call: str, number: int) -> None:
@@ -483,7 +539,7 @@ def test_a_partial_file_is_never_spliced(store: Store, out: Path) -> None:
     last.over()
 
 
-def test_offers_are_the_length_and_each_mebibyte_of_the_last_sixteen(
+def test_offers_are_the_length_and_each_mebibyte_up_to_sixteen_before(
     store: Store, out: Path
 ) -> None:
     data = os.urandom(2 * MIB + 5)
@@ -498,7 +554,7 @@ def test_offers_are_the_length_and_each_mebibyte_of_the_last_sixteen(
     again.put(b"a", size=30 * MIB)
     (have,) = again.listen()
     assert isinstance(have, Have)
-    assert [at for at, _ in have.prefixes] == [at * MIB for at in range(5, 21)]
+    assert [at for at, _ in have.prefixes] == [at * MIB for at in range(4, 21)]
     again.over()
 
 
