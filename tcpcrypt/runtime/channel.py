@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Channel"]
 
-_LINGER: Final = struct.Struct("ii")
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_CLOSE_AT_ONCE: Final = struct.pack("ii", 0, 0)
 
 
 class Channel:
     """One side of a relay.
 
+    Nothing is called before `watch`, or `reading` is switched on.
     `readable` is called when there is something to read and `reading` is on,
     `drained` when what `write` kept has gone out, `failed` once with the error
     when the connection is dead.
@@ -57,10 +59,10 @@ class Channel:
         self._reading = False
         self._ending = False
         self._lent = False
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(1, 0))
+        if sock.gettimeout() != 0.0:
+            sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._watch()
 
     @property
     def reading(self) -> bool:
@@ -70,7 +72,7 @@ class Channel:
     def reading(self, wanted: bool) -> None:
         if wanted != self._reading:
             self._reading = wanted
-            self._watch()
+            self.watch()
 
     def write(self, data: ReadableBuffer, *, borrowed: bool = False, last: bool = False) -> None:
         """Send `data` by one send() of its own; what does not fit is kept.
@@ -86,7 +88,7 @@ class Channel:
         if view:
             self._out.append((memoryview(bytes(view)) if borrowed else view, last))
             self.pending += len(view)
-            self._watch()
+            self.watch()
 
     def end(self) -> None:
         """Send FIN once everything has gone out.  Idempotent."""
@@ -100,7 +102,7 @@ class Channel:
     def close_cleanly(self) -> None:
         """Close what has ended in both directions.  Idempotent."""
         if not self.closed:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_AT_ONCE)
             self._close()
 
     def lend(self) -> None:
@@ -111,7 +113,7 @@ class Channel:
     def take_back(self, unsent: bytes) -> None:
         """Go on, first with what the other could not send."""
         self._lent = False
-        self._watch()
+        self.watch()
         self.write(unsent)
 
     def _close(self) -> None:
@@ -125,7 +127,8 @@ class Channel:
             # not by the garbage collector.
             self._readable = self._drained = self._failed = _nothing
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Wait for what there is to be told, an error at least."""
         if self.closed or self._lent:
             return
         mask = (READ if self._reading else 0) | (WRITE if self._out else 0)
@@ -160,7 +163,7 @@ class Channel:
                 self._out[0] = (rest, last)
                 return
             self._out.popleft()
-        self._watch()
+        self.watch()
         self._end_if_drained()
         self._drained()
 
@@ -185,7 +188,7 @@ class Channel:
             except OSError as error:
                 self._fail(error)
                 return
-            self._watch()
+            self.watch()
 
     def _fail(self, error: OSError) -> None:
         if not self.closed:

@@ -32,6 +32,7 @@ from tcpcrypt.registry import Tep
 from tcpcrypt.runtime.authentication import Change, key_exchange
 from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import SocketAddress
+from tcpcrypt.runtime.facts import Facts
 from tcpcrypt.runtime.relay import Ending, Relay
 from tcpcrypt.runtime.tally import word
 from tcpcrypt.wire.frame import sealed_size
@@ -268,7 +269,7 @@ class Connection(ABC):
                 session = self._relay.session if self._relay is not None else None
                 self.proved = session is not None and session.peer_proved
             self._context.tally.count("resumed" if established.resumed else "fresh")
-            self._context.report("enabled", self.describe())
+            self._context.report("enabled", Facts(self.describe))
         start = "plain" if established is None else "resumed" if established.resumed else "fresh"
         setup = self._context.tally.setups[self.direction, start]
         setup.add(time.monotonic() - self.began)
@@ -296,7 +297,6 @@ class Connection(ABC):
 
     def _on_ended(self, ending: Ending, detail: str) -> None:
         tally, relay = self._context.tally, self._relay
-        facts = {**self.describe(), **self.traffic()}
         tally.frames += self.frames
         tally.rekeys += self.rekeys
         self.add_to(tally.moved)
@@ -304,16 +304,19 @@ class Connection(ABC):
             event = "refused" if ending is Ending.REFUSED else "aborted"
             fault = relay.fault if relay is not None else None
             tally.count(event, "internal" if fault is None else word(fault))
-            self._context.report(event, {**facts, "reason": detail})
+            self._context.report(event, self._last_words(reason=detail))
         elif ending is Ending.RESET_BY_PEER and self.established is None and self.terms is not None:
             tally.count("failed", "reset_in_key_exchange")
             own = self._context.authentication.identity or "what this host offers"
             reason = f"reset by the peer in the key exchange; it may not accept {own}"
-            self._context.report("failed", {**facts, "reason": reason})
+            self._context.report("failed", self._last_words(reason=reason))
         else:
             tally.count("closed", ending.name.lower())
-            self._context.report("closed", {**facts, "how": ending.value})
+            self._context.report("closed", Facts(lambda: self._last_words(how=ending.value)))
         self._drop()
+
+    def _last_words(self, **more: object) -> dict[str, object]:
+        return {**self.describe(), **self.traffic(), **more}
 
     def _give_up(self, event: str, reason: str, kind: str = "") -> None:
         """End a connection of which one side at most is up; `kind` is the reason as a label."""

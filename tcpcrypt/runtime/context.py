@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tcpcrypt.core.config import Config
@@ -27,8 +27,8 @@ from tcpcrypt.wire.profile import PROFILES, RFC8548, WireProfile
 
 __all__ = ["Context", "Report", "Settings"]
 
-Report = Callable[[str, dict[str, object]], None]
-"""Takes an event's name and its fields; never a secret."""
+Report = Callable[[str, Mapping[str, object]], None]
+"""Takes an event's name and its fields, which it reads at once or never; no secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

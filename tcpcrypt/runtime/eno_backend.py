@@ -56,24 +56,21 @@ class Tuple4(NamedTuple):
     remote_port: int
 
     @classmethod
-    def of_socket(cls, sock: socket.socket) -> Tuple4:
-        """The connection of `sock`.  Raises `OSError` if it has none (any more)."""
-        return cls.of_opener(sock, sock.getpeername())
-
-    @classmethod
     def of_opener(cls, sock: socket.socket, remote: SocketAddress) -> Tuple4:
         """The connection that `sock` is opening to `remote`."""
-        return cls.between(sock.family, sock.getsockname(), remote)
+        return cls.between(sock.getsockname(), remote)
 
     @classmethod
-    def between(cls, family: int, local: SocketAddress, remote: SocketAddress) -> Tuple4:
-        """The connection between these; `family` is that of the sockets."""
-        return cls(_packed(family, local), local[1], _packed(family, remote), remote[1])
+    def between(cls, local: SocketAddress, remote: SocketAddress) -> Tuple4:
+        """The connection between these."""
+        return cls(_packed(local[0]), local[1], _packed(remote[0]), remote[1])
 
 
-def _packed(family: int, address: SocketAddress) -> bytes:
+def _packed(address: str) -> bytes:
+    if ":" not in address:
+        return socket.inet_aton(address)
     # The zone of a link-local address is not part of it.
-    return socket.inet_pton(family, address[0].partition("%")[0])
+    return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +162,7 @@ class EnoBackend(Protocol):
         Raises `OSError` if it cannot go on.
         """
 
-    def accepted(self, sock: socket.socket) -> Requested | None:
+    def accepted(self, sock: socket.socket, connection: Tuple4) -> Requested | None:
         """What is known of a connection that a listener accepted; its negotiation is over.
 
         None: the handshake is not known, and the connection has to be reset.

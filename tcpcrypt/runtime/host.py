@@ -117,6 +117,7 @@ class Host:
         self._unsteerable: OrderedDict[Tuple4, int] = OrderedDict()
         """Connections, by the sequence number of their SYN, that cannot come to us."""
         self._generation = 0
+        self._slots = connection_slots()
         self._held_by: dict[int, Policy] = {}
         self._context = Context(
             config=settings.config,
@@ -150,6 +151,7 @@ class Host:
     def start(self) -> None:
         """Be ready for connections; the rules may be installed then."""
         raise_descriptor_limit()
+        self._slots = connection_slots()
         _keep_freed_memory()
         _collect_garbage_seldom()
         self.loop.failed = self._on_bug
@@ -171,6 +173,7 @@ class Host:
     def _look_after(self) -> None:
         # One timer for all: most connections end long before theirs would be due.
         now = time.monotonic()
+        self._slots = connection_slots()
         for opening in tuple(self._waiting.values()):
             opening.look_after(now)
         self._tcps.expire()
@@ -353,14 +356,14 @@ class Host:
 
     def _has_room(self) -> bool:
         """Whether there are descriptors for one more connection, both its sides."""
-        return len(self.connections) < connection_slots()
+        return len(self.connections) < self._slots
 
     def _application_came(self, inner: socket.socket) -> None:
         """A connection of an application has come to the listener."""
         try:
             service = self._steering.meant_by_application(inner)
             client = inner.getpeername()
-            key = Tuple4.between(inner.family, client, service)
+            key = Tuple4.between(client, service)
         except (OSError, NotSteeredError):
             close_with_reset(inner)
             return

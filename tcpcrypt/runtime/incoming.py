@@ -6,7 +6,6 @@ somebody is there.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import random
@@ -47,10 +46,10 @@ class AcceptedByPeer(Connection):
         if outer is None:
             return
         try:
-            connection = Tuple4.of_socket(outer)
             self._client = outer.getpeername()
             self._service = context.steering.meant_by_peer(outer)
-            requested = context.backend.accepted(outer)
+            connection = Tuple4.between(self._service, self._client)
+            requested = context.backend.accepted(outer, connection)
         except (OSError, NotSteeredError) as error:
             self._give_up("failed", str(error), "not_steered")
             return
@@ -85,8 +84,9 @@ class AcceptedByPeer(Connection):
         sock = self._context.privileges.service(6 if ":" in client[0] else 4)
         try:
             sock.bind(client)
-            with contextlib.suppress(BlockingIOError):
-                sock.connect(self._service)
+            number = sock.connect_ex(self._service)
+            if number not in {0, errno.EINPROGRESS}:
+                raise OSError(number, os.strerror(number))
         except BaseException:
             sock.close()
             raise

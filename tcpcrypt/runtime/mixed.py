@@ -17,7 +17,7 @@ from typing import Final
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Negotiation
-from tcpcrypt.runtime.eno_backend import NewRequest, Requested, SocketAddress
+from tcpcrypt.runtime.eno_backend import NewRequest, Requested, SocketAddress, Tuple4
 from tcpcrypt.runtime.nfqueue import NfqueueBackend
 from tcpcrypt.runtime.sockops import SockopsBackend, can_judge
 
@@ -75,8 +75,8 @@ class MixedBackend:
         backend = self._queued if sock in self._diverted else self._sockops
         backend.connected(sock)
 
-    def accepted(self, sock: socket.socket) -> Requested | None:
-        return self._queued.accepted(sock)
+    def accepted(self, sock: socket.socket, connection: Tuple4) -> Requested | None:
+        return self._queued.accepted(sock, connection)
 
     def release(self, sock: socket.socket) -> None:
         self._diverted.discard(sock)

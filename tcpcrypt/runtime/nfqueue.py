@@ -197,8 +197,8 @@ class NfqueueBackend:
     def connected(self, _sock: socket.socket) -> None:
         """The segments have told more, and sooner."""
 
-    def accepted(self, sock: socket.socket) -> Requested | None:
-        entry = self._answered.pop(Tuple4.of_socket(sock), None)
+    def accepted(self, sock: socket.socket, connection: Tuple4) -> Requested | None:
+        entry = self._answered.pop(connection, None)
         if entry is None:
             return None
         self._accepting.pop((entry.connection, entry.received_isn), None)

@@ -168,17 +168,20 @@ class OpenedByApplication(Connection):
             self._fail(number)
             return
         self._connected = True
-        self._context.loop.watch(self._outer.fileno(), ERRORS, self._on_outer)
         try:
             self._context.backend.connected(self._outer)
         except OSError as error:
             self._fail(error.errno or 0)
         else:
             self._proceed()
+        if self._outer is not None:  # not the relay's yet
+            self._context.loop.watch(self._outer.fileno(), ERRORS, self._on_outer)
 
     def _fail(self, number: int) -> None:
         """Let the application's kernel report what ours was told of the peer."""
         if number == errno.ETIMEDOUT:
+            to = self._held.connection
+            self._context.paths.unanswered(to.remote, to.remote_port, self._allowed)
             self._held.drop()
         elif number not in _REFUSALS:
             self._held.unreachable()

@@ -55,6 +55,8 @@ class Remembered:
     """Dialects tried in a row without success."""
     doubtful: bool = False
     """Whether it was left alone for nothing but silence, once."""
+    unanswered: bool = False
+    """Whether a connection since then had no answer at all."""
 
 
 class PathMemory:
@@ -80,7 +82,18 @@ class PathMemory:
     def encrypts(self, address: bytes, port: int, profile: str, allowed: str = "") -> bool:
         """Whether the latest connection to this service was encrypted, in that dialect."""
         known = self._peers.get((address, port, allowed))
-        return known is not None and (known.last, known.profile) == ("encrypted", profile)
+        if known is None or known.unanswered:
+            return False
+        return (known.last, known.profile) == ("encrypted", profile)
+
+    def unanswered(self, address: bytes, port: int, allowed: str = "") -> None:
+        """A connection to this service had no answer: its path may carry the option no more.
+
+        A system that sends fewer SYNs than are to carry it would never find out.
+        """
+        known = self._peers.get((address, port, allowed))
+        if known is not None:
+            known.unanswered = True
 
     def profile(self, address: bytes, port: int, allowed: str = "") -> str:
         """The dialect to speak to this service; empty: nothing is known of it."""

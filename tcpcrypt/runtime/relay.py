@@ -165,11 +165,15 @@ class Relay:
         # Whoever sets URG on the path would take a byte out of the stream.
         self._outer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         if self.session is None:
+            self._outer.watch()
             self._ready(None)
             return
         patience = self.session.config.handshake_timeout
         self._timer = self._loop.call_later(patience, self._on_deadline)
-        self._outer.reading = True
+        if self.session.established:
+            self._outer.watch()  # nobody takes data yet
+        else:
+            self._outer.reading = True
         self.settle()
 
     def attach(self, inner: socket.socket) -> None:
@@ -188,6 +192,8 @@ class Relay:
             self._inner.write(data)
         self._end_inner()
         self._regulate()
+        if self._inner is not None and not self._inner.reading:
+            self._inner.watch()
 
     def owns(self, fd: int) -> bool:
         """Whether `fd` is one of its sockets."""

@@ -198,14 +198,14 @@ class SockopsBackend:
             _replay_opening(negotiation, self._load(sock))
         opening.progress()
 
-    def accepted(self, sock: socket.socket) -> Requested | None:
+    def accepted(self, sock: socket.socket, connection: Tuple4) -> Requested | None:
         said, new = self._load(sock), self._new
         if said is None or said.kind != _ACCEPTED or new is None:
             self.evicted += 1
             return None
         nonce = said.own[4 + RESUME_ID_LEN :]
         requested = new(
-            Tuple4.of_socket(sock),
+            connection,
             resume=len(said.own) >= 4 + RESUME_ID_LEN,
             random=lambda _count: nonce,
         )

@@ -34,7 +34,7 @@ has ended.  What never leaves the host is never touched.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from tcpcrypt.errors import LocalError
@@ -99,6 +99,8 @@ class TransparentSteering:
         self._sockets: list[socket.socket] = []
         self._application: dict[int, socket.socket] = {}
         self._peer: dict[int, socket.socket] = {}
+        self._own: set[SocketAddress] = set()
+        """The addresses of the listeners."""
         try:
             for family in families:
                 self._application[family] = self._listener(family)
@@ -128,6 +130,7 @@ class TransparentSteering:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Nobody but TPROXY reaches an address of the loopback from outside.
         sock.bind((LISTENER_ADDRESS[family], 0))
+        self._own.add(sock.getsockname()[:2])
         return sock
 
     def listen(self) -> None:
@@ -171,19 +174,17 @@ class TransparentSteering:
         return {family: sock.getsockname()[1] for family, sock in self._peer.items()}
 
     def meant_by_application(self, sock: socket.socket) -> SocketAddress:
-        return _meant(sock, self._application)
+        return self._meant(sock)
 
     def meant_by_peer(self, sock: socket.socket) -> SocketAddress:
-        return _meant(sock, self._peer)
+        return self._meant(sock)
+
+    def _meant(self, sock: socket.socket) -> SocketAddress:
+        address: SocketAddress = sock.getsockname()
+        if address[:2] in self._own:
+            raise NotSteeredError("connection to the listener itself")
+        return address
 
     def close(self) -> None:
         while self._sockets:
             self._sockets.pop().close()
-
-
-def _meant(sock: socket.socket, listeners: Mapping[int, socket.socket]) -> SocketAddress:
-    address: SocketAddress = sock.getsockname()
-    own = listeners[4 if sock.family == socket.AF_INET else 6].getsockname()
-    if address[:2] == own[:2]:
-        raise NotSteeredError("connection to the listener itself")
-    return address

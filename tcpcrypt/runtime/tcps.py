@@ -16,7 +16,7 @@ import dataclasses
 import ipaddress
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy, select
@@ -61,7 +61,7 @@ class TcpsDivert:
         self,
         queue: PacketQueue,
         policies: Callable[[], Sequence[Policy]],
-        tell: Callable[[str, dict[str, object]], None],
+        tell: Callable[[str, Mapping[str, object]], None],
         next_number: Callable[[], int],
     ) -> None:
         self._queue = queue

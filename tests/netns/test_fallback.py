@@ -154,6 +154,21 @@ def test_a_peer_that_is_stopped_for_a_while_is_not_taken_for_a_path_that_drops(
     assert not ours.events("fallback")
 
 
+def test_a_path_that_begins_to_drop_syns_with_the_option_costs_six(
+    path: Network, site: Path
+) -> None:
+    path.web(site)
+    ours, _theirs = path.both()
+    assert path.curl("/page").encode() == PAGE
+    ours.wait_for("closed")
+    path.meddle(*SYN, "--tcp-option", "69", "-j", "DROP")
+    with Capture(path.client_end) as capture:
+        # Seconds where Linux repeats SYNs once a second, a minute where it does not.
+        assert path.curl("/page", 4, "--max-time", "100").encode() == PAGE
+    assert "retransmitted" in ours.wait_for("fallback")[0]["reason"]
+    assert [bool(eno(syn)) for syn in opened(capture)] == [*6 * [True], False]
+
+
 def test_option_stripped_from_the_first_ack_aborts(path: Network) -> None:
     """The opener has enabled encryption, the other side has not (RFC 8547 section 9,
     "type 2" failure): no request in clear, and an error instead of an answer."""

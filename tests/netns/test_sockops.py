@@ -35,6 +35,10 @@ FRESH = b"\x45\x04\x01\x23"
 ACK = b"\x45\x02"
 
 
+def ends(sock: socket.socket) -> Tuple4:
+    return Tuple4.between(sock.getsockname(), sock.getpeername())
+
+
 @dataclass
 class Side:
     """A host whose sockets negotiate."""
@@ -96,7 +100,7 @@ class Side:
         assert poll.poll(10_000), "nobody came"
         sock, _address = listener.accept()
         self.sockets.append(sock)
-        requested = self.backend.accepted(sock)
+        requested = self.backend.accepted(sock, ends(sock))
         return sock, requested.negotiation if requested is not None else None
 
     def close(self) -> None:
@@ -357,7 +361,7 @@ def test_a_connection_of_which_the_program_knows_nothing_is_not_taken(
         sock, _address = listener.accept()
         with sock:
             replaced = side(pair.server)
-            assert replaced.backend.accepted(sock) is None
+            assert replaced.backend.accepted(sock, ends(sock)) is None
             assert replaced.backend.evicted == 1
 
 

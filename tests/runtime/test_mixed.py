@@ -72,7 +72,7 @@ def test_the_queue_accepts_and_the_program_is_told_nothing() -> None:
     backend = MixedBackend(sockops, queued)  # type: ignore[arg-type]
     backend.configure(Config())
     backend.adopt_listener(None, None)  # type: ignore[arg-type]
-    backend.accepted(None)  # type: ignore[arg-type]
+    backend.accepted(None, None)  # type: ignore[arg-type]
     assert queued.asked == ["configure", "adopt_listener", "accepted"]
     assert not sockops.asked
     assert backend.evicted == 7

@@ -107,5 +107,10 @@ def test_which_paths_have_carried_the_option_in_a_dialect(paths: PathMemory) -> 
     assert paths.encrypts(HERE, PORT, "rfc8548")
     assert not paths.encrypts(HERE, PORT, "stanford")
     assert not paths.encrypts(HERE, PORT, "rfc8548", "both")
+    paths.unanswered(HERE, PORT)
+    assert not paths.encrypts(HERE, PORT, "rfc8548")
+    paths.unanswered(HERE, PORT + 1)  # nothing is known of it
+    paths.note(HERE, PORT, "encrypted", profile="rfc8548")
+    assert paths.encrypts(HERE, PORT, "rfc8548")
     paths.note(HERE, PORT, "plain", profile="rfc8548", silent=True)
     assert not paths.encrypts(HERE, PORT, "rfc8548")

@@ -146,7 +146,8 @@ def accept(
         listener.setblocking(True)
         kernel["said"] = LAYOUT.pack(kind, UP, 0, 0, 0, *lengths, b"", *said)
         with listener.accept()[0] as sock:
-            requested = backend.accepted(sock)
+            ends = Tuple4.between(sock.getsockname(), sock.getpeername())
+            requested = backend.accepted(sock, ends)
             return requested.negotiation if requested is not None else None
 
 
