@@ -189,6 +189,8 @@ def stanford(ground: Ground) -> Targets:
     libraries = daemon.parent.parent / "lib" / ".libs"
     ports = ",".join(map(str, ground.ports.values()))
     for host, (out, back) in ((ground.client, ("d", "s")), (ground.server, ("s", "d"))):
+        # What overflows its queue or its list of a hundred segments is lost to it for ever.
+        host.sysctl("net.ipv4.tcp_rmem", "4096 32768 32768")
         jail = ground.directory / out
         jail.mkdir()
         ground.start(
