@@ -11,7 +11,7 @@ APT := python3-venv python3-dev gcc libc6-dev libssl-dev iptables iproute2 tcpdu
        openssl ca-certificates clang libbpf-dev
 
 # What makes the Debian package.
-APT_DEB := debhelper dpkg-dev
+APT_DEB := chrpath debhelper dpkg-dev
 
 # Programs that the tests run as they are, and that nothing else needs.
 APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-server \

@@ -8,7 +8,7 @@ all.  So it is for the release whose interpreter builds it, which must be Debian
     --own WHEEL    take this wheel of the tree instead of building one
 
 Given the same wheels and SOURCE_DATE_EPOCH (by default, the time of the last commit),
-the package is the same byte for byte.  Needs debhelper and dpkg-dev; no root.
+the package is the same byte for byte.  Needs chrpath, debhelper and dpkg-dev; no root.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _run(*words: str, cwd: Path, environment: Mapping[str, str]) -> None:
             words, cwd=cwd, env=dict(environment), capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
-        raise BuildError(f"{words[0]} is not installed (Debian: debhelper, dpkg-dev)") from None
+        raise BuildError(f"{words[0]} is not installed (Debian: chrpath, debhelper, dpkg-dev)") from None
     if done.returncode:
         raise BuildError(f"{' '.join(words)}:\n{done.stdout}{done.stderr}")
 
@@ -182,6 +182,9 @@ def _install(own: Path, wheels: Path, site: Path, environment: Mapping[str, str]
     for information in site.glob("*.dist-info"):
         for name in OF_THE_INSTALLER:
             (information / name).unlink(missing_ok=True)
+    # An interpreter that was not Debian's has left its own directory of libraries there.
+    _run("chrpath", "--delete", *map(str, site.glob("tcpcrypt/_fast/*.so")), cwd=site,
+         environment=environment)  # fmt: skip
 
 
 # --- the tree of the package -------------------------------------------------------------
