@@ -35,6 +35,8 @@ class Trusting:
     host: Host
     directory: Path
     daemons: list[LabDaemon] = field(default_factory=list)
+    through: tuple[str, ...] = ()
+    """The command that runs the daemon."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(mode=0o700)
@@ -55,8 +57,9 @@ class Trusting:
 
     def start(self, text: str, *arguments: str, **keys: str) -> LabDaemon:
         self.write(text, **keys)
+        file = ("--config", str(self.file))
         with self.network.every_policy():
-            self.daemons.append(LabDaemon(self.host, "--config", str(self.file), *arguments))
+            self.daemons.append(LabDaemon(self.host, *file, *arguments, through=self.through))
         self.network.daemons.append(self.daemon)
         return self.daemon
 
