@@ -39,7 +39,7 @@ from tcpcrypt.runtime.incoming import AcceptedByPeer
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.mixed import MixedBackend
 from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
-from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER, NfqueueBackend
+from tcpcrypt.runtime.nfqueue import NfqueueBackend
 from tcpcrypt.runtime.outgoing import OpenedByApplication
 from tcpcrypt.runtime.overview import Overview
 from tcpcrypt.runtime.path_memory import PathMemory
@@ -47,6 +47,7 @@ from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.published import PublishedCache
 from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.queue import PacketQueue
+from tcpcrypt.runtime.rules import QUEUE_NUMBER
 from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
 from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 from tcpcrypt.runtime.steering import NotSteeredError, Steering

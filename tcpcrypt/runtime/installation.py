@@ -14,15 +14,15 @@ import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from tcpcrypt.core.policy import TCPS, Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Settings
+from tcpcrypt.runtime.diversion import divert_rules
 from tcpcrypt.runtime.firewall import Firewall
 from tcpcrypt.runtime.left_behind import end_left_behind
-from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH, QUEUE_NUMBER, divert_rules
+from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH
 from tcpcrypt.runtime.older import (
     OlderConnection,
     diverted_connections,
@@ -31,7 +31,7 @@ from tcpcrypt.runtime.older import (
 )
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.routing import Routing
-from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, Rule
+from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, QUEUE_NUMBER, Rule
 from tcpcrypt.runtime.ruleset import (
     HOLD_SLOTS,
     STRAY_QUEUE,
@@ -135,10 +135,8 @@ class Installation:
 
     def rehearse(self, policies: Sequence[Policy]) -> None:
         """See whether these policies can be put in force; nothing changes."""
-        carrying = self._carrying()
-        self._firewall.rehearse(
-            rules_for(policies, self.generation + 1, self.steering, carrying=carrying)
-        )
+        rules = rules_for(policies, self.generation + 1, self.steering, queue=self._seen_in)
+        self._firewall.rehearse(rules)
 
     def update(self, policies: Sequence[Policy]) -> None:
         """Put other policies in force; for connections that are open nothing changes.
@@ -179,7 +177,7 @@ class Installation:
             [
                 *tcps_rules(self.settings.policies, self.older),
                 *guard_rules(policies, serving=True),
-                *self._carrying(),
+                *_carrying(self._seen_in),
                 *opening_rules(
                     policies,
                     None,
@@ -187,7 +185,7 @@ class Installation:
                     (*self._former, *self.settings.policies),
                 ),
                 *self.steering.rules(),
-                *accepting_rules((), self.steering.peer_ports()),
+                *accepting_rules((), self.steering.peer_ports(), queue=self._seen_in),
             ]
         )
 
@@ -199,12 +197,13 @@ class Installation:
             self.steering,
             self.older,
             self._former,
-            carrying=self._carrying(),
+            queue=self._seen_in,
         )
 
-    def _carrying(self) -> list[Rule]:
-        """The rules of what carries the option."""
-        return divert_rules() if self._queues else pass_rules()
+    @property
+    def _seen_in(self) -> int | None:
+        """The queue of handshakes; None: nobody needs to see them."""
+        return QUEUE_NUMBER if self._queues else None
 
     def missing(self) -> int:
         """How many rules are not as they were installed: somebody has changed them."""
@@ -250,11 +249,11 @@ def rules_for(
     older: Iterable[OlderConnection] = (),
     former: Iterable[Policy] = (),
     *,
-    carrying: Iterable[Rule] | None = None,
+    queue: int | None = QUEUE_NUMBER,
 ) -> list[Rule]:
     """All rules for `policies`, as they stand while the daemon serves.
 
-    `carrying` are those of what carries the option; by default netfilter queues.
+    `queue`: where the option is carried; None if the kernel does that.
     Of an IP version that it does not serve, what `require` names is refused.
     """
     listeners = steering.peer_ports()
@@ -262,10 +261,10 @@ def rules_for(
     rules = [
         *tcps_rules(policies, older),
         *guard_rules(policies, serving=True),
-        *(divert_rules() if carrying is None else carrying),
+        *_carrying(queue),
         *opening_rules(policies, generation, older, former),
         *steering.rules(),
-        *accepting_rules(policies, listeners, syn_cookies=_always_syn_cookies()),
+        *accepting_rules(policies, listeners, queue=queue),
     ]
     others = [family for family in (4, 6) if family not in listeners]
     return [
@@ -274,18 +273,17 @@ def rules_for(
     ]
 
 
+def _carrying(queue: int | None) -> list[Rule]:
+    """The rules of what carries the option."""
+    return divert_rules() if queue is not None else pass_rules()
+
+
 def _limited(rules: Iterable[Rule], families: Collection[int]) -> Iterator[Rule]:
     """Those that concern these IP versions, and for these alone."""
     for rule in rules:
         kept = tuple(family for family in rule.families if family in families)
         if kept:
             yield replace(rule, families=kept)
-
-
-def _always_syn_cookies() -> bool:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/net/ipv4/tcp_syncookies").read_text().strip() == "2"
-    return False
 
 
 def remove_everything(families: Sequence[int] = (4, 6)) -> int:

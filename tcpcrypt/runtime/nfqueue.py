@@ -1,6 +1,7 @@
 """RFC 8547 section 4.6 by diverting the handshake's packets through NFQUEUE.
 
-Bulk data never comes here.  What is diverted is told by socket marks: a socket
+Bulk data never comes here.  What is diverted (`tcpcrypt.runtime.diversion`) is told by
+socket marks: a socket
 to a peer carries MARK_HANDSHAKE from its creation until its negotiation is
 finished, then MARK_DONE; a second later where the connection's own mark tells
 that it is, as most connections do not last that long.  Outgoing packets have the
@@ -8,9 +9,11 @@ mark of their socket.
 Incoming ones are known by the connection's mark, which the SYN gives it and
 the last one that the negotiation needs to see takes back (MARK_DONE as the
 verdict's mark), or else the first outgoing packet with MARK_DONE.  What a peer
-opens is known by the option that it carries, for which the steering marks it,
-until that last one.  An ACK that completes a handshake without it is not seen
-here, and known by the connection that it brings (`accepted`).
+opens is known by the option that it carries, and what follows by the connection's
+mark (MARK_PASSED, which the SYN gives it), until that last one (then
+MARK_ACCEPTED); it is queued before its socket is looked for
+(`tcpcrypt.runtime.following`).  An ACK that completes a handshake without the
+option and was not seen here is known by the connection that it brings (`accepted`).
 
 An off-path attacker who guesses the 4-tuple must not be able to talk a
 handshake into plain TCP by a segment that TCP itself will discard, so
@@ -51,19 +54,17 @@ from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.rules import (
+    MARK_DIRECT,
     MARK_DONE,
-    MARK_HANDSHAKE,
     MARK_MASK,
     MARK_PASSED,
-    Rule,
-    marked,
+    QUEUE_NUMBER,
 )
 from tcpcrypt.wire.segment import Segment
 from tcpcrypt.wire.tcpopt import insert_option, mss, remove_option, replace_mss, room
 
-__all__ = ["QUEUE_LENGTH", "QUEUE_NUMBER", "NfqueueBackend", "divert_rules"]
+__all__ = ["QUEUE_LENGTH", "QUEUE_NUMBER", "NfqueueBackend"]
 
-QUEUE_NUMBER: Final = 29795
 QUEUE_LENGTH: Final = 4096
 """Packets waiting in the kernel; a handshake needs two or three on each side."""
 PENDING_MAX: Final = 16384
@@ -106,42 +107,6 @@ class _Accepting:
     received_isn: int
     sent_isn: int | None = None
     since: float = field(default_factory=time.monotonic)
-
-
-def divert_rules() -> list[Rule]:
-    """What diverts handshakes; to stand before the rules that steer."""
-    divert = ("-j", "NFQUEUE", "--queue-num", str(QUEUE_NUMBER))
-    handshake, done = (("-p", "tcp", *marked(mark)) for mark in (MARK_HANDSHAKE, MARK_DONE))
-    ours = f"{MARK_HANDSHAKE:#x}/{MARK_MASK:#x}"
-    of_connection = ("-m", "connmark", "--mark", ours)
-    no_more = ("-m", "connmark", "--mark", f"{MARK_DONE:#x}/{MARK_MASK:#x}")
-    unknown = ("!", "-i", "lo", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID,UNTRACKED")
-    of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
-    begun, over, settled = (
-        ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
-        for mark in (MARK_HANDSHAKE, 0, MARK_DONE)
-    )
-    return [
-        # Here, not in POSTROUTING: others may translate the address afterwards.
-        Rule("mangle", "OUTPUT", (*handshake, "--syn", *begun)),
-        # The socket has kept its mark a little longer than the connection.
-        Rule("mangle", "OUTPUT", (*handshake, *no_more, "-j", "RETURN")),
-        Rule("mangle", "OUTPUT", (*handshake, *divert)),
-        Rule("mangle", "OUTPUT", (*done, *of_connection, *over)),
-        # Comes by a second time (`NfqueueBackend.take`).  What a former connection of
-        # the same addresses left behind does not count for this one.
-        Rule("mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *over)),
-        Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_PASSED), "-j", "RETURN")),
-        # The negotiation needs to see no more of this connection.
-        Rule("mangle", "INPUT", (*done, *settled)),
-        Rule("mangle", "INPUT", (*done, "-j", "RETURN")),
-        # With option 69 and for the listener: the steering gave it the mark.
-        Rule("mangle", "INPUT", (*handshake, *divert)),
-        Rule("mangle", "INPUT", ("!", "-i", "lo", "-p", "tcp", *of_connection, *divert)),
-        # What connection tracking does not know, as when an old connection of the same
-        # addresses confuses it, or when it is told not to look.
-        Rule("mangle", "INPUT", (*unknown, *of_socket, *marked(MARK_HANDSHAKE), *divert)),
-    ]
 
 
 class NfqueueBackend:
@@ -224,17 +189,16 @@ class NfqueueBackend:
     def take(self, packet: QueuedPacket) -> None:
         """Decide on a packet of QUEUE_NUMBER."""
         changed: bytes | None = None
-        mark = MARK_PASSED
+        mark = unconcerned = _unconcerned(packet.hook)
         try:
             segment = Segment.parse(packet.payload)
             if not segment.flags.rst:
-                changed, settled = self._pass(packet.hook, segment)
-                mark = MARK_DONE if settled else MARK_PASSED
+                changed, mark = self._pass(packet.hook, segment)
         except _WithheldError:
             self._queue.verdict(packet, Verdict.DROP)
         except PeerError:
             # Not a segment that TCP takes: TCP may say so itself.
-            self._let_go(packet)
+            self._let_go(packet, None, unconcerned)
         except (LocalError, _UnknownError):
             # A segment that has no place in the handshake must not leave
             # without the option that ought to be in it.
@@ -246,18 +210,16 @@ class NfqueueBackend:
         else:
             self._let_go(packet, changed, mark)
 
-    def _let_go(
-        self, packet: QueuedPacket, changed: bytes | None = None, mark: int = MARK_PASSED
-    ) -> None:
+    def _let_go(self, packet: QueuedPacket, changed: bytes | None, mark: int) -> None:
         # Not ACCEPT, which would skip the rules of others in this table.
         mark |= packet.mark & ~MARK_MASK
         self._queue.verdict(packet, Verdict.REPEAT, changed, mark)
 
-    def _pass(self, hook: Hook, segment: Segment) -> tuple[bytes | None, bool]:
+    def _pass(self, hook: Hook, segment: Segment) -> tuple[bytes | None, int]:
         """Show the segment to whom it concerns.
 
-        Returns the changed packet, or None, and whether it is the last one that
-        comes in and needs to be shown.
+        Returns the changed packet, or None, and the mark that says what becomes of
+        it: MARK_DONE if no more that comes in needs to be shown.
         """
         outgoing = hook is Hook.OUTPUT
         flow = segment.flow
@@ -266,6 +228,8 @@ class NfqueueBackend:
         if opening is None and not outgoing and segment.flags.syn and segment.flags.ack:
             opening = self._translated(key, segment)
         if opening is not None:
+            if hook is Hook.PREROUTING:
+                return None, MARK_DIRECT  # comes by again, in INPUT
             show = self._open_out if outgoing else self._open_in
             changed = show(opening, segment)
             settled = _settled(opening.negotiation, outgoing, segment)
@@ -274,10 +238,14 @@ class NfqueueBackend:
             self._follow(opening, settled)
             if withheld:
                 raise _WithheldError
-            return changed, settled
+            return changed, MARK_DONE if settled else MARK_PASSED
         if outgoing:
-            return self._accept_out(key, segment), False
-        return self._accept_in(key, segment)
+            return self._accept_out(key, segment), MARK_PASSED
+        seen = self._accept_in(key, segment)
+        if seen is None:
+            return None, _unconcerned(hook)
+        changed, settled = seen
+        return changed, MARK_DONE if settled else MARK_PASSED
 
     def _translated(self, key: Tuple4, segment: Segment) -> _Opening | None:
         """Whom a SYN-ACK answers that comes from another address than the SYN went to.
@@ -335,7 +303,8 @@ class NfqueueBackend:
         lowered = max(announced - ACK_OPTION_ROOM, ACK_OPTION_ROOM)
         return segment.with_options(replace_mss(segment.options, lowered))
 
-    def _accept_in(self, key: Tuple4, segment: Segment) -> tuple[bytes | None, bool]:
+    def _accept_in(self, key: Tuple4, segment: Segment) -> tuple[bytes | None, bool] | None:
+        """The changed packet, and whether it settled the negotiation; None: of no handshake."""
         flags = segment.flags
         if flags.syn and not flags.ack:
             negotiation = self._request(key, segment).requested.negotiation
@@ -354,7 +323,7 @@ class NfqueueBackend:
                 negotiation = entry.requested.negotiation
                 negotiation.segment_received(False, True, segment.options)
                 return changed, _settled(negotiation, False, segment)
-        return None, False
+        return None
 
     def _accept_out(self, key: Tuple4, segment: Segment) -> bytes | None:
         if not segment.flags.syn:
@@ -415,6 +384,14 @@ def _repeated_too_low(entry: _Accepting, segment: Segment) -> bool:
 def _is_early_ack(negotiation: Negotiation, segment: Segment) -> bool:
     flags = segment.flags
     return negotiation.awaits_init1 and not (flags.syn or flags.fin or len(segment.payload))
+
+
+def _unconcerned(hook: Hook) -> int:
+    """The mark of what belongs to no handshake.
+
+    In PREROUTING MARK_PASSED is for the listener (`tcpcrypt.runtime.following`).
+    """
+    return MARK_DIRECT if hook is Hook.PREROUTING else MARK_PASSED
 
 
 def _settled(negotiation: Negotiation, outgoing: bool, segment: Segment) -> bool:

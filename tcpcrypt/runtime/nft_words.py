@@ -160,12 +160,12 @@ class _Reading:
             if word == "-g":
                 self.options["to"] = target.removeprefix(CHAIN_PREFIX)
         elif word == "-m":
-            self.module = rest.pop(0)
-            if self.module not in _MODULES:
-                raise KeyError(word)
+            self.conditions += self._module(rest.pop(0), rest)
         elif word == "--nowildcard":
             # Any socket: this value is known of each, and of nothing else.
             self.conditions.append("socket transparent { 0, 1 }")
+        elif word == "--transparent":
+            self.conditions.append("socket transparent 1")
         elif word == "--restore-skmark":
             # Ends the rule for sockets that are but a request or waiting for their
             # end, which have no mark; iptables would compare that of the packet.
@@ -176,6 +176,14 @@ class _Reading:
             self.conditions.append(f"tcp flags & {_SYN_OF} {no or '== '}syn")
         else:
             self.conditions.append(self._condition(word, rest, no))
+
+    def _module(self, module: str, rest: list[str]) -> list[str]:
+        if module not in _MODULES:
+            raise KeyError(module)
+        self.module = module
+        # Alone: a socket that is bound to one address, as that of a connection is.
+        alone = module == "socket" and not rest[0].startswith("--")
+        return ["socket wildcard 0"] if alone else []
 
     def _condition(self, word: str, rest: list[str], no: str) -> str:
         value = rest.pop(0)

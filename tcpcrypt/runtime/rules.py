@@ -25,6 +25,7 @@ __all__ = [
     "MARK_REFUSED",
     "MARK_STEERED",
     "MARK_UNREACHABLE",
+    "QUEUE_NUMBER",
     "SEGMENT_INNER_QUEUE",
     "Rule",
     "go_to",
@@ -45,7 +46,8 @@ MARK_INNER: Final = 0x00400000
 """Sockets that the daemon opens to a service on this host, and what that answers."""
 MARK_ACCEPTED: Final = 0x00500000
 """Sockets on which the daemon accepted an application's connection.  Without a
-mark of their own they would take that of the packets (`tcp_fwmark_accept`)."""
+mark of their own they would take that of the packets (`tcp_fwmark_accept`).  As a
+connection mark: a peer opened it, and the negotiation needs to see no more."""
 MARK_DIRECT: Final = 0x00600000
 """An application's SYN that may leave as it is, and (as a connection mark) what
 follows; the SYN of a peer that comes to a service as it is, and (as the mark of
@@ -55,8 +57,11 @@ MARK_REFUSED: Final = 0x00700000
 MARK_UNREACHABLE: Final = 0x00800000
 """An application's SYN that is to be answered with `host unreachable`."""
 MARK_PASSED: Final = 0x00900000
-"""A packet of a handshake that has been through the daemon's queue."""
+"""A packet of a handshake that has been through the daemon's queue.  As a connection
+mark: a peer opens it, and its SYN went to the daemon's listener."""
 
+QUEUE_NUMBER: Final = 29795
+"""Where the packets of handshakes wait that TCP-ENO has to see or to write in."""
 SEGMENT_INNER_QUEUE: Final = 29790
 """To which the segment plane's rules send what comes from this host, or from those behind it."""
 

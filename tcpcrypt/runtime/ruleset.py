@@ -33,6 +33,7 @@ from typing import Final
 
 from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.following import following_rules, kept_from_services, looked_up, never_begun
 from tcpcrypt.runtime.older import OlderConnection
 from tcpcrypt.runtime.option_match import option_matches
 from tcpcrypt.runtime.rules import (
@@ -246,18 +247,22 @@ def _of_others(policy: Policy) -> list[Rule]:
 
 
 def accepting_rules(
-    policies: Sequence[Policy], listeners: Mapping[int, int], *, syn_cookies: bool = False
+    policies: Sequence[Policy], listeners: Mapping[int, int], *, queue: int | None = None
 ) -> list[Rule]:
     """Bring what peers open with ENO to the listener (its port, by family).
 
-    `syn_cookies`: this host answers every SYN with a cookie.
+    `queue`: where the daemon sees what follows a SYN; None if it need not.
     """
     # From a link-local address the service could be reached over its own link
     # alone, not over `lo`.
     zoned = ("-s", "fe80::/10", "-j", "RETURN")
     rules = [Rule("mangle", "PREROUTING", ("!", "-i", "lo", *zoned), (6,))]
-    # Nor may it be translated: it has come to its end.
-    rules.append(Rule("nat", "PREROUTING", (*_TCP, *marked(MARK_HANDSHAKE), "-j", "ACCEPT")))
+    # Nor may it be translated: it has come to its end.  Connection tracking may have
+    # forgotten the SYN when the next one comes.
+    for ours in (MARK_HANDSHAKE, MARK_PASSED, MARK_DONE):
+        rules.append(Rule("nat", "PREROUTING", (*_TCP, *marked(ours), "-j", "ACCEPT")))
+    if queue is not None:
+        rules += looked_up(listeners, queue)
     for _index, policy in _for(policies, FlowDirection.INCOMING):
         if policy.match.uids or policy.match.cgroups:
             continue  # nobody here opened it
@@ -270,21 +275,13 @@ def accepting_rules(
                 rules.append(Rule("mangle", "PREROUTING", leave, (family,)))
                 continue
             listened = ("-m", "addrtype", "--dst-type", "LOCAL", "-m", "socket", "--nowildcard")
-            target = tproxy(family, listeners[family], MARK_HANDSHAKE)
-            # What follows the SYN finds its socket by itself, later, in the order in
-            # which the daemon lets it go.  A look-up here could come just when Linux
-            # replaces the request by the connection, find neither, and end in a reset.
-            # Only where the kernel always sends SYN cookies there is no request to find.
-            # SYN-ACKs answer what this host has opened.
-            no_answer = ("!", "--tcp-flags", "SYN,ACK", "SYN,ACK")
-            first = no_answer if syn_cookies else ("--syn",)
-            # Not when the negotiation has seen what it needs.
-            later = ("--tcp-flags", "SYN", "NONE", *_not_of_connection(MARK_DONE))
-            for eno in (eno for p in policy.profiles for eno in option_matches(p, family)):
-                words = (*from_outside, *first, *eno, *listened, *target)
+            port = listeners[family]
+            target = tproxy(family, port, MARK_HANDSHAKE)
+            options = [eno for p in policy.profiles for eno in option_matches(p, family)]
+            for eno in options:
+                words = (*from_outside, "--syn", *eno, *listened, *target)
                 rules.append(Rule("mangle", "PREROUTING", words, (family,)))
-                follows = (*from_outside, *later, *eno, *set_mark(MARK_HANDSHAKE))
-                rules.append(Rule("mangle", "PREROUTING", follows, (family,)))
+            rules += following_rules(family, port, where, options, queue)
     return rules
 
 
@@ -329,6 +326,7 @@ def _guard_of_services(policies: Sequence[Policy], serving: bool, reset: Words) 
     if serving:
         # Those are the daemon's, as their way through its queue has shown.
         rules.append(Rule("filter", "INPUT", (*_TCP, *marked(MARK_PASSED), "-j", "RETURN")))
+        rules += kept_from_services()
     for _index, policy in _for(policies, FlowDirection.INCOMING):
         if policy.match.uids or policy.match.cgroups:
             continue
@@ -336,6 +334,7 @@ def _guard_of_services(policies: Sequence[Policy], serving: bool, reset: Words) 
         for family, where in selectors(policy.match, outgoing=False):
             words = ("!", "-i", "lo", *_TCP, "--syn", *where, *target)
             rules.append(Rule("filter", "INPUT", words, (family,)))
+            rules += never_begun(family, where, refused=policy.mode is Mode.REQUIRE)
     return rules
 
 
@@ -358,10 +357,6 @@ def selectors(
 
 def _of_connection(mark: int) -> Words:
     return ("-m", "connmark", "--mark", f"{mark:#x}/{_MASK}")
-
-
-def _not_of_connection(mark: int) -> Words:
-    return ("-m", "connmark", "!", "--mark", f"{mark:#x}/{_MASK}")
 
 
 def _connection_mark(mark: int) -> Words:

@@ -44,7 +44,16 @@ from tcpcrypt.runtime.eno_backend import (
     syns_with_option,
 )
 from tcpcrypt.runtime.privileges import Privileges
-from tcpcrypt.runtime.rules import MARK_HANDSHAKE, MARK_PASSED, Rule, marked, set_mark
+from tcpcrypt.runtime.rules import (
+    MARK_ACCEPTED,
+    MARK_DIRECT,
+    MARK_HANDSHAKE,
+    MARK_MASK,
+    MARK_PASSED,
+    Rule,
+    marked,
+    set_mark,
+)
 from tcpcrypt.wire.profile import RFC8548
 
 __all__ = ["OBJECT", "Attachment", "Maps", "SockopsBackend", "can_judge", "pass_rules"]
@@ -101,9 +110,23 @@ class Attachment:
 
 
 def pass_rules() -> list[Rule]:
-    """What stands in the place of `nfqueue.divert_rules`: nothing is diverted."""
+    """What stands in the place of `diversion.divert_rules`: nothing is diverted.
+
+    Connections whose SYN went to our listener have MARK_ACCEPTED
+    (`tcpcrypt.runtime.following`).
+    """
     handshake = ("-p", "tcp", *marked(MARK_HANDSHAKE))
-    return [Rule("mangle", "INPUT", (*handshake, *set_mark(MARK_PASSED)))]
+    accepted, over = (
+        ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
+        for mark in (MARK_ACCEPTED, 0)
+    )
+    answer = ("-p", "tcp", *marked(MARK_DIRECT), "--tcp-flags", "SYN,ACK", "SYN,ACK")
+    return [
+        # The service has answered, not our listener.
+        Rule("mangle", "OUTPUT", (*answer, *over)),
+        Rule("mangle", "INPUT", (*handshake, "--syn", *accepted)),
+        Rule("mangle", "INPUT", (*handshake, *set_mark(MARK_PASSED))),
+    ]
 
 
 def can_judge(config: Config) -> bool:

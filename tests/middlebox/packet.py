@@ -1,6 +1,6 @@
-"""A TCP segment over IPv4 that can be changed: what an attacker's own tools make of a packet.
+"""A TCP segment that can be changed: what an attacker's own tools make of a packet.
 
-Written after RFC 9293 section 3.1 and RFC 791 and shares nothing with
+Written after RFC 9293 section 3.1, RFC 791 and RFC 8200 and shares nothing with
 `tcpcrypt.wire`, so that a mistake there is not one here.
 """
 
@@ -14,6 +14,10 @@ FIN, SYN, RST, PSH, ACK, URG = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 MODULUS = 1 << 32
 ENO, MSS, SACK_PERMITTED, SACK, TIMESTAMPS = 69, 2, 4, 5, 8
 _IP = struct.Struct("!BBHHHBBH4s4s")
+_IPV6 = struct.Struct("!IHBB16s16s")
+_FRAGMENT = struct.Struct("!BxHI")
+"""RFC 8200 section 4.5."""
+_FRAGMENT_HEADER = 44
 _TCP = struct.Struct("!HHIIBBHHH")
 _FRAGMENTED = 0x3FFF
 """More Fragments and the offset."""
@@ -36,7 +40,10 @@ def after(number: int, other: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One segment; `with_…` and `replace` give others, `build` the bytes from the IP header on."""
+    """One segment; `with_…` and `replace` give others, `build` the bytes from the IP header on.
+
+    Addresses of 16 bytes make it one over IPv6.
+    """
 
     source: bytes
     destination: bytes
@@ -53,14 +60,23 @@ class Packet:
 
     @classmethod
     def parse(cls, packet: bytes) -> Packet:
-        """Raises `ValueError` for what is no whole TCP segment over IPv4."""
+        """Raises `ValueError` for what is no whole TCP segment, over IPv6 without other headers."""
+        if packet[0] >> 4 == 6:
+            words, length, protocol, _hops, source, destination = _IPV6.unpack_from(packet)
+            if protocol != 6:
+                raise ValueError("not a whole TCP segment over IPv6")
+            tcp = packet[_IPV6.size : _IPV6.size + length]
+            return cls._of(source, destination, words >> 20 & 0xFF, tcp)
         first, tos, total, _id, place, _ttl, protocol, _sum, source, destination = _IP.unpack_from(
             packet
         )
         head = (first & 15) * 4
         if first >> 4 != 4 or protocol != 6 or place & _FRAGMENTED:
             raise ValueError("not a whole TCP segment over IPv4")
-        tcp = packet[head:total]
+        return cls._of(source, destination, tos, packet[head:total])
+
+    @classmethod
+    def _of(cls, source: bytes, destination: bytes, tos: int, tcp: bytes) -> Packet:
         sport, dport, seq, ack, words, flags, window, _sum, urgent = _TCP.unpack_from(tcp)
         end = (words >> 4) * 4
         return cls(
@@ -128,23 +144,35 @@ class Packet:
         size = _TCP.size + len(region)
         words = (self.sport, self.dport, self.seq, self.ack, size << 2, self.flags)
         tcp = _TCP.pack(*words, self.window, 0, self.urgent) + region + self.payload
+        # The pseudo-header of IPv6 has wider fields, which add up to the same.
         pseudo = self.source + self.destination + struct.pack("!HH", 6, len(tcp))
         value = checksum(pseudo + tcp) ^ (0x5555 if spoilt else 0)
         tcp = tcp[:16] + struct.pack("!H", value) + tcp[18:]
         return self._ip(0x4000, len(tcp)) + tcp
 
+    @property
+    def _six(self) -> bool:
+        return len(self.source) == 16
+
     def fragments(self, size: int) -> list[bytes]:
-        """RFC 791 section 3.2: IP fragments of `size` bytes, a multiple of eight."""
-        body = self.build()[_IP.size :]
+        """IP fragments of `size` bytes, a multiple of eight."""
+        body = self.build()[_IPV6.size if self._six else _IP.size :]
         identifier = (self.seq ^ self.ack ^ self.length) & 0xFFFF or 1
         found = []
         for at in range(0, len(body), size):
             part = body[at : at + size]
             more = 0x2000 if at + size < len(body) else 0
+            if self._six:
+                place = at | bool(more)  # in bytes, as eights lie in its upper 13 bits
+                part = _FRAGMENT.pack(6, place, identifier) + part
             found.append(self._ip(more | at // 8, len(part), identifier) + part)
         return found
 
     def _ip(self, place: int, length: int, identifier: int = 0) -> bytes:
+        if self._six:
+            follows = _FRAGMENT_HEADER if identifier else 6
+            words6 = (6 << 28 | self.tos << 20, length, follows, 63)
+            return _IPV6.pack(*words6, self.source, self.destination)
         words = (0x45, self.tos, _IP.size + length, identifier, place, 63, 6)
         head = _IP.pack(*words, 0, self.source, self.destination)
         return _IP.pack(*words, checksum(head), self.source, self.destination)

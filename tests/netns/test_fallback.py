@@ -169,9 +169,11 @@ def test_a_path_that_begins_to_drop_syns_with_the_option_costs_six(
     assert [bool(eno(syn)) for syn in opened(capture)] == [*6 * [True], False]
 
 
-def test_option_stripped_from_the_first_ack_aborts(path: Network) -> None:
+@pytest.mark.parametrize("cookies", ["1", "2"])
+def test_option_stripped_from_the_first_ack_aborts(path: Network, cookies: str) -> None:
     """The opener has enabled encryption, the other side has not (RFC 8547 section 9,
     "type 2" failure): no request in clear, and an error instead of an answer."""
+    path.server.sysctl("net.ipv4.tcp_syncookies", cookies)
     ours, theirs = path.both()
     path.meddle(*ACK, *STRIP)
     with (

@@ -13,17 +13,16 @@ import os
 import random
 import signal
 import socket
-import statistics
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
 from middlebox.box import Box
 from middlebox.fault import Harmless, Out
-from middlebox.packet import ENO, FIN, MSS, RST, SYN, Packet
+from middlebox.packet import ENO, FIN, RST, Packet
+from netns.flood import FACTOR, SECRET, SPARE, SynFlood, latency, nobody_there, service
 from netns.network import PORT, Network
 from netns.processes import descriptors, resident
 
@@ -33,20 +32,11 @@ from tcpcrypt.tools.netns import Capture, free_of, wait_until
 
 LONG = os.environ.get("TCPCRYPT_TEST_PROFILE") == "long"
 KILLS = 60 if LONG else 3
-SECRET = b"not a byte of this in clear"
 SYNS = 3500
-SYNS_A_SECOND = 1500
 SLOW = 150
 """Handshakes that never get to their end."""
-MEASURED = 15
-FACTOR = 3.0
-SPARE = 0.15
-"""Seconds that a busy machine may take besides, whoever floods it."""
 GROWTH_MAX = SYNS * 4096
 """Bytes.  A handshake that goes no further is kept for two minutes, in some 2 KiB."""
-FORGED = bytes((10, 96))
-"""Where the forged SYNs come from: nobody."""
-OFFER = b"\x21\x22\x23"
 
 
 class Dripping(Harmless):
@@ -64,104 +54,6 @@ class Dripping(Harmless):
         return [] if offset or packet.option(ENO) is None else [packet.with_payload(b"")]
 
 
-@contextlib.contextmanager
-def service(network: Network) -> Iterator[None]:
-    """Says every connection's first words back."""
-    with network.listen() as listener:
-        listener.listen(1024)
-        listener.settimeout(None)
-        open_: list[socket.socket] = []
-
-        def serve(sock: socket.socket) -> None:
-            with sock, contextlib.suppress(OSError):
-                sock.settimeout(60)
-                while data := sock.recv(100):
-                    sock.sendall(data)
-
-        def accept() -> None:
-            while True:
-                try:
-                    sock, _address = listener.accept()
-                except OSError:
-                    return
-                open_.append(sock)
-                threading.Thread(target=serve, args=(sock,), daemon=True).start()
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
-            for sock in open_:
-                sock.close()
-
-
-def honest(network: Network, family: int = 4) -> float:
-    """Seconds from connect() to the answer."""
-    began = time.monotonic()
-    with network.connect(family) as sock:
-        sock.sendall(SECRET)
-        assert sock.recv(100) == SECRET
-    return time.monotonic() - began
-
-
-def latency(network: Network) -> float:
-    return statistics.median(honest(network) for _ in range(MEASURED))
-
-
-def forged_syns(network: Network) -> list[bytes]:
-    """SYNs with an offer, each from an address and a port of its own."""
-    chance = random.Random(5)
-    server = socket.inet_aton(network.server_end.v4)
-    one = Packet(
-        *(FORGED + bytes(2), server, 1, PORT, 0, 0, SYN, 64_000, 0),
-        ((MSS, (1460).to_bytes(2)), (ENO, OFFER)),
-        b"",
-    )
-    return [
-        replace(
-            one,
-            source=FORGED + chance.randbytes(2),
-            sport=chance.randrange(1024, 65_536),
-            seq=chance.randrange(1 << 32),
-        ).build()
-        for _ in range(SYNS)
-    ]
-
-
-class SynFlood:
-    """Sends forged SYNs from the middle, evenly, until all are sent or it is left."""
-
-    def __init__(self, network: Network) -> None:
-        assert network.middle is not None
-        self._packets = forged_syns(network)
-        self._to = (network.server_end.v4, 0)
-        self._raw = network.middle.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        self._stop = threading.Event()
-        self.sent = 0
-
-    def __enter__(self) -> SynFlood:
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-        self._raw.close()
-
-    def _run(self) -> None:
-        began = time.monotonic()
-        for packet in self._packets:
-            if self._stop.wait(max(0.0, began + self.sent / SYNS_A_SECOND - time.monotonic())):
-                return
-            self._raw.sendto(packet, self._to)
-            self.sent += 1
-
-
 def connections(path: Path) -> int:
     with Client(path) as client:
         return int(client.status()["connections"])
@@ -172,7 +64,7 @@ def test_floods_leave_an_honest_client_its_latency_and_the_daemon_its_size(
 ) -> None:
     """SYNs from nobody by the thousand; then Init1 byte by byte from many, until the deadline."""
     assert path.middle is not None
-    path.middle.run("ip", "route", "add", "blackhole", f"{FORGED[0]}.{FORGED[1]}.0.0/16")
+    nobody_there(path)
     path.client.run("ip", "route", "add", "local", "10.97.0.0/16", "dev", "lo")
     path.middle.run("ip", "route", "add", "10.97.0.0/16", "via", path.client_end.v4)
     tmp_path.chmod(0o755)
@@ -185,7 +77,7 @@ def test_floods_leave_an_honest_client_its_latency_and_the_daemon_its_size(
         latency(path)  # warm
         alone = latency(path)
         held, size = descriptors(pid), resident(pid)
-        with SynFlood(path) as flood:
+        with SynFlood(path, SYNS) as flood:
             time.sleep(0.3)
             flooded = latency(path)
             assert flood.sent > 500

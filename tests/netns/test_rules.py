@@ -116,7 +116,7 @@ def test_the_listeners_cannot_be_reached_directly(pair: Network) -> None:
     theirs = pair.daemon(pair.server)
     for command in ("iptables", "ip6tables"):
         saved = pair.server.run(f"{command}-save", "-t", "mangle").stdout
-        ports = [int(words.split()[0]) for words in saved.split("--on-port ")[1:]]
+        ports = {int(words.split()[0]) for words in saved.split("--on-port ")[1:]}
         assert len(ports) == 2
         family = 4 if command == "iptables" else 6
         for port in ports:

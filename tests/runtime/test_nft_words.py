@@ -9,7 +9,7 @@ import pytest
 
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.nfqueue import divert_rules
+from tcpcrypt.runtime.diversion import divert_rules
 from tcpcrypt.runtime.nft import rules_in
 from tcpcrypt.runtime.nft_words import script, translated
 from tcpcrypt.runtime.older import OlderConnection
@@ -62,7 +62,8 @@ TOLD = {
     "--tcp-flags": r"tcp flags & \(syn",
     "--dst-type": "fib daddr type local",
     "--ctstate": "ct state",
-    "--nowildcard": "socket transparent",
+    "--nowildcard": r"socket transparent \{ 0, 1 \}",
+    "--transparent": "socket transparent 1",
     "--queue-num": "queue num",
     "NFQUEUE": "queue num",
     "REJECT": "reject with",
@@ -75,7 +76,7 @@ def policies_named(name: str, mode: Mode) -> tuple[Policy, ...]:
     return (Policy(mode, MATCHES[name]), Policy(Mode.REQUIRE, MATCHES["ports"]))
 
 
-def everything(policies: tuple[Policy, ...], *, syn_cookies: bool = False) -> list[Rule]:
+def everything(policies: tuple[Policy, ...], *, queue: int | None = None) -> list[Rule]:
     """As a daemon that serves installs it, with the listeners' own rules."""
     rules = [
         *guard_rules(policies, serving=True),
@@ -88,7 +89,7 @@ def everything(policies: tuple[Policy, ...], *, syn_cookies: bool = False) -> li
         steered = ("-i", "lo", "-p", "tcp", *marked(MARK_STEERED))
         words = (*steered, *tproxy(family, port, MARK_STEERED))
         rules.append(Rule("mangle", "PREROUTING", words, (family,)))
-    return rules + accepting_rules(policies, {4: 20002, 6: 20003}, syn_cookies=syn_cookies)
+    return rules + accepting_rules(policies, {4: 20002, 6: 20003}, queue=queue)
 
 
 def said(words: str, table: str = "mangle", family: int | None = None) -> list[str]:
@@ -257,8 +258,8 @@ def test_a_script_replaces_the_table_in_one_transaction() -> None:
 @pytest.mark.parametrize("name", list(MATCHES))
 def test_every_rule_of_a_policy_can_be_said(name: str, mode: Mode) -> None:
     policies = policies_named(name, mode)
-    for syn_cookies in (False, True):
-        for rule in everything(policies, syn_cookies=syn_cookies):
+    for queue in (None, 29795):
+        for rule in everything(policies, queue=queue):
             words = rule.words
             # Nothing that narrows a rule is lost, and nothing that a rule does.
             for line in translated(rule):

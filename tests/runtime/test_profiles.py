@@ -105,7 +105,7 @@ def options(policy: Policy, family: int) -> list[str]:
     rules = accepting_rules((policy,), {4: 2000, 6: 2001})
     found = []
     for rule in rules:
-        if rule.words[-2:-1] == ("--tproxy-mark",) and rule.families == (family,):
+        if "TPROXY" in rule.words and "--syn" in rule.words and rule.families == (family,):
             words = list(rule.words)
             found.append(
                 " ".join(words[words.index("--tcp-option") :]).partition(" -m addrtype")[0]
@@ -128,5 +128,6 @@ def test_the_option_of_kind_253_is_known_by_what_is_in_it(family: int, tcp: str)
 
 def test_nft_says_it_once() -> None:
     text = script(accepting_rules((ANY,), {4: 2000}))
-    assert text.count("tcp option @253,16,16 0x454e") == 3  # with TPROXY, its drop, and the mark
+    # With TPROXY and its drop, for SYNs and what follows.
+    assert text.count("tcp option @253,16,16 0x454e") == 4
     assert "u32" not in text

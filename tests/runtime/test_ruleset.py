@@ -116,6 +116,7 @@ def test_only_require_refuses_plain_clients() -> None:
     assert words(everything(WEB), "filter", "INPUT") == []
     refusing = words(everything(STRICT), "filter", "INPUT")
     assert refusing[0] == "-p tcp -m mark --mark 0x900000/0xf00000 -j RETURN"
+    refusing = [line for line in refusing if "connmark" not in line]
     assert refusing[1].startswith("! -i lo -p tcp --syn -m multiport --dports 80,8000:8099")
     assert refusing[1].endswith("REJECT --reject-with tcp-reset")
 
@@ -229,3 +230,30 @@ def test_no_iptables_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LocalError, match="iptables-restore is not installed"):
         Iptables((4,)).install([Rule("raw", "OUTPUT", ("-j", "RETURN"))])
+
+
+@pytest.mark.parametrize("queue", [None, 29795])
+def test_what_follows_a_syn_is_looked_up_behind_the_queue(queue: int | None) -> None:
+    """Not in front: the second of two that wait would miss what the first one makes."""
+    lines = words(accepting_rules(WEB, LISTENERS, queue=queue), "mangle", "PREROUTING")
+    follows = [line for line in lines if "--tcp-flags SYN NONE" in line]
+    assert all(line.startswith("! -i lo -p tcp ") for line in follows)
+    if queue is None:
+        (only,) = follows
+        assert "--tcp-option 69 -m addrtype --dst-type LOCAL -j TPROXY" in only
+        return
+    queued = [n for n, line in enumerate(follows) if "NFQUEUE --queue-num 29795" in line]
+    handed = [n for n, line in enumerate(follows) if "TPROXY" in line and "connmark" not in line]
+    assert max(handed) < min(queued)
+    assert "--tcp-option" not in follows[queued[0]], "what our listener was given, always"
+    assert "--tcp-option 69" in follows[queued[1]]
+
+
+def test_require_keeps_what_the_listener_was_given_from_the_service() -> None:
+    refusing = words(everything(STRICT), "filter", "INPUT")
+    (ours, others) = (line for line in refusing if "connmark --mark 0x500000" in line)
+    assert ours.endswith("-m socket --nowildcard --transparent -j RETURN")
+    assert others.endswith("REJECT --reject-with tcp-reset")
+    assert refusing.index(ours) < refusing.index(others)
+    kept = words(guard_rules(STRICT, serving=False), "filter", "INPUT")
+    assert not any("connmark" in line for line in kept)

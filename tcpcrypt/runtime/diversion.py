@@ -1,0 +1,71 @@
+"""Which packets of handshakes come to the daemon's queue (`tcpcrypt.runtime.nfqueue`).
+
+What follows the SYN of a peer stands in `tcpcrypt.runtime.following`.
+"""
+
+from __future__ import annotations
+
+from tcpcrypt.runtime.rules import (
+    MARK_ACCEPTED,
+    MARK_DIRECT,
+    MARK_DONE,
+    MARK_HANDSHAKE,
+    MARK_MASK,
+    MARK_PASSED,
+    QUEUE_NUMBER,
+    Rule,
+    marked,
+)
+
+__all__ = ["divert_rules"]
+
+
+def divert_rules() -> list[Rule]:
+    """What diverts handshakes; to stand before the rules that steer."""
+    divert = ("-j", "NFQUEUE", "--queue-num", str(QUEUE_NUMBER))
+    handshake, done = (("-p", "tcp", *marked(mark)) for mark in (MARK_HANDSHAKE, MARK_DONE))
+    syn_ack = ("--tcp-flags", "SYN,ACK", "SYN,ACK")
+    opening, answered, opened, accepted = (
+        ("-m", "connmark", "--mark", f"{mark:#x}/{MARK_MASK:#x}")
+        for mark in (MARK_HANDSHAKE, MARK_PASSED, MARK_DONE, MARK_ACCEPTED)
+    )
+    unknown = ("!", "-i", "lo", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID,UNTRACKED")
+    of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
+    over, opens, answers, has_opened, has_accepted = (
+        ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
+        for mark in (0, MARK_HANDSHAKE, MARK_PASSED, MARK_DONE, MARK_ACCEPTED)
+    )
+    return [
+        # Here, not in POSTROUTING: others may translate the address afterwards.
+        Rule("mangle", "OUTPUT", (*handshake, "--syn", *opens)),
+        # The service has answered, not our listener.
+        Rule("mangle", "OUTPUT", ("-p", "tcp", *marked(MARK_DIRECT), *syn_ack, *over)),
+        # The socket has kept its mark a little longer than the connection.
+        Rule("mangle", "OUTPUT", (*handshake, *opened, "-j", "RETURN")),
+        Rule("mangle", "OUTPUT", (*handshake, *accepted, "-j", "RETURN")),
+        Rule("mangle", "OUTPUT", (*handshake, *divert)),
+        Rule("mangle", "OUTPUT", (*done, *opening, *over)),
+        Rule("mangle", "OUTPUT", (*done, *answered, *has_accepted)),
+        # Comes by a second time (`NfqueueBackend.take`), and is for our listener: what
+        # has a socket of a service does not come here.  Where SYNs cross it is for who
+        # opens.  What a former connection of the same addresses left behind does not count.
+        Rule(
+            "mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *_no(opening), *answers)
+        ),
+        Rule("mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *opening, *over)),
+        Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_PASSED), "-j", "RETURN")),
+        # The negotiation needs to see no more of this connection.
+        Rule("mangle", "INPUT", (*done, *answered, *has_accepted)),
+        Rule("mangle", "INPUT", (*done, *_no(accepted), *has_opened)),
+        Rule("mangle", "INPUT", (*done, "-j", "RETURN")),
+        # With option 69 and for the listener: the steering gave it the mark.
+        Rule("mangle", "INPUT", (*handshake, *divert)),
+        Rule("mangle", "INPUT", ("!", "-i", "lo", "-p", "tcp", *opening, *divert)),
+        # What connection tracking does not know, as when an old connection of the same
+        # addresses confuses it, or when it is told not to look.
+        Rule("mangle", "INPUT", (*unknown, *of_socket, *marked(MARK_HANDSHAKE), *divert)),
+    ]
+
+
+def _no(connection: tuple[str, ...]) -> tuple[str, ...]:
+    return (*connection[:2], "!", *connection[2:])

@@ -1,0 +1,122 @@
+"""What follows the SYN of a peer and has to find the daemon's listener, or what came of it.
+
+Most of it finds its socket by itself.  Not so what answers a SYN cookie: Linux
+keeps nothing of a SYN while a flood has filled the listener's queue of requests
+(or always, with `net.ipv4.tcp_syncookies = 2`), and the ACK has the addresses
+of the service, not of our listener.  So the rules look for a socket of ours and
+hand over to the listener what has none; the cookie says whether it is true.
+
+Packets that the negotiation has to see wait in the queue *here*, in PREROUTING,
+and are handed over when they come back from it (their mark is the verdict's),
+one behind the other.  Were they handed over first and queued afterwards, the
+second of two that wait would miss the connection that the first one makes.
+
+What the negotiation has to see carries the option, or belongs to a connection
+whose SYN our listener was given (which has marked it: MARK_PASSED).  The
+service has no part in those, whatever it takes for a cookie of its own.  Once
+the negotiation is over (MARK_ACCEPTED) nothing is queued any more, and only what
+still carries the option is looked up: another processor may be about to make
+the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from tcpcrypt.runtime.rules import (
+    MARK_ACCEPTED,
+    MARK_DIRECT,
+    MARK_DONE,
+    MARK_HANDSHAKE,
+    MARK_MASK,
+    MARK_PASSED,
+    Rule,
+    marked,
+    tproxy,
+)
+
+__all__ = ["FOLLOWS", "following_rules", "kept_from_services", "looked_up", "never_begun"]
+
+FOLLOWS: Final = ("--tcp-flags", "SYN", "NONE")
+_LOCAL: Final = ("-m", "addrtype", "--dst-type", "LOCAL")
+_TCP: Final = ("!", "-i", "lo", "-p", "tcp", *FOLLOWS)
+_OF_US: Final = ("-m", "socket", "--nowildcard", "--transparent")
+_RESET: Final = ("-j", "REJECT", "--reject-with", "tcp-reset")
+
+Words = tuple[str, ...]
+
+
+def looked_up(listeners: Mapping[int, int], queue: int) -> list[Rule]:
+    """For what the daemon has seen, and what it has to see of connections that it was asked for."""
+    rules = []
+    for family, port in listeners.items():
+        for mark, of in (
+            (MARK_PASSED, ()),
+            (MARK_DONE, ()),
+            # Nothing is known of it (any more), but it is not for the service.
+            (MARK_DIRECT, _of_connection(MARK_PASSED)),
+        ):
+            words = (*_TCP, *marked(mark), *of, *tproxy(family, port, mark))
+            rules.append(Rule("mangle", "PREROUTING", words, (family,)))
+    of_ours = (*_of_connection(MARK_PASSED), "-j", "NFQUEUE", "--queue-num", str(queue))
+    rules.append(Rule("mangle", "PREROUTING", (*_TCP, *marked(MARK_DIRECT), "-j", "RETURN")))
+    rules.append(Rule("mangle", "PREROUTING", (*_TCP, *of_ours)))
+    return rules
+
+
+def kept_from_services() -> list[Rule]:
+    """What our listener was given is refused when nobody of ours is there (any more).
+
+    A cookie of our listener is true for the service's as well, if that has sent some
+    lately: who has been refused could go on with the service.
+    """
+    of_ours = _of_connection(MARK_ACCEPTED)
+    return [
+        Rule("filter", "INPUT", (*_TCP, *of_ours, *_OF_US, "-j", "RETURN")),
+        Rule("filter", "INPUT", (*_TCP, *of_ours, *_RESET)),
+    ]
+
+
+def never_begun(family: int, where: Words, *, refused: bool) -> list[Rule]:
+    """So is what connection tracking does not know and begins with no SYN, if it has no socket.
+
+    It forgets a SYN sooner than the cookie ends.  A listener that is bound to one address
+    cannot be told from a connection, and is let through.
+    """
+    unknown = (*_TCP, *where, "-m", "conntrack", "--ctstate", "NEW")
+    if not refused:
+        return [Rule("filter", "INPUT", (*unknown, "-j", "RETURN"), (family,))]
+    return [
+        Rule("filter", "INPUT", (*unknown, *socket, *target), (family,))
+        for socket, target in (
+            (_OF_US, ("-j", "RETURN")),
+            (("-m", "socket"), ("-j", "RETURN")),
+            ((), _RESET),
+        )
+    ]
+
+
+def following_rules(
+    family: int, port: int, where: Words, options: Iterable[Words], queue: int | None
+) -> list[Rule]:
+    """For what carries one of the `options` to addresses and ports of a policy.
+
+    `port`: that of the listener.  `queue` None: nobody has to see it.
+    """
+    rules = []
+    for option in options:
+        carries = (*_TCP, *where, *option, *_LOCAL)
+        if queue is None:
+            chosen = [(*carries, *tproxy(family, port, MARK_HANDSHAKE))]
+        else:
+            chosen = [
+                (*carries, *_of_connection(MARK_ACCEPTED), *tproxy(family, port, MARK_DONE)),
+                (*carries, "-j", "NFQUEUE", "--queue-num", str(queue)),
+            ]
+        rules += [Rule("mangle", "PREROUTING", words, (family,)) for words in chosen]
+    return rules
+
+
+def _of_connection(mark: int) -> Words:
+    return ("-m", "connmark", "--mark", f"{mark:#x}/{MARK_MASK:#x}")
