@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
-from middlebox.fault import MIDDLE, Attack, Fault, Later, Out
+from middlebox.fault import MIDDLE, Attack, Fault, Kind, Later, Mode, Out, Outcome
 from middlebox.packet import ACK, FIN, MODULUS, PSH, RST, Packet, after
 
 _FORGED = b"nobody has said this " * 70
@@ -131,10 +131,17 @@ class FinForInit2(FinToServer):
 
 
 class FinForInit1(FinToServer):
-    """A server that has not looked at the first ACK yet takes this one for it."""
+    """A server that has not looked at the first ACK yet takes this one for it.
+
+    While that waits to be looked at this waits as well, and Init1 may overtake it.
+    """
 
     at = 0
     garbles = True
+
+    @classmethod
+    def expected(cls, kind: Kind, mode: Mode) -> set[Outcome]:
+        return super().expected(kind, mode) | {Outcome.ENCRYPTED}
 
 
 class ResetToServer(_Forged):
