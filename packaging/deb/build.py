@@ -125,7 +125,9 @@ def _run(*words: str, cwd: Path, environment: Mapping[str, str]) -> None:
             words, cwd=cwd, env=dict(environment), capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
-        raise BuildError(f"{words[0]} is not installed (Debian: chrpath, debhelper, dpkg-dev)") from None
+        raise BuildError(
+            f"{words[0]} is not installed (Debian: chrpath, debhelper, dpkg-dev)"
+        ) from None
     if done.returncode:
         raise BuildError(f"{' '.join(words)}:\n{done.stdout}{done.stderr}")
 

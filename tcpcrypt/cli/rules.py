@@ -11,6 +11,7 @@ from tcpcrypt.cli.query import print_json
 from tcpcrypt.daemon.app import settings_of
 from tcpcrypt.daemon.configuration import DEFAULT_PATH, load
 from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.rules import QUEUE_NUMBER
 from tcpcrypt.tools.rulebook import Comparison, Plan, compare, plan
 
 __all__ = ["configure", "run"]
@@ -71,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
                 settings.policies, settings.families, keep_guard=found.daemon.guard == "keep"
             )
             return _compared(comparison, as_json=arguments.json)
-        planned = plan(settings.policies, settings.families, arguments.firewall)
+        queue = None if settings.backend == "sockops" else QUEUE_NUMBER
+        planned = plan(settings.policies, settings.families, arguments.firewall, queue)
         _planned(planned, as_json=arguments.json)
     except OSError as error:
         raise LocalError(f"{error.strerror}; try it as root") from error

@@ -19,7 +19,14 @@ from tcpcrypt.runtime import iptables, nft
 from tcpcrypt.runtime.installation import rules_for
 from tcpcrypt.runtime.older import older_connections
 from tcpcrypt.runtime.routing import TABLE_LOCAL
-from tcpcrypt.runtime.rules import CHAIN_PREFIX, MARK_INNER, MARK_MASK, MARK_STEERED, Rule
+from tcpcrypt.runtime.rules import (
+    CHAIN_PREFIX,
+    MARK_INNER,
+    MARK_MASK,
+    MARK_STEERED,
+    QUEUE_NUMBER,
+    Rule,
+)
 from tcpcrypt.runtime.ruleset import guard_rules
 from tcpcrypt.runtime.steering import TransparentSteering
 from tcpcrypt.tools.netns import Lab, become_root
@@ -58,9 +65,15 @@ class Plan:
     """Connections that exist now and are left alone, each by a rule of its own."""
 
 
-def plan(policies: Sequence[Policy], families: Sequence[int], firewall: str = "") -> Plan:
+def plan(
+    policies: Sequence[Policy],
+    families: Sequence[int],
+    firewall: str = "",
+    queue: int | None = QUEUE_NUMBER,
+) -> Plan:
     """The rules for `policies`; nothing is installed.
 
+    `queue`: where handshakes are seen; None where the kernel carries the option.
     `firewall`: in the words of `iptables` or `nft`; by itself, of that which a
     daemon would try first here.
 
@@ -70,7 +83,7 @@ def plan(policies: Sequence[Policy], families: Sequence[int], firewall: str = ""
     older = older_connections(policies)
     become_root()
     with _listeners(families) as steering:
-        rules = rules_for(policies, 0, steering, older)
+        rules = rules_for(policies, 0, steering, older, queue=queue)
     firewall = firewall or _first_choice()
     if firewall == _NFT:
         tables = {"nft -f -": nft.rendered(rules, families)}
@@ -213,9 +226,11 @@ def _choices(
         yield guard_rules(policies, serving=False)
         return
     with _listeners(families) as steering:
-        # A reload takes the other set of queues.
-        for generation in (0, 1):
-            yield rules_for(policies, generation, steering)
+        # A reload takes the other set of queues, and who started the daemon may have told
+        # it of another backend than the configuration has.
+        for queue in (QUEUE_NUMBER, None):
+            for generation in (0, 1):
+                yield rules_for(policies, generation, steering, queue=queue)
 
 
 def _iptables_expected(

@@ -1,5 +1,6 @@
 """`tcpcrypt rules`: what would be installed, and whether what is installed is that."""
 
+import errno
 import json
 import os
 import re
@@ -15,9 +16,11 @@ from netns.network import Network
 from tcpcrypt.core.policy import Match, Mode, Policy
 from tcpcrypt.daemon.app import settings_of
 from tcpcrypt.daemon.configuration import load
+from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.nft import Nft
 from tcpcrypt.runtime.routing import Routing
 from tcpcrypt.runtime.ruleset import guard_rules
+from tcpcrypt.runtime.sockops import Attachment
 from tcpcrypt.tools import rulebook
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Host, wait_until
@@ -189,6 +192,20 @@ def test_installed_and_as_it_should_be(pair: Network, config: Path, mode: str) -
     daemon.stop()
     document = rules(client, config, "--installed")
     assert document["state"] == ("guard" if mode == "require" else "none")
+
+
+@pytest.mark.parametrize("backend", ["sockops", "mixed"])
+def test_the_rules_of_each_backend(pair: Network, config: Path, backend: str) -> None:
+    """Also where the configuration names another than the daemon was started with."""
+    try:
+        Attachment().close()
+    except LocalError as error:
+        if os.strerror(errno.EPERM) not in str(error):
+            raise
+        pytest.skip(f"the {backend} backend cannot run here: {error}")
+    LabDaemon(pair.client, "--config", str(config), "--backend", backend)
+    document = rules(pair.client, config, "--installed")
+    assert (document["state"], document["missing"], document["unexpected"]) == ("serving", [], [])
 
 
 def test_older_connections_are_counted(pair: Network, config: Path) -> None:
