@@ -76,6 +76,7 @@ PROFILES = {
         "init_as_data": False,
         "frame_per_segment": False,
         "repeats_anew": False,
+        "openings_at_once": None,
     },
     STANFORD: {
         "name": "stanford",
@@ -100,6 +101,7 @@ PROFILES = {
         "init_as_data": True,
         "frame_per_segment": True,
         "repeats_anew": True,
+        "openings_at_once": 8,
     },
 }
 
