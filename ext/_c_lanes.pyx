@@ -6,7 +6,7 @@ segment (`ext/lane.pxi` says what is) leaves it to Python, which takes the conne
 The streams themselves are objects of both, so that little changes hands.
 """
 
-from cython cimport final
+from cython cimport final, no_gc_clear
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno

@@ -24,7 +24,10 @@ cdef struct End:
     uint32_t port
 
 
+# Not cleared by the garbage collector, which would leave `__dealloc__` no sealer
+# and opener to let go of; Lanes are, so that no cycle stays.
 @final
+@no_gc_clear
 cdef class Lane:
     """One connection that is lent to `lanes`."""
 
@@ -197,6 +200,8 @@ cdef class Lane:
         cdef uint64_t total = size + count * FRAME_MIN
         if count > self.frames_left - self.frames or self.seal_at + total > self.seal_end:
             return -1
+        # Before anything is sealed: after that nothing may fail.
+        self.inner.cells.more(count)
         work.data, work.data_len = data, size
         work.out, work.out_len = self.inner.room(total), total
         work.first = work.others = self.frame_data
@@ -205,7 +210,6 @@ cdef class Lane:
         if self.sealer.run(&work, self.seal_at) != GO_ON or work.written != total:
             ERR_clear_error()
             raise RuntimeError("libcrypto failed to seal a frame")
-        self.inner.cells.more(count)
         return total
 
     cdef void have_sealed(self, Py_ssize_t size, Py_ssize_t total) noexcept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 import struct
 from collections.abc import Iterator
@@ -268,6 +269,24 @@ def test_a_connection_comes_back_once(path: Path) -> None:
     with pytest.raises(RuntimeError, match="taken back"):
         lane.take(0, b"", 0.0)
     assert queue.ask(queued(INNER_QUEUE, 8, OUTPUT, of_client(path, b"x")))[0] > 0
+
+
+def test_a_plane_that_is_dropped_with_a_connection_lent_lets_go_of_its_keys() -> None:
+    """Lanes know each other: it is the garbage collector that finds them."""
+    path = Path()
+    path.open()
+    path.client.write(b"one")
+    path.server.write(b"two")
+    path.world.run(2)
+    crypt = path.flow(True)._crypt
+    assert crypt is not None
+    assert path.flow(True)._lending._lane is not None
+    sender = crypt.session._sender
+    assert sender is not None
+    sealer = sender._sealer
+    del path, crypt, sender
+    gc.collect()
+    sealer.wipe()  # which is refused while somebody uses it
 
 
 def test_only_what_can_be_is_lent(path: Path) -> None:
