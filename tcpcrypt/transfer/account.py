@@ -86,6 +86,8 @@ class Account:
             self._examine(part, folders, beat)
             self._check_room(part)
         except BaseException:
+            if part.broken:
+                self.salvage(part)
             self.release(part)
             raise
         return part

@@ -81,8 +81,15 @@ class Part:
         )
 
     def examine(self, fd: int, beat: Beat) -> None:
-        """Read what is there, once; `beat` is called every mebibyte."""
+        """Read what is there, once; `beat` is called every mebibyte.
+
+        What is offered is durable before: its sender may be unable to go back
+        behind it, and windows of several connections, each cut off, would be
+        under way at once.
+        """
         disk = self.account.disk
+        if self.delivery is None:
+            self._settle(fd)
         size = disk.node(fd).size
         # What was acknowledged last may be just a whole window behind.
         points = {at for at in range(size // GRID * GRID, size - WINDOW_MAX - 1, -GRID) if at > 0}
@@ -116,19 +123,9 @@ class Part:
             self.delivery = None
             self._hasher, self._offers = hasher, {}
             mode = self.put.mode & _PERMISSIONS | _OWNER
-            self._fd = fd = self.account.open_part(self.name, mode, offset)
+            self._fd = self.account.open_part(self.name, mode, offset)
             self.written, self.begun = offset, True
-        if not offset:
-            return
-        # Or windows of several connections, each cut off, would be under way at once.
-        try:
-            self.account.disk.sync_data(fd)
-        except OSError as error:
-            self._broken = error
-            raise
-        with self._lock:
-            self._check()  # as in `sync`
-            self.durable = offset // GRID * GRID
+            self.durable = offset // GRID * GRID  # see `examine`
 
     def write(
         self,
@@ -216,6 +213,13 @@ class Part:
         """
         with self._lock:
             upto, fd = self.written, self._open()
+        self._settle(fd)
+        with self._lock:
+            self._check()  # a descriptor that was taken away may be another file's
+            self.durable = upto // GRID * GRID
+        return self.durable
+
+    def _settle(self, fd: int) -> None:
         disk = self.account.disk
         try:
             disk.sync_data(fd)
@@ -225,10 +229,6 @@ class Part:
         except OSError as error:
             self._broken = error  # the system tells of it once
             raise
-        with self._lock:
-            self._check()  # a descriptor that was taken away may be another file's
-            self.durable = upto // GRID * GRID
-        return self.durable
 
     def sync_whole(self) -> None:
         """All of the file is durable, its times and permissions with it."""

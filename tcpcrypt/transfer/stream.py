@@ -22,6 +22,8 @@ __all__ = ["Readable", "StreamSource", "stream_entry"]
 
 _IDENTITY_LEN: Final = 16
 _CHUNK: Final = 16 << 10
+_OFFERS: Final = 1 << 20
+"""Receivers offer what they have at multiples of this."""
 _NO_PREFIX: Final = "the receiver lost bytes that cannot be read again"
 
 
@@ -67,7 +69,7 @@ class StreamSource:
         self._hasher = Algorithm.SHA256.new()
         self._end = 0
         """Bytes that were read of the stream."""
-        self._offset = 0
+        self._offset = self._resumed = 0
         self.mtime = 0
         with contextlib.suppress(OSError, ValueError):
             self.mtime = os.fstat(stream.fileno()).st_mtime_ns
@@ -88,7 +90,7 @@ class StreamSource:
         known = [offset for offset, digest in prefixes if self._digest_at(offset) == digest]
         if not known and first:
             raise TransferError(Code.CHANGED, _NO_PREFIX)
-        self._offset = max(known, default=0)
+        self._offset = self._resumed = max(known, default=0)
         return iter(())
 
     def ready(self, timeout: float) -> bool:
@@ -123,6 +125,9 @@ class StreamSource:
         return Digest(self._algorithm, self._hasher.digest())
 
     def acknowledged(self, offset: int) -> None:
+        if offset == self._resumed:
+            # Where it has gone on may be no offer once something lies behind it.
+            offset -= offset % _OFFERS
         while self._chunks and self._chunks[0].end <= offset:
             self._chunks.popleft()
 

@@ -367,7 +367,8 @@ def test_what_was_acknowledged_before_a_whole_window_is_offered() -> None:
 
 
 @pytest.mark.parametrize("more", [True, False], ids=["more comes", "it was all"])
-def test_what_is_gone_on_with_is_durable_before_anything_is_written_behind_it(more: bool) -> None:
+@pytest.mark.parametrize("call", ["sync_data", "sync"])
+def test_what_is_offered_is_durable_before(call: str, more: bool) -> None:
     """Or the windows of two connections would be under way, and no offer reach so far back."""
     disk = MemoryDisk()
     store = Store("out", Rules(), disk)
@@ -377,25 +378,37 @@ def test_what_is_gone_on_with_is_durable_before_anything_is_written_behind_it(mo
     if not more:
         b.data(0, MIB, data[MIB:])
     b.over()
-    there = MIB if more else 2 * MIB
-    disk.faults["sync_data"] = lambda: OSError(errno.EIO, os.strerror(errno.EIO))
-    for wanted in (Code.STORAGE, Code.OK):
-        again = Talk(store)
-        file = again.put(b"a", size=len(data))
-        (have,) = again.listen()
-        assert isinstance(have, Have)
-        # Whose sync has failed may be nowhere: it is sent anew.
-        at = there if wanted is Code.STORAGE else 0
-        assert max((offset for offset, _ in have.prefixes), default=0) == at
-        before = len(disk.calls)
-        for offset in range(at, len(data), MIB):
-            again.data(file, offset, data[offset : offset + MIB])
-        again.end(file, data)
-        if wanted is Code.STORAGE:
-            assert "write" not in disk.calls[before:]
-        assert code_of(again.listen()[-1]) is wanted
-        again.over()
-        disk.faults.clear()
+    again = Talk(store)
+    disk.faults[call] = lambda: OSError(errno.EIO, os.strerror(errno.EIO))
+    again.put(b"a", size=len(data))
+    assert again.listen() == [Refuse(0, Code.STORAGE)]
+    again.over()
+    disk.faults.clear()
+    # Whose sync has failed may be nowhere: it is sent anew.
+    last = Talk(store)
+    last.put(b"a", size=len(data))
+    assert last.listen() == [Have(0, ())]
+    last.over()
+
+
+def test_what_is_offered_survives_a_power_cut() -> None:
+    """A stream cannot go back behind what it has gone on with."""
+    disk = MemoryDisk()
+    store = Store("out", Rules(), disk)
+    data = os.urandom(MIB + 5)
+    b = Talk(store)
+    b.data(b.put(b"a", size=UNKNOWN_SIZE), 0, data[:MIB])
+    b.data(0, MIB, data[MIB:])
+    b.over()
+    again = Talk(store)
+    again.put(b"a", size=UNKNOWN_SIZE)
+    (have,) = again.listen()
+    assert isinstance(have, Have)
+    assert [offset for offset, _ in have.prefixes] == [MIB, len(data)]
+    last = Talk(Store("out", Rules(), disk.after("lost")))
+    last.put(b"a", size=UNKNOWN_SIZE)
+    assert last.listen() == [have]
+    last.over()
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])

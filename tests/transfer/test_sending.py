@@ -652,6 +652,28 @@ def test_a_stream_goes_on_over_the_next_connection() -> None:
     stream.close()
 
 
+def test_a_stream_keeps_the_mebibyte_in_which_it_has_gone_on() -> None:
+    """The length of what was there is no offer any more once garbage lies behind it."""
+    data = os.urandom(MIB + 50_000)
+    stream, more = pipe(b"", end=False)
+    source = stream_entry(stream, (b"x",))
+    digest = [(at, hashlib.sha256(data[:at]).digest()) for at in (MIB, MIB + 40_000)]
+    entries = [source]
+    for have, at in (((), 0), (digest, MIB + 40_000), (digest[:1], MIB)):
+        a = Talk(*entries)
+        a.listen()
+        a.tell(Have(0, tuple(have)))
+        found = joined(a.listen())
+        if not at:
+            for start in range(0, len(data), 50_000):
+                more(data[start : start + 50_000])
+                found += joined(a.listen())
+        assert found == data[at:]
+        a.machine.close()
+        entries = list(a.machine.remaining())
+    stream.close()
+
+
 def test_a_stream_whose_beginning_was_lost_is_given_up() -> None:
     stream, _ = pipe(os.urandom(9000))
     source = stream_entry(stream, (b"x",))
