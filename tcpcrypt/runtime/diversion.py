@@ -55,8 +55,10 @@ def divert_rules() -> list[Rule]:
         Rule("mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *opening, *over)),
         Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_PASSED), "-j", "RETURN")),
         # The negotiation needs to see no more of this connection.
-        Rule("mangle", "INPUT", (*done, *answered, *has_accepted)),
-        Rule("mangle", "INPUT", (*done, *_no(accepted), *has_opened)),
+        Rule("mangle", "INPUT", (*done, *opening, *has_opened)),
+        Rule("mangle", "INPUT", (*done, *opened, "-j", "RETURN")),
+        # Also where its SYN is forgotten, as behind a cookie.
+        Rule("mangle", "INPUT", (*done, *has_accepted)),
         Rule("mangle", "INPUT", (*done, "-j", "RETURN")),
         # With option 69 and for the listener: the steering gave it the mark.
         Rule("mangle", "INPUT", (*handshake, *divert)),

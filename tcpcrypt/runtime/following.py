@@ -81,10 +81,11 @@ def kept_from_services() -> list[Rule]:
 def never_begun(family: int, where: Words, *, refused: bool) -> list[Rule]:
     """So is what connection tracking does not know and begins with no SYN, if it has no socket.
 
-    It forgets a SYN sooner than the cookie ends.  A listener that is bound to one address
-    cannot be told from a connection, and is let through.
+    It forgets a SYN sooner than the cookie ends, and begins no connection with a FIN; TCP
+    does.  A listener that is bound to one address cannot be told from a connection, and is
+    let through.
     """
-    unknown = (*_TCP, *where, "-m", "conntrack", "--ctstate", "NEW")
+    unknown = (*_TCP, *where, "-m", "conntrack", "--ctstate", "NEW,INVALID,UNTRACKED")
     if not refused:
         return [Rule("filter", "INPUT", (*unknown, "-j", "RETURN"), (family,))]
     return [

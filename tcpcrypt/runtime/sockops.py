@@ -124,7 +124,8 @@ def pass_rules() -> list[Rule]:
     return [
         # The service has answered, not our listener.
         Rule("mangle", "OUTPUT", (*answer, *over)),
-        Rule("mangle", "INPUT", (*handshake, "--syn", *accepted)),
+        # Not only by its SYN, which is forgotten sooner than a cookie ends.
+        Rule("mangle", "INPUT", (*handshake, *accepted)),
         Rule("mangle", "INPUT", (*handshake, *set_mark(MARK_PASSED))),
     ]
 

@@ -16,7 +16,7 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from middlebox.packet import ACK, ENO, PSH, RST, SYN, Packet
+from middlebox.packet import ACK, ENO, FIN, PSH, RST, SYN, Packet
 from netns.flood import (
     FACTOR,
     OFFER,
@@ -30,6 +30,7 @@ from netns.flood import (
 )
 from netns.network import PORT, Network
 
+from tcpcrypt.registry import INIT1_MAGIC
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Capture, Host, free_of, wait_until
 
@@ -82,63 +83,128 @@ def test_a_flood_beyond_the_backlog_costs_no_honest_client_its_connection(
     assert free_of(near.packets + far.packets, SECRET) == [SECRET]
 
 
-@pytest.mark.parametrize(("family", "forgotten"), [(4, False), (6, True)])
+class Asker:
+    """Asks with the option for a service that `require` keeps, and has a SYN cookie for it.
+
+    Cookies are true for any listener of the host that has sent some lately, and the
+    daemon's own connections to the service can make it such a one.
+    """
+
+    def __init__(self, network: Network, family: int, capture: Capture) -> None:
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        here, there = (
+            end.v4 if family == 4 else end.v6 for end in (network.client_end, network.server_end)
+        )
+        self._server, self._capture, self._to = network.server, capture, (there, 0)
+        ends = (socket.inet_pton(kind, here), socket.inet_pton(kind, there))
+        # The kernel of the client knows nothing of this connection, and would say so.
+        for command in ("iptables", "ip6tables"):
+            drop = ("-p", "tcp", "--tcp-flags", "RST", "RST", *DROP)
+            network.client.run(command, "-A", "OUTPUT", *drop)
+        self.listener = network.listen(family)
+        with network.server.socket(kind, socket.SOCK_STREAM) as local:
+            local.connect((there, PORT))  # the service sends a cookie
+            self.listener.accept()[0].close()
+        self._raw = network.client.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        syn = Packet(*ends, 4444, PORT, 1000, 0, SYN, 64_000, 0, ((ENO, OFFER),), b"")
+        self._raw.sendto(syn.build(), self._to)
+        answered = wait_until(lambda: self.answer(SYN), "SYN-ACK")
+        assert answered.option(ENO) is not None
+        self._ack = replace(syn, seq=1001, ack=answered.end, flags=ACK, options=())
+
+    def __enter__(self) -> Asker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+        self.listener.close()
+
+    def answer(self, flag: int, taken: bytes = b"") -> Packet | None:
+        """A packet with this flag, if there is one yet, that acknowledges what was `taken`."""
+        for packet in self._capture.packets:
+            with contextlib.suppress(ValueError):
+                parsed = Packet.parse(packet)
+                wanted = not taken or parsed.ack == self._ack.seq + len(taken)
+                if wanted and parsed.sport == PORT and parsed.flags & flag:
+                    return parsed
+        return None
+
+    def wait_until_forgotten(self) -> None:
+        """By connection tracking, which happens before the cookie ends."""
+        table = ("cat", "/proc/net/nf_conntrack")
+        wait_until(lambda: " sport=4444 " not in self._server.run(*table).stdout, "expiry")
+
+    def send(
+        self, payload: bytes = b"", *, option: bool = False, flags: int = 0, behind: bytes = b""
+    ) -> None:
+        packet = replace(
+            self._ack,
+            seq=self._ack.seq + len(behind),
+            options=((ENO, b""),) if option else (),
+            flags=flags | (ACK | PSH if payload else ACK),
+            payload=payload,
+        )
+        self._raw.sendto(packet.build(), self._to)
+
+    def assert_not_served(self) -> None:
+        self.listener.settimeout(1)
+        with pytest.raises(TimeoutError):
+            self.listener.accept()
+
+
+def cookies_always(network: Network) -> None:
+    network.server.sysctl("net.ipv4.tcp_syncookies", "2")
+
+
+def forgetting(network: Network) -> None:
+    network.server.sysctl("net.netfilter.nf_conntrack_tcp_timeout_syn_recv", "1")
+
+
+@pytest.mark.parametrize(
+    ("family", "forgotten", "flags"), [(4, False, 0), (6, True, 0), (4, True, FIN)]
+)
 def test_a_cookie_of_ours_is_none_for_the_service(
-    pair: Network, family: int, forgotten: bool
+    pair: Network, family: int, forgotten: bool, flags: int
 ) -> None:
     """RFC 8547 section 4.6 under `require`: who asks with the option and goes on without it.
 
-    Cookies are true for any listener of the host that has sent some lately, and the
-    daemon's own connections to the service can make it such a one.  `forgotten`: by
-    connection tracking, which happens before the cookie ends.
+    To connection tracking what begins with a FIN is not even new.
     """
-    pair.server.sysctl("net.ipv4.tcp_syncookies", "2")
+    cookies_always(pair)
     theirs = pair.daemon(pair.server, "--mode", "require")
     if forgotten:
-        pair.server.sysctl("net.netfilter.nf_conntrack_tcp_timeout_syn_recv", "1")
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    here, there = (
-        socket.inet_pton(kind, end.v4 if family == 4 else end.v6)
-        for end in (pair.client_end, pair.server_end)
-    )
-    # The kernel of the client knows nothing of this connection, and would say so.
-    for command in ("iptables", "ip6tables"):
-        pair.client.run(command, "-A", "OUTPUT", "-p", "tcp", "--tcp-flags", "RST", "RST", *DROP)
-    syn = Packet(here, there, 4444, PORT, 1000, 0, SYN, 64_000, 0, ((ENO, OFFER),), b"")
-    with (
-        pair.listen(family) as listener,
-        pair.client.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
-        Capture(pair.client_end) as capture,
-    ):
-        local = pair.server.socket(kind, socket.SOCK_STREAM)
-        with local:  # the service sends a cookie
-            local.connect((socket.inet_ntop(kind, there), PORT))
-            listener.accept()[0].close()
-
-        def answer(flag: int) -> Packet | None:
-            for packet in capture.packets:
-                with contextlib.suppress(ValueError):
-                    parsed = Packet.parse(packet)
-                    if parsed.sport == PORT and parsed.flags & flag:
-                        return parsed
-            return None
-
-        to = (socket.inet_ntop(kind, there), 0)
-        raw.sendto(syn.build(), to)
-        answered = wait_until(lambda: answer(SYN), "SYN-ACK")
-        assert answered.option(ENO) is not None
+        forgetting(pair)
+    with Capture(pair.client_end) as capture, Asker(pair, family, capture) as asker:
         if forgotten:
-            table = ("cat", "/proc/net/nf_conntrack")
-            wait_until(lambda: " sport=4444 " not in pair.server.run(*table).stdout, "expiry")
-        ack = replace(syn, seq=1001, ack=answered.end, flags=ACK, options=())
-        raw.sendto(ack.build(), to)
-        raw.sendto(replace(ack, flags=ACK | PSH, payload=SECRET).build(), to)
-        listener.settimeout(1)
-        with pytest.raises(TimeoutError):
-            listener.accept()
-        assert wait_until(lambda: answer(RST), "reset")
+            asker.wait_until_forgotten()
+        asker.send(SECRET if flags else b"", flags=flags)
+        asker.send(SECRET)
+        asker.assert_not_served()
+        assert wait_until(lambda: asker.answer(RST), "reset")
         # Nor does what comes behind the refusal find the service.
-        raw.sendto(replace(ack, flags=ACK | PSH, payload=SECRET).build(), to)
-        with pytest.raises(TimeoutError):
-            listener.accept()
+        asker.send(SECRET)
+        asker.assert_not_served()
+    assert not theirs.events("enabled", "bug")
+
+
+@pytest.mark.parametrize("backend", ["nfqueue", "sockops"])
+def test_a_cookie_that_was_used_is_none_for_the_service(pair: Network, backend: str) -> None:
+    """Nor where its SYN was forgotten when it opened the connection, and that has ended."""
+    cookies_always(pair)
+    theirs = pair.daemon(pair.server, "--mode", "require", "--backend", backend)
+    forgetting(pair)
+    with Capture(pair.client_end) as capture, Asker(pair, 4, capture) as asker:
+        asker.wait_until_forgotten()
+        asker.send(option=True)
+
+        # Connection tracking keeps what was answered by more than a reset.
+        def acknowledged() -> bool:
+            asker.send(INIT1_MAGIC)  # the first one may overtake the ACK
+            return asker.answer(ACK, INIT1_MAGIC) is not None
+
+        wait_until(acknowledged, "acknowledgement")
+        asker.send(b"nothing of the kind" * 50, behind=INIT1_MAGIC)
+        wait_until(lambda: theirs.events("aborted"), "abort")
+        asker.send(SECRET)
+        asker.assert_not_served()
     assert not theirs.events("enabled", "bug")

@@ -257,3 +257,6 @@ def test_require_keeps_what_the_listener_was_given_from_the_service() -> None:
     assert refusing.index(ours) < refusing.index(others)
     kept = words(guard_rules(STRICT, serving=False), "filter", "INPUT")
     assert not any("connmark" in line for line in kept)
+    # What begins with a FIN is not new to connection tracking, but invalid.
+    for lines in (refusing, kept):
+        assert any("--ctstate NEW,INVALID,UNTRACKED -j REJECT" in line for line in lines)
