@@ -36,7 +36,14 @@ from tcpcrypt.runtime.rules import (
     tproxy,
 )
 
-__all__ = ["FOLLOWS", "following_rules", "kept_from_services", "looked_up", "never_begun"]
+__all__ = [
+    "FOLLOWS",
+    "asked_of_the_dead",
+    "following_rules",
+    "kept_from_services",
+    "looked_up",
+    "never_begun",
+]
 
 FOLLOWS: Final = ("--tcp-flags", "SYN", "NONE")
 _LOCAL: Final = ("-m", "addrtype", "--dst-type", "LOCAL")
@@ -75,6 +82,14 @@ def kept_from_services() -> list[Rule]:
     return [
         Rule("filter", "INPUT", (*_TCP, *of_ours, *_OF_US, "-j", "RETURN")),
         Rule("filter", "INPUT", (*_TCP, *of_ours, *_RESET)),
+    ]
+
+
+def asked_of_the_dead(family: int, where: Words) -> list[Rule]:
+    """So is what our listener was given where it is gone, and the service's may take over."""
+    return [
+        Rule("filter", "INPUT", (*_TCP, *where, *_of_connection(mark), *_RESET), (family,))
+        for mark in (MARK_PASSED, MARK_ACCEPTED)
     ]
 
 

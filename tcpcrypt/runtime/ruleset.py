@@ -33,7 +33,13 @@ from typing import Final
 
 from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.following import following_rules, kept_from_services, looked_up, never_begun
+from tcpcrypt.runtime.following import (
+    asked_of_the_dead,
+    following_rules,
+    kept_from_services,
+    looked_up,
+    never_begun,
+)
 from tcpcrypt.runtime.older import OlderConnection
 from tcpcrypt.runtime.option_match import option_matches
 from tcpcrypt.runtime.rules import (
@@ -334,6 +340,8 @@ def _guard_of_services(policies: Sequence[Policy], serving: bool, reset: Words) 
         for family, where in selectors(policy.match, outgoing=False):
             words = ("!", "-i", "lo", *_TCP, "--syn", *where, *target)
             rules.append(Rule("filter", "INPUT", words, (family,)))
+            if policy.mode is Mode.REQUIRE and not serving:
+                rules += asked_of_the_dead(family, where)
             rules += never_begun(family, where, refused=policy.mode is Mode.REQUIRE)
     return rules
 

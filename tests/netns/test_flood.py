@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import statistics
 from dataclasses import replace
@@ -208,3 +209,19 @@ def test_a_cookie_that_was_used_is_none_for_the_service(pair: Network, backend: 
         asker.send(SECRET)
         asker.assert_not_served()
     assert not theirs.events("enabled", "bug")
+
+
+@pytest.mark.parametrize("backend", ["nfqueue", "sockops"])
+def test_a_cookie_outlives_a_killed_daemon_and_is_none_for_the_service(
+    pair: Network, backend: str
+) -> None:
+    """What `require` leaves in the kernel knows what was asked of the daemon."""
+    cookies_always(pair)
+    theirs = pair.daemon(pair.server, "--mode", "require", "--backend", backend)
+    with Capture(pair.client_end) as capture, Asker(pair, 4, capture) as asker:
+        theirs.stop(signal.SIGKILL)
+        table = ("iptables-save", "-t", "mangle")
+        wait_until(lambda: "TPROXY" not in pair.server.run(*table).stdout, "guard")
+        asker.send(SECRET)
+        asker.assert_not_served()
+        assert wait_until(lambda: asker.answer(RST), "reset")
