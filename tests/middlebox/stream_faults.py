@@ -187,14 +187,22 @@ class FragmentsToServer(_Forged):
 
 
 class ReflectedToClient(_Forged):
-    """The client's own frames come back to it."""
+    """The client's own frames come back to it.
+
+    In place of others: what reached beyond them would, where they overtake it, be the
+    beginning of a frame whose rest TCP on the other side has never sent.
+    """
 
     forward = False
     at = 0
 
     def forged(self, packet: Packet) -> Iterable[Out]:
         own = bytes(self.streams[True].data)
-        return [packet.bare(ACK | PSH, own[: max(len(packet.payload), 1000)]), packet]
+        return [packet.bare(ACK | PSH, own[: len(packet.payload)]), packet]
+
+    @classmethod
+    def expected(cls, kind: Kind, mode: Mode) -> set[Outcome]:
+        return super().expected(kind, mode) | {Outcome.ENCRYPTED}
 
 
 # --- cut, moved, repeated ------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def test_a_signal_to_all_of_them_is_an_orderly_end(
 
 def test_the_manager_is_told(pair: Network, tmp_path: Path) -> None:
     ours = Daemon(pair.client, tmp_path).started()
-    assert ours.told() == {"READY": "1", "STATUS": "serving by 1 policies"}
+    assert ours.told() == {"READY": "1", "STATUS": "serving by 1 policy"}
     ours.process.send_signal(signal.SIGHUP)
     assert "RELOADING" in ours.told()
     assert ours.told()["READY"] == "1"
