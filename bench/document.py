@@ -91,7 +91,8 @@ def transfers(result: dict[str, Any]) -> str:
 def chains(result: dict[str, Any]) -> str:
     return (
         f"```\n{planes_table.table(result)}\n```\n\n"
-        f"{on(result['machine'])}; "
+        f"{on(result['machine'])}, congestion control "
+        f"{result['machine']['tcp_congestion_control']}; "
         f"medians of {result['rounds']} rounds of {result['seconds']:g} s.\n\n"
         f"![the same as a picture]({PICTURE.name})"
     )
