@@ -24,7 +24,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         chains = [c for c, found in figures["chains"].items() if what in found]
         values = [figures["chains"][chain][what][name] for chain in chains]
         bars = axes.barh(chains, values, color=[_colour(chain) for chain in chains])
-        axes.bar_label(bars, labels=[f" {value:,.{2 if value < 100 else 0}f}" for value in values], fontsize=8)
+        labels = [f" {value:,.{2 if value < 100 else 0}f}" for value in values]
+        axes.bar_label(bars, labels=labels, fontsize=8)
         axes.set_title(title, fontsize=10)
         axes.margins(x=0.2)
         axes.spines[["top", "right"]].set_visible(False)
