@@ -2,28 +2,20 @@
 TCPCRYPT_TEST_BACKEND=mixed.)
 """
 
-import errno
-import os
 from pathlib import Path
 
 import pytest
+from netns import kernel_programs
 from netns.network import PORT, Network
 from netns.observed import eno, segments
 from netns.trusting import pair_of, policy
 
-from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.sockops import Attachment
 from tcpcrypt.tools.netns import Capture
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _possible() -> None:
-    try:
-        Attachment().close()
-    except LocalError as error:
-        if os.strerror(errno.EPERM) not in str(error):
-            raise
-        pytest.skip(f"the mixed backend cannot run here: {error}")
+    kernel_programs.needed_by("mixed")
 
 
 @pytest.mark.parametrize("pq", ["off", "require"])

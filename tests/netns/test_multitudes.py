@@ -8,11 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
+from netns import kernel_programs
 from netns.network import PORT, Network
 from netns.observed import eno, segments
 
-from tcpcrypt.errors import LocalError
-from tcpcrypt.runtime.sockops import Attachment
 from tcpcrypt.tools.netns import Capture
 from tcpcrypt.tools.traffic import Traffic
 
@@ -29,12 +28,7 @@ PIECES = (b"01234567", b"89abcdef")
 @pytest.fixture(params=["nfqueue", "sockops", pytest.param("mixed", marks=pytest.mark.long)])
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param != "nfqueue":
-        try:
-            Attachment().close()
-        except LocalError as error:
-            if "not permitted" not in str(error):
-                raise
-            pytest.skip(f"the {request.param} backend cannot run here: {error}")
+        kernel_programs.needed_by(request.param)
     name: str = request.param
     return name
 

@@ -1,6 +1,5 @@
 """`tcpcrypt rules`: what would be installed, and whether what is installed is that."""
 
-import errno
 import json
 import os
 import re
@@ -11,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from netns import kernel_programs
 from netns.network import Network
 
 from tcpcrypt.core.policy import Match, Mode, Policy
 from tcpcrypt.daemon.app import settings_of
 from tcpcrypt.daemon.configuration import load
-from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.nft import Nft
 from tcpcrypt.runtime.routing import Routing
 from tcpcrypt.runtime.ruleset import guard_rules
-from tcpcrypt.runtime.sockops import Attachment
 from tcpcrypt.tools import rulebook
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Host, wait_until
@@ -197,12 +195,7 @@ def test_installed_and_as_it_should_be(pair: Network, config: Path, mode: str) -
 @pytest.mark.parametrize("backend", ["sockops", "mixed"])
 def test_the_rules_of_each_backend(pair: Network, config: Path, backend: str) -> None:
     """Also where the configuration names another than the daemon was started with."""
-    try:
-        Attachment().close()
-    except LocalError as error:
-        if os.strerror(errno.EPERM) not in str(error):
-            raise
-        pytest.skip(f"the {backend} backend cannot run here: {error}")
+    kernel_programs.needed_by(backend)
     LabDaemon(pair.client, "--config", str(config), "--backend", backend)
     document = rules(pair.client, config, "--installed")
     assert (document["state"], document["missing"], document["unexpected"]) == ("serving", [], [])

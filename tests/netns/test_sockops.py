@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from netns import kernel_programs
 from netns.network import PORT, Network
 from netns.observed import eno, segments
 
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
 from tcpcrypt.core.policy import Mode, Policy
-from tcpcrypt.errors import FallbackReason, LocalError
+from tcpcrypt.errors import FallbackReason
 from tcpcrypt.runtime import bpf
 from tcpcrypt.runtime.eno_backend import Requested, Tuple4
 from tcpcrypt.runtime.privileges import DirectPrivileges, tcp_socket
@@ -114,13 +115,7 @@ Make = Callable[..., Side]
 
 @pytest.fixture(scope="module", autouse=True)
 def _possible() -> None:
-    try:
-        Attachment().close()
-    except LocalError as error:
-        # A program that the kernel refuses, or that was not built, is a failure.
-        if os.strerror(errno.EPERM) not in str(error):
-            raise
-        pytest.skip(f"the sockops backend cannot run here: {error}")
+    kernel_programs.needed_by("sockops")
 
 
 @pytest.fixture
