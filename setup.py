@@ -30,6 +30,7 @@ MODULES = {
     "tcpcrypt._fast._c_segment": ("ext/_c_segment.pyx", False),
     "tcpcrypt._fast._c_netlink": ("ext/_c_netlink.pyx", False),
     "tcpcrypt._fast._c_kdf": ("ext/_c_kdf.pyx", True),
+    "tcpcrypt._fast._c_octets": ("ext/_c_octets.pyx", True),
     "tcpcrypt._fast._c_pump": ("ext/_c_pump.pyx", True),
     "tcpcrypt._fast._c_lanes": ("ext/_c_lanes.pyx", True),
 }

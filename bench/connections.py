@@ -1,6 +1,6 @@
 """Connections a second through two daemons, beside the same without them.
 
-    python bench/connections.py [--quick] [--json]
+    python bench/connections.py [--quick] [--json] [--against PYTHON]
 
 Two hosts in network namespaces, a generator and a service written in C
 (`tcpcrypt/tools/traffic.c`), one daemon on each host; everything shares the processors
@@ -12,6 +12,12 @@ hosts prove who they are, `authenticated` by X25519, `hybrid` with ML-KEM beside
 "CPU us" is processor time of the daemons for each connection, after
 /proc/PID/stat; `load` is that of generator and service together, which is what
 plain TCP costs as well.
+
+With `--against`, the interpreter of another installation, each kind has a second pair of
+hosts, whose daemons are those of that version; it takes its turn right beside the first,
+so that what the machine does meanwhile happens to both.  What is told are medians of what
+rounds that lie side by side give: connections a second and processor time of both daemons,
+this version's in parts of the other's.
 """
 
 from __future__ import annotations
@@ -62,6 +68,8 @@ pq = "{pq}"
 match.ports = {port}
 """
 CONCURRENCIES = (1, 8, 64)
+AGAINST = "-before"
+"""Behind the name of a kind: by the daemons of the other version."""
 WARM_UP = 0.5
 """Seconds: caches of secrets fill, sockets' memory is set up."""
 
@@ -92,16 +100,29 @@ class Site:
 
 
 @contextlib.contextmanager
-def sites(kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[Traffic, dict[str, Site]]]:
-    """The generator, and a pair of hosts for each kind; all of it at once."""
+def sites(
+    kinds: tuple[str, ...] = KINDS, against: str = ""
+) -> Iterator[tuple[Traffic, dict[str, Site]]]:
+    """The generator, and a pair of hosts for each kind; all of it at once.
+
+    `against`: the interpreter of another version, which gets pairs of its own.
+    """
     with tempfile.TemporaryDirectory(prefix="tcpcrypt-bench-") as directory, Lab() as lab:
         os.chmod(directory, 0o755)
         traffic = Traffic(Path(directory))
-        yield traffic, {kind: _site(lab, traffic, kind, Path(directory)) for kind in kinds}
+        found = {}
+        for kind in kinds:
+            found[kind] = _site(lab, traffic, kind, Path(directory))
+            if against and kind != "plain":
+                before = _site(lab, traffic, kind, Path(directory), against)
+                found[kind + AGAINST] = before
+        yield traffic, found
 
 
-def _site(lab: Lab, traffic: Traffic, kind: str, directory: Path) -> Site:
-    client, server = lab.host(f"client-{kind}"), lab.host(f"server-{kind}")
+def _site(lab: Lab, traffic: Traffic, kind: str, directory: Path, against: str = "") -> Site:
+    name = kind + AGAINST if against else kind
+    python = against or sys.executable
+    client, server = lab.host(f"client-{name}"), lab.host(f"server-{name}")
     _end, far = lab.join(client, server)
     for host in (client, server):
         # One address on either side: ports in TIME_WAIT must not run out.
@@ -110,24 +131,27 @@ def _site(lab: Lab, traffic: Traffic, kind: str, directory: Path) -> Site:
         host.sysctl("net.core.somaxconn", "65535")
     arguments = ("--port", str(PORT), *OPTIONS.get(kind, ()))
     daemons: tuple[LabDaemon, ...] = ()
-    control = directory / f"{kind}.sock"
+    control = directory / f"{name}.sock"
     if kind in POST_QUANTUM:
-        ours, theirs = (_configured(host, kind, directory) for host in (client, server))
+        ours, theirs = (_configured(host, kind, directory, python) for host in (client, server))
         daemons, control = (ours[0], theirs[0]), ours[1]
     elif kind != "plain":
         at = ("--control", str(control))
-        daemons = (LabDaemon(client, *arguments, *at), LabDaemon(server, *arguments))
+        daemons = (
+            LabDaemon(client, *arguments, *at, python=python),
+            LabDaemon(server, *arguments, python=python),
+        )
     service = traffic.serve(server, (far.v4, PORT), "once")
     return Site(kind, client, server, far.v4, service, daemons, control)
 
 
-def _configured(host: Host, kind: str, directory: Path) -> tuple[LabDaemon, Path]:
+def _configured(host: Host, kind: str, directory: Path, python: str) -> tuple[LabDaemon, Path]:
     """A daemon that authenticates, and its control socket."""
     place = directory / host.name
     place.mkdir(mode=0o700)
     file = place / "tcpcrypt.toml"
     file.write_text(FILE.format(directory=place, pq=POST_QUANTUM[kind], port=PORT))
-    return LabDaemon(host, "--config", str(file)), place / "c"
+    return LabDaemon(host, "--config", str(file), python=python), place / "c"
 
 
 def run(traffic: Traffic, site: Site, concurrency: int, seconds: float) -> dict[str, Any]:
@@ -151,10 +175,11 @@ def measure(
     rounds: int,
     seconds: float,
     concurrencies: tuple[int, ...] = CONCURRENCIES,
+    against: str = "",
 ) -> dict[str, Any]:
     """Medians for each kind and concurrency."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    with sites(kinds) as (traffic, all_sites):
+    with sites(kinds, against) as (traffic, all_sites):
         for site in all_sites.values():
             run(traffic, site, max(concurrencies), WARM_UP)
         for _ in range(rounds):
@@ -169,7 +194,19 @@ def measure(
     for kind in POST_QUANTUM if "fresh" in found else ():
         for concurrency, said in found.get(kind, {}).items():
             figures[kind][str(concurrency)] |= _beside(said, found["fresh"][concurrency])
+    for kind in kinds if against else ():
+        for concurrency, before in found.get(kind + AGAINST, {}).items():
+            figures[kind][str(concurrency)] |= _against(found[kind][concurrency], before)
     return figures
+
+
+def _against(ours: list[dict[str, Any]], before: list[dict[str, Any]]) -> dict[str, float]:
+    """What has become of it: medians of what rounds that lie side by side give."""
+    pairs = list(zip(ours, before, strict=True))
+    return {
+        "rate_against": statistics.median(a["per_s"] / b["per_s"] for a, b in pairs),
+        "cpu_against": statistics.median(sum(a["cpu_us"]) / sum(b["cpu_us"]) for a, b in pairs),
+    }
 
 
 def _beside(ours: list[dict[str, Any]], fresh: list[dict[str, Any]]) -> dict[str, float]:
@@ -216,6 +253,17 @@ def compare(figures: dict[str, Any]) -> None:
                 )
 
 
+def progress(figures: dict[str, Any]) -> None:
+    """This version beside the other one."""
+    for kind, by_concurrency in figures.items():
+        for concurrency, said in by_concurrency.items():
+            if "rate_against" in said:
+                print(
+                    f"{kind} against the other version, {concurrency} at once:"
+                    f" rate {said['rate_against']:.3f}, CPU {said['cpu_against']:.3f}"
+                )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -232,6 +280,9 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, help="rounds (default: 5, or 1 with --quick)")
     parser.add_argument("--seconds", type=float, default=None, help="of each measurement")
+    parser.add_argument(
+        "--against", default="", metavar="PYTHON", help="interpreter of another version"
+    )
     arguments = parser.parse_args()
     become_root()
     kinds = tuple(arguments.kinds.split(","))
@@ -240,12 +291,13 @@ def main() -> int:
     at_once = tuple(map(int, arguments.at_once.split(",")))
     rounds = arguments.rounds or (1 if arguments.quick else 5)
     seconds = arguments.seconds or (1.0 if arguments.quick else 2.0)
-    figures = measure(kinds, rounds, seconds, at_once)
+    figures = measure(kinds, rounds, seconds, at_once, arguments.against)
     if arguments.json:
         print(json.dumps(figures))
     else:
         show(figures)
         compare(figures)
+        progress(figures)
     return 0
 
 

@@ -6,7 +6,7 @@
 
 What stands between `<!-- NAME -->` and `<!-- end of NAME -->` is written here;
 all else in the documents is written by hand and stays.  `transfer` stands in
-docs/transfer.md, all else in docs/performance.md.
+docs/transfer.md, `sockets` in docs/sockets.md, all else in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import Any
 
 import connections_plot
 import planes_table
+import sockets_table
+import targets_table
 import transfer_table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 DOCUMENT = HERE.parent / "docs" / "performance.md"
 TRANSFER = HERE.parent / "docs" / "transfer.md"
+SOCKETS = HERE.parent / "docs" / "sockets.md"
 PICTURE = HERE.parent / "docs" / "planes.png"
 CHART = HERE.parent / "docs" / "connections.svg"
 
@@ -66,6 +69,10 @@ def transfer() -> Any:
     return json.loads(measured(HERE / "transfer.py", "--json"))
 
 
+def sockets() -> Any:
+    return json.loads(measured(HERE / "sockets.py", "--brief", "--json"))
+
+
 def bench() -> Any:
     said = measured("-m", "tcpcrypt.cli.tcpcrypt", "bench", "--json")
     return {"text": json.dumps(json.loads(said), indent=2)}
@@ -85,6 +92,15 @@ def transfers(result: dict[str, Any]) -> str:
         f"```\n{transfer_table.table(result)}\n```\n\n"
         f"{on(result['machine'])}; medians of {rounds} rounds, files in"
         f" {result['place']}, digests by {result['digest']}."
+    )
+
+
+def secured(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return (
+        f"```\n{sockets_table.table(result)}\n```\n\n"
+        f"{on(machine)}, Python {machine['python']}, {machine['openssl']};"
+        f" medians of {result['rounds']} rounds."
     )
 
 
@@ -109,9 +125,14 @@ PARTS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], str]]] = {
     "connections": (connections, charted),
     "idle": (idle, as_it_is),
     "transfer": (transfer, transfers),
+    "sockets": (sockets, secured),
 }
 """How each part is measured, and written."""
-DOCUMENTS = {DOCUMENT: [name for name in PARTS if name != "transfer"], TRANSFER: ["transfer"]}
+_ELSEWHERE = {TRANSFER: ["transfer"], SOCKETS: ["sockets"]}
+DOCUMENTS = {
+    DOCUMENT: [name for name in PARTS if [name] not in _ELSEWHERE.values()],
+    **_ELSEWHERE,
+}
 """The parts that stand in each."""
 
 
@@ -128,6 +149,10 @@ def between(text: str, name: str, figures: str) -> str:
 def written(document: Path) -> str:
     """The document with the figures of all results that there are."""
     text = document.read_text()
+    if document is DOCUMENT:
+        paths = {name: RESULTS / f"{name}.json" for name in PARTS}
+        results = {name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}
+        text = between(text, "targets", targets_table.table(results))
     for name in DOCUMENTS[document]:
         path = RESULTS / f"{name}.json"
         if path.exists():

@@ -191,6 +191,7 @@ def stanford(ground: Ground) -> Targets:
     for host, (out, back) in ((ground.client, ("d", "s")), (ground.server, ("s", "d"))):
         # What overflows its queue or its list of a hundred segments is lost to it for ever.
         host.sysctl("net.ipv4.tcp_rmem", "4096 32768 32768")
+        host.keep_order()
         jail = ground.directory / out
         jail.mkdir()
         ground.start(

@@ -3,14 +3,18 @@
     python bench/sockets.py [--quick] [--json] [--only KIND,...]
 
 One program, a server and a client process, on sockets of each kind in turn; the
-median round counts.  `tcpcrypt` and `ssl` (TLS 1.3, its certificate checked, no
-resumption) secure the connection themselves; stunnel and spiped stand
+median round counts, and of ratios the median of those within a round.  `tcpcrypt` and
+`ssl` (TLS 1.3 without PSK) secure the connection themselves; stunnel and spiped stand
 between, at both ends.  Kinds with `aio` are the same program on asyncio streams.
+
+The certificate of `ssl` is one of ECDSA P-256, signed by itself and checked; the client
+shows none.  `ssl rsa` has one of RSA with 2048 bits.  `ssl mutual` is ECDSA, and the client shows
+one, too: what tcpcrypt always does (`peer="tofu"` at both ends, keys that are known).
 
 bulk   one direction, sendall of 256 KiB, until the server has said that it has all;
        with two threads, two connections at once
 calls  connect, 16 bytes there and back, close; one after the other.  `fresh`: each with a key
-       exchange, `resumed` without
+       exchange, `resumed` without.  `pair_cpu_us`: of both processes, for each
 idle   memory of client and server process for each connection that is open and silent,
        beyond that of the program itself
 aio    as many asyncio connections as asked for, all open at once, each echoing
@@ -48,7 +52,9 @@ CHUNK = 256 << 10
 CALL = bytes(16)
 BULK, CALLS, KEEP = b"B", b"C", b"K"
 """What a client wants of its connection: its first byte."""
-BLOCKING = ("plain", "ssl", "tcpcrypt", "stunnel", "spiped")
+BLOCKING = ("plain", "ssl", "ssl mutual", "ssl rsa", "tcpcrypt", "stunnel", "spiped")
+CALLS_ALONE = ("ssl mutual", "ssl rsa")
+"""What differs by its handshake alone."""
 STREAMS = ("aio plain", "aio ssl", "aio tcpcrypt")
 PATIENCE = 60
 
@@ -61,17 +67,23 @@ class Kind:
 
     def __init__(self, name: str, directory: Path, *, resume: bool = True) -> None:
         self.name = name
-        self.secure = name.removeprefix("aio ")
+        self.secure, _, self._certificates = name.removeprefix("aio ").partition(" ")
         self._directory = directory
         self._resume = resume
 
     def context(self, *, server: bool) -> ssl.SSLContext:
-        certificate = str(self._directory / "certificate.pem")
+        name = "rsa" if self._certificates == "rsa" else "ecdsa"
+        certificate = str(self._directory / f"{name}.pem")
+        mutual = self._certificates == "mutual"
         if server:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate, str(self._directory / "key.pem"))
+            if mutual:
+                context.load_verify_locations(certificate)
+                context.verify_mode = ssl.CERT_REQUIRED
         else:
             context = ssl.create_default_context(cafile=certificate)
+        if server or mutual:
+            context.load_cert_chain(certificate, str(self._directory / f"{name}.key"))
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         return context
 
@@ -141,12 +153,16 @@ def _plain(address: tuple[str, int]) -> socket.socket:
 
 
 def certify(directory: Path) -> None:
-    subprocess.run(
-        ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "2", "-subj", "/CN=server", "-addext", "subjectAltName=DNS:server",
-         "-out", directory / "certificate.pem", "-keyout", directory / "key.pem"),
-        check=True, capture_output=True,
-    )  # fmt: skip
+    for name, how in (
+        ("ecdsa", ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")),
+        ("rsa", ("rsa:2048",)),
+    ):
+        subprocess.run(
+            ("openssl", "req", "-x509", "-newkey", *how,
+             "-nodes", "-days", "2", "-subj", "/CN=server", "-addext", "subjectAltName=DNS:server",
+             "-out", directory / f"{name}.pem", "-keyout", directory / f"{name}.key"),
+            check=True, capture_output=True,
+        )  # fmt: skip
 
 
 # --- the server process ---------------------------------------------------------------------
@@ -276,6 +292,7 @@ def calls(connect: Callable[[], Any], seconds: float) -> dict[str, float]:
         one()
         count += 1
     return {
+        "count": count + 20,
         "per_s": count / (time.perf_counter() - begun),
         "client_cpu_us": (time.process_time() - cpu) / count * 1e6,
     }
@@ -327,6 +344,7 @@ async def stream_client(kind: Kind, what: str, address: tuple[str, int], amount:
             await writer.wait_closed()
             count += 1
         return {
+            "count": count,
             "per_s": count / (time.perf_counter() - begun),
             "client_cpu_us": (time.process_time() - cpu) / count * 1e6,
         }
@@ -405,6 +423,7 @@ class Site:
     def run(self, what: str, amount: float, *, threads: int = 1, fresh: bool = False) -> Any:
         """What a client process says."""
         host, port = self.address
+        processors = self.processors()
         process = subprocess.Popen(
             (sys.executable, __file__, *self._own, "--client", what, "--to", f"{host}:{port}",
              "--amount", str(amount), "--threads", str(threads), *(("--fresh",) if fresh else ())),
@@ -422,7 +441,15 @@ class Site:
                 said["server_bytes"] = (self.memory() - before) / amount
         if process.wait(PATIENCE) != 0 or said is None:
             raise SystemExit(f"{self.name}: the client of {what} failed")
+        if what == "calls" and not self._chain:
+            used = (self.processors() - processors) / said["count"] * 1e6
+            said["pair_cpu_us"] = said["client_cpu_us"] + used
         return said
+
+    def processors(self) -> float:
+        """Seconds of processors that the server has had; it makes no thread for calls."""
+        with open(f"/proc/{self.server.pid}/schedstat") as file:
+            return int(file.read().split()[0]) / 1e9
 
     def memory(self) -> int:
         with open(f"/proc/{self.server.pid}/statm") as file:
@@ -451,21 +478,29 @@ def sites(names: list[str]) -> Iterator[dict[str, Site]]:
 
 
 def measure(
-    names: list[str], rounds: int, seconds: float, size: int, crowds: int
+    names: list[str],
+    rounds: int,
+    seconds: float,
+    size: int,
+    crowds: int,
+    *,
+    bulks: int | None = None,
 ) -> dict[str, Any]:
-    """Medians of each figure for each kind."""
+    """Medians of each figure for each kind; `bulks`: rounds of bulk, if fewer."""
     found: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in names}
 
     def note(name: str, what: str, said: dict[str, float]) -> None:
         found[name].setdefault(what, []).append(said)
 
     with sites(names) as all_sites:
-        for _ in range(rounds):
-            for name, site in all_sites.items():
-                note(name, "bulk", site.run("bulk", size))
-            for name, site in all_sites.items():
-                if not name.startswith("aio"):
-                    note(name, "bulk, 2 threads", site.run("bulk", size, threads=2))
+        for turn in range(rounds):
+            if turn < (rounds if bulks is None else bulks):
+                for name, site in all_sites.items():
+                    if name not in CALLS_ALONE:
+                        note(name, "bulk", site.run("bulk", size))
+                for name, site in all_sites.items():
+                    if name not in CALLS_ALONE and not name.startswith("aio"):
+                        note(name, "bulk, 2 threads", site.run("bulk", size, threads=2))
             for name, site in all_sites.items():
                 if name.endswith("tcpcrypt"):
                     note(name, "calls, fresh", site.run("calls", seconds, fresh=True))
@@ -473,8 +508,9 @@ def measure(
                 else:
                     note(name, "calls", site.run("calls", seconds))
         for name, site in all_sites.items():
-            count = crowds if name.startswith("aio") else 500
-            note(name, "idle", site.run("idle", count))
+            if name not in CALLS_ALONE:
+                count = crowds if name.startswith("aio") else 500
+                note(name, "idle", site.run("idle", count))
     figures = {
         name: {
             what: {key: statistics.median(one[key] for one in said) for key in said[0]}
@@ -482,29 +518,53 @@ def measure(
         }
         for name, by_what in found.items()
     }
-    return {"figures": figures, "ratios": ratios(figures), "rounds": rounds}
+    return {"figures": figures, "ratios": ratios(found), "rounds": rounds, "machine": machine()}
 
 
-def ratios(figures: dict[str, Any]) -> dict[str, float]:
-    """What the targets speak of."""
+def ratios(found: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, float]:
+    """What the targets speak of: how many times as fast as the other, in the same round."""
     given = {}
+
+    def compare(ours: str, other: str, whats: tuple[str, str], key: str) -> None:
+        one, two = found.get(ours, {}).get(whats[0]), found.get(other, {}).get(whats[1])
+        if one and two:
+            name = f"{ours.removesuffix('tcpcrypt')}{whats[0]}, to {other.removeprefix('aio ')}"
+            given[name] = statistics.median(
+                mine[key] / theirs[key] for mine, theirs in zip(one, two, strict=True)
+            )
+
     for prefix in ("", "aio "):
-        ours, plain, tls = (figures.get(prefix + name) for name in ("tcpcrypt", "plain", "ssl"))
+        ours = f"{prefix}tcpcrypt"
         for what in ("bulk", "bulk, 2 threads"):
-            for name, other in (("plain", plain), ("ssl", tls)):
-                if ours and other and what in ours:
-                    key = f"{prefix}{what}, to {name}"
-                    given[key] = ours[what]["gbit_s"] / other[what]["gbit_s"]
+            for other in ("plain", "ssl"):
+                compare(ours, prefix + other, (what, what), "gbit_s")
         for what in ("calls, fresh", "calls, resumed"):
-            if ours and tls and what in ours:
-                given[f"{prefix}{what}, to ssl"] = ours[what]["per_s"] / tls["calls"]["per_s"]
+            for other in ("ssl", "ssl mutual", "ssl rsa"):
+                compare(ours, prefix + other, (what, "calls"), "per_s")
     return given
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    with open("/proc/cpuinfo") as file:
+        models = (line.partition(":")[2].strip() for line in file if "model name" in line)
+        model = next(models, "processor")
+    return {
+        "processors": os.cpu_count(),
+        "processor": model,
+        "kernel": os.uname().release,
+        "python": sys.version.split()[0],
+        "openssl": ssl.OPENSSL_VERSION,
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument(
+        "--brief", action="store_true", help="shorter rounds: about five minutes for all kinds"
+    )
     parser.add_argument("--only", metavar="KIND,...", help=", ".join((*BLOCKING, *STREAMS)))
     parser.add_argument("--connections", type=int, default=5000, help="of asyncio, at once")
     for hidden in ("--directory", "--kind", "--serve", "--client", "--to"):
@@ -530,6 +590,8 @@ def main() -> int:
     names = arguments.only.split(",") if arguments.only else [*BLOCKING, *STREAMS]
     if arguments.quick:
         result = measure(names, 1, 0.5, 64 << 20, min(arguments.connections, 500))
+    elif arguments.brief:
+        result = measure(names, 7, 1.2, 512 << 20, arguments.connections, bulks=3)
     else:
         result = measure(names, 5, 3.0, 1 << 30, arguments.connections)
     if arguments.json:

@@ -18,6 +18,8 @@ from libcrypto cimport (
     OSSL_PARAM_construct_utf8_string,
 )
 
+from tcpcrypt._fast._c_octets import Octets
+
 cdef enum:
     HASH_LEN = 32
     EXPAND_MAX = 255 * HASH_LEN
@@ -47,6 +49,11 @@ cdef EVP_MAC_CTX *_make_template() except NULL:
         ERR_clear_error()
         raise ImportError("libcrypto has no HMAC with SHA-256")
     return made
+
+
+cdef object _readable(given):
+    # Key material is a buffer for nobody else.
+    return given.view() if isinstance(given, Octets) else given
 
 
 cdef EVP_MAC_CTX *_begin() except NULL:
@@ -89,7 +96,7 @@ def expand(key, bytes info not None, out):
     cdef Py_buffer secret, target
     cdef EVP_MAC_CTX *ctx
     cdef int good
-    PyObject_GetBuffer(key, &secret, PyBUF_SIMPLE)
+    PyObject_GetBuffer(_readable(key), &secret, PyBUF_SIMPLE)
     try:
         PyObject_GetBuffer(out, &target, PyBUF_WRITABLE)
         try:
@@ -110,6 +117,36 @@ def expand(key, bytes info not None, out):
         raise RuntimeError("libcrypto's HMAC failed")
 
 
+def extract(salt, parts, out):
+    """HKDF-Extract with SHA-256 of `parts`, one behind the other; see the stub."""
+    cdef Py_buffer piece, target
+    cdef EVP_MAC_CTX *ctx = NULL
+    cdef uint8_t nothing = 0
+    cdef size_t size = 0
+    cdef int good = 1
+    PyObject_GetBuffer(out, &target, PyBUF_WRITABLE)
+    try:
+        if target.len != HASH_LEN:
+            raise ValueError("HKDF-Extract yields 32 bytes")
+        ctx = _begin()
+        PyObject_GetBuffer(_readable(salt), &piece, PyBUF_SIMPLE)
+        # An empty key is given as one, not as none: its pointer must not be NULL.
+        good = EVP_MAC_init(
+            ctx, <const uint8_t *>piece.buf if piece.len else &nothing, piece.len, NULL)
+        PyBuffer_Release(&piece)
+        for part in parts:
+            PyObject_GetBuffer(_readable(part), &piece, PyBUF_SIMPLE)
+            if good and piece.len:
+                good = EVP_MAC_update(ctx, <const uint8_t *>piece.buf, piece.len)
+            PyBuffer_Release(&piece)
+        if not (good and EVP_MAC_final(ctx, <uint8_t *>target.buf, &size, HASH_LEN)):
+            ERR_clear_error()
+            raise RuntimeError("libcrypto's HMAC failed")
+    finally:
+        EVP_MAC_CTX_free(ctx)
+        PyBuffer_Release(&target)
+
+
 def resume_identifiers(secret, int steps, int half, bytes prefix not None):
     """What names ss[i], ss[i+1], ... on the wire; see the stub."""
     cdef Py_buffer first
@@ -124,7 +161,7 @@ def resume_identifiers(secret, int steps, int half, bytes prefix not None):
     if steps < 1 or half not in (0, 1) or prefix_len > PREFIX_MAX:
         raise ValueError("steps, half or prefix is out of range")
     memcpy(name, PyBytes_AS_STRING(prefix), prefix_len)
-    PyObject_GetBuffer(secret, &first, PyBUF_SIMPLE)
+    PyObject_GetBuffer(_readable(secret), &first, PyBUF_SIMPLE)
     try:
         if first.len != K_LEN:
             raise ValueError("ss[i] has 32 bytes")

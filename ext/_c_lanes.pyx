@@ -6,7 +6,7 @@ segment (`ext/lane.pxi` says what is) leaves it to Python, which takes the conne
 The streams themselves are objects of both, so that little changes hands.
 """
 
-from cython cimport final, no_gc_clear
+from cython cimport auto_pickle, final, no_gc_clear
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
@@ -17,8 +17,8 @@ from libc.string cimport memcpy, memmove, memset
 from libcrypto cimport ERR_clear_error, OPENSSL_cleanse
 
 from tcpcrypt._fast._c_frames cimport (
-    CIPHERTEXT_MAX, FLAGS_LEN, GO_ON, HEADER_LEN, NEED_MORE, FrameOpener, FrameSealer, Opening,
-    Sealing,
+    CIPHERTEXT_MAX, FIN as FRAME_FIN, FLAGS_LEN, GO_ON, HEADER_LEN, NEED_MORE, FrameOpener,
+    FrameSealer, Opening, Sealing,
 )
 
 from tcpcrypt.errors import LocalError
@@ -49,6 +49,7 @@ cdef inline void _put_four(uint8_t *at, uint32_t value) noexcept nogil:
     _put_two(at + 2, value)
 
 
+include "reassembly.pxi"
 include "stream.pxi"
 include "came.pxi"
 include "lane.pxi"

@@ -10,6 +10,9 @@ cdef enum:
     FLAG_PSH = 0x08
     FLAG_ACK = 0x10
     FLAG_URG = 0x20
+    ENO_KIND = 69
+    # `45 02` and its padding.
+    ENO_LEN = 4
 
 
 cdef struct Came:
@@ -22,17 +25,21 @@ cdef struct Came:
     Py_ssize_t data
     Py_ssize_t end
     int flags
+    bint fin
     const uint8_t *timestamps   # of its options; NULL: there are none
+    const uint8_t *blocks       # of SACK
+    Py_ssize_t count            # of those
     bint joined
 
 
 cdef bint read_segment(
     Came *came, const uint8_t *octets, Py_ssize_t size, int side
 ) noexcept:
-    """Whether it is a usual segment: no fragment, ACK and no SYN, FIN, RST or URG, no SACK."""
+    """Whether it is a usual segment: no fragment, ACK and no SYN, RST or URG."""
     cdef Py_ssize_t tcp, at, end
-    cdef int header, kind
-    came.packet, came.size, came.side, came.timestamps = octets, size, side, NULL
+    cdef int header, kind, length
+    came.packet, came.size, came.side = octets, size, side
+    came.timestamps, came.blocks, came.count = NULL, NULL, 0
     if size < 40:
         return False
     came.version = octets[0] >> 4
@@ -53,8 +60,9 @@ cdef bint read_segment(
     came.flags = octets[tcp + 13]
     if came.data < tcp + TCP_LEN or came.data > end:
         return False
-    if came.flags & (FLAG_ACK | FLAG_SYN | FLAG_FIN | FLAG_RST | FLAG_URG) != FLAG_ACK:
+    if came.flags & (FLAG_ACK | FLAG_SYN | FLAG_RST | FLAG_URG) != FLAG_ACK:
         return False
+    came.fin = came.flags & FLAG_FIN != 0
     at = tcp + TCP_LEN
     while at < came.data:
         kind = octets[at]
@@ -63,6 +71,17 @@ cdef bint read_segment(
         elif kind == 8 and came.data - at >= 10 and octets[at + 1] == 10:
             came.timestamps = octets + at + 2
             at += 10
+        elif kind == 5 and came.blocks == NULL and came.data - at >= 10:
+            length = octets[at + 1]
+            if length > came.data - at or length < 10 or length % 8 != 2:
+                return False
+            came.blocks, came.count = octets + at + 2, length // 8
+            at += length
+        elif kind == ENO_KIND and side == OUTER and came.data - at >= 2 and octets[at + 1] == 2:
+            # RFC 8547 section 4.6: until its sender has heard of us; it says no more.
+            at += 2
+        elif kind == 0:
+            break  # padding
         else:
             return False
     return True

@@ -9,7 +9,15 @@ cdef extern from "sys/socket.h":
     ssize_t send(int fd, const void *data, size_t size, int flags)
     ssize_t sendto(int fd, const void *data, size_t size, int flags,
                    const sockaddr *to, socklen_t length)
-    int AF_INET, AF_INET6, MSG_DONTWAIT
+    int AF_INET, AF_INET6, MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef extern from "poll.h":
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *which, unsigned long count, int milliseconds) nogil
+    short POLLOUT
 
 cdef extern from "netinet/in.h":
     cdef struct in_addr:
@@ -51,6 +59,12 @@ cdef enum:
     # Verdicts collected at most; one more, with a packet of 64 KiB, fits a send buffer.
     BATCH = 1 << 15
     SCRATCH = BATCH + BEFORE + (1 << 16) + 128
+    # What stands before a packet to be added, where another process adds it.
+    ADDED = 4
+    # Milliseconds for which that process may not read, in short turns: a machine that
+    # stands still (it is paused, or moved) uses up one of them, and not all.
+    TURN = 500
+    TURNS = 20
 
 
 cdef inline uint32_t _native(const uint8_t *at, size_t size) noexcept:
@@ -88,10 +102,11 @@ cdef class Lanes:
     cdef list found
     """Where packets go if they are not for the kernel."""
     cdef list armed
+    cdef list ended
     cdef list failed
     cdef uint8_t *_scratch
     cdef Py_ssize_t _fill
-    cdef int _queue, _raw4, _raw6, _inner, _outer
+    cdef int _queue, _verdicts, _raw4, _raw6, _inner, _outer
     cdef Queued _queued
     cdef bint _decided
     cdef readonly uint64_t taken
@@ -101,8 +116,9 @@ cdef class Lanes:
     def __cinit__(self):
         self._lanes = {}
         self.armed = []
+        self.ended = []
         self.failed = []
-        self._queue = -1
+        self._queue = self._verdicts = -1
         self._scratch = <uint8_t *>malloc(SCRATCH)
         if self._scratch == NULL:
             raise MemoryError
@@ -113,13 +129,18 @@ cdef class Lanes:
     def __len__(self):
         return len(self._lanes) // 2
 
-    def stream(self, reassembly, *, bint seals):
-        return Stream(reassembly, seals=seals)
+    def stream(self, *, bint seals):
+        return Stream(seals=seals)
 
     def take_armed(self):
         """`(key, due)` of connections that have something to repeat since the last call."""
         armed, self.armed = self.armed, []
         return armed
+
+    def take_ended(self):
+        """Keys of connections that both sides have ended since the last call."""
+        ended, self.ended = self.ended, []
+        return ended
 
     def take_failed(self):
         """`(key, error)` of connections at which a lane failed since the last call."""
@@ -127,10 +148,11 @@ cdef class Lanes:
         return failed
 
     def lend(
-        self, tuple key, Stream sealing, Stream opening, ends, bint timestamps, *,
+        self, tuple key, Stream sealing, Stream opening, ends, bint timestamps,
+        bint blocks, *,
         FrameSealer sealer not None, seal_at, seal_end, frames_left, frame_data,
-        FrameOpener opener not None, open_at, bytes begun, double rto, double due, int tries,
-        double last_heard,
+        FrameOpener opener, open_at, bytes begun, double rto, double due, int tries,
+        double last_heard, bint greeting=False,
     ):
         """Lend a connection; see the stub."""
         cdef Lane lane = Lane.__new__(Lane)
@@ -141,7 +163,7 @@ cdef class Lanes:
             raise ValueError("streams of a connection are a sealing and an opening one")
         if sealing.lent or opening.lent:
             raise RuntimeError("stream is lent")
-        if sealer.tag_len != TAG_LEN or opener.tag_len != TAG_LEN:
+        if sealer.tag_len != TAG_LEN or (opener is not None and opener.tag_len != TAG_LEN):
             raise ValueError("tags have another length")
         if not 0 < frame_data <= CIPHERTEXT_MAX - FLAGS_LEN - TAG_LEN:
             raise ValueError("no frame can hold that many data bytes")
@@ -150,7 +172,7 @@ cdef class Lanes:
         lane.lanes, lane.key = self, key
         lane.inner, lane.outer = sealing, opening
         lane.version = 4 if len(key[0]) == 4 else 6
-        lane.timestamps = timestamps
+        lane.timestamps, lane.blocks = timestamps, blocks
         for side in range(2):
             end = &lane.ends[side]
             isn, scale, timestamp, congestion, most, largest = ends[side]
@@ -172,14 +194,15 @@ cdef class Lanes:
             raise RuntimeError("connection is lent")
         if begun:
             lane.leave(<const uint8_t *>begun, len(begun))
-        sealing.input_end, opening.input_end = sealing.input.end, opening.input.end
         sealer.enter()
         try:
-            opener.enter()
+            if opener is not None:
+                opener.enter()
         except BaseException:
             sealer.busy = False
             raise
         lane.sealer, lane.opener = sealer, opener
+        lane.greeting = greeting
         lane.live = sealing.lent = opening.lent = True
         self._lanes[lane.keys[0]] = self._lanes[lane.keys[1]] = lane
         return lane
@@ -272,11 +295,28 @@ cdef class Lanes:
         return self.tell(self._scratch, size) if size else 0
 
     cdef int tell(self, const uint8_t *verdicts, Py_ssize_t size) except -1:
+        if self._verdicts >= 0:
+            return self.hand_over(verdicts, size)
         # Netlink hands verdicts over within the call; ENOBUFS there reports a
         # lost packet of the other direction, which receiving will hear of, too.
         if send(self._queue, verdicts, size, MSG_DONTWAIT) < 0:
             if errno not in (EAGAIN, ENOBUFS, EINTR):
                 raise OSError(errno, "netlink takes no verdicts")
+        return 0
+
+    cdef int hand_over(self, const uint8_t *message, Py_ssize_t size) except -1:
+        """To the process that may decide.  Nothing is lost: its packets would wait for ever."""
+        cdef pollfd room
+        cdef int turns = 0
+        room.fd, room.events = self._verdicts, POLLOUT
+        while send(self._verdicts, message, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
+            if errno == EAGAIN:
+                if poll(&room, 1, TURN) == 0:
+                    turns += 1
+                    if turns >= TURNS:
+                        raise SystemExit("tcpcryptd: the parent process does not read")
+            elif errno != EINTR:
+                raise SystemExit(1)
         return 0
 
     cdef int inject(self, uint8_t *octets, Py_ssize_t size) except -1:
@@ -285,6 +325,10 @@ cdef class Lanes:
         cdef sockaddr_in6 to6
         self.flush()
         self.injected += 1
+        if self._verdicts >= 0:
+            # In the place of a verdict's header, that of a message without a length.
+            memset(octets - ADDED, 0, ADDED)
+            return self.hand_over(octets - ADDED, size + ADDED)
         # Lost like any packet that finds no room; it comes again.
         if octets[0] >> 4 == 4:
             memset(&to4, 0, sizeof(to4))
@@ -300,9 +344,9 @@ cdef class Lanes:
 
     # --- packets that come -----------------------------------------------------------------
 
-    def serve(self, int queue, int raw4, int raw6, int inner, int outer):
+    def serve(self, int queue, int verdicts, int raw4, int raw6, int inner, int outer):
         """Where packets come from and go to; see the stub."""
-        self._queue, self._raw4, self._raw6 = queue, raw4, raw6
+        self._queue, self._verdicts, self._raw4, self._raw6 = queue, verdicts, raw4, raw6
         self._inner, self._outer = inner, outer
 
     def receive(self, buffer, int most, bytearray before not None):
@@ -315,12 +359,29 @@ cdef class Lanes:
         try:
             for count in range(most):
                 size = self.one(<uint8_t *>view.buf, view.len, before)
+                if size > 0 and self._fill:
+                    # What is decided on that one leaves with these, by one call.
+                    before += self._scratch[:self._fill]
+                    self._fill = 0
                 if size:
                     return count + 1, size
             return most, 0
         finally:
             PyBuffer_Release(&view)
             self.flush()
+
+    cdef int join(self, bytearray before) except -1:
+        """Verdicts that were decided elsewhere leave with those of lanes, and before them."""
+        cdef Py_ssize_t size = len(before)
+        if self._fill + size > BATCH:
+            self.flush()
+        if size > BATCH:
+            self.tell(<const uint8_t *><char *>before, size)
+        else:
+            memcpy(self._scratch + self._fill, <const uint8_t *><char *>before, size)
+            self._fill += size
+        before.clear()
+        return 0
 
     cdef Py_ssize_t one(self, uint8_t *octets, Py_ssize_t room, bytearray before) except -2:
         """Receive; 0 if that is done with, the length of what is not, -1 if nothing was there."""
@@ -352,9 +413,7 @@ cdef class Lanes:
                 and not checksums_right(&came)):
             return size
         if before:
-            # What was decided earlier leaves earlier.
-            self.tell(<const uint8_t *><char *>before, len(before))
-            before.clear()
+            self.join(before)
         clock_gettime(CLOCK_MONOTONIC, &now)
         self._decided = False
         try:

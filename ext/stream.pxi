@@ -1,4 +1,4 @@
-# One direction of a connection: tcpcrypt/segment/{reassembly,cells,stream}.py, which say why.
+# One direction of a connection: tcpcrypt/segment/{cells,stream}.py, which say why.
 # Included by _c_lanes.pyx.
 
 cdef struct Cell:
@@ -146,36 +146,40 @@ cdef enum:
     SLACK = 1 << 17
     FIRST_WINDOW = 1 << 16
     FIELD_MAX = 0xFFFF
+    WINDOW_MAX = 1 << 25
     OVERHEAD = 20
     TAG_LEN = 16
 
 
 @final
+@auto_pickle(False)
 cdef class Stream:
     """The twin of `tcpcrypt.segment.stream.Stream`."""
 
     cdef readonly bint seals
-    cdef public object input
+    cdef readonly Reassembly input
     cdef readonly Cells cells
     cdef public int64_t largest, una, emitted, edge, widest, dataless, responsible, under_way
-    cdef public object fin
-    cdef public list sacked
+    cdef int64_t _fin           # negative: the source has not sent it
+    cdef int64_t _sacked[2 * BLOCKS_MAX]
+    cdef Py_ssize_t _sacked_count
     cdef uint8_t *_block
     cdef Py_ssize_t _size, _begin, _end
     cdef int64_t _kept_at, _told, _told_edge, _limit
-    cdef int64_t input_end
-    """Where `input` ends while a lane has the stream."""
     cdef bint lent
 
-    def __init__(self, reassembly, *, bint seals):
+    def __init__(self, *, bint seals):
         self.seals = seals
-        self.input = reassembly
+        self.input = Reassembly()
         self.cells = Cells()
         self.largest = 1400
         self.edge = FIRST_WINDOW
         self.widest = self._limit = FIRST_WINDOW + SLACK
-        self.fin = None
-        self.sacked = []
+        self._fin = -1
+
+    @property
+    def fin(self):
+        return self._fin if self._fin >= 0 else None
 
     def __dealloc__(self):
         free(self._block)
@@ -225,10 +229,10 @@ cdef class Stream:
     def end(self):
         return self._last()
 
-    def output_from(self, int64_t offset):
+    cpdef int64_t output_from(self, int64_t offset) noexcept:
         return self.cells.wire_from(offset) if self.seals else self.cells.app_from(offset)
 
-    def output_to(self, int64_t offset):
+    cpdef int64_t output_to(self, int64_t offset) noexcept:
         return self.cells.wire_to(offset) if self.seals else self.cells.app_to(offset)
 
     cpdef int64_t input_to(self, int64_t offset) noexcept:
@@ -243,9 +247,9 @@ cdef class Stream:
     def take(self, int64_t offset, data):
         return self.input.put(offset, data, self._limit)
 
-    def sealed(self, int64_t data_len, frame, *, int64_t tag_len=TAG_LEN):
+    def sealed(self, int64_t data_len, frame):
         cdef int64_t length = len(memoryview(frame))
-        self.cells.add(data_len, length - tag_len - data_len if data_len else length, length)
+        self.cells.add(data_len, 0 if data_len else length, length)
         self._add(frame)
         if not data_len:
             self.responsible = self._last()
@@ -267,41 +271,64 @@ cdef class Stream:
         cdef int64_t length = len(memoryview(finp))
         self.cells.add(1, length, length + 1)
         self._add(finp)
-        self.fin = self._last()
-        self._add(b"\0")
+        self.room(1)
+        self.keep_fin()
+
+    cdef inline void keep_fin(self) noexcept:
+        """FIN behind what is kept, where there is room for it."""
+        self._fin = self._last()
+        self._block[self._end] = 0
+        self.keep(1)
         self.input.end += 1
+
+    cdef inline bint fin_arrived(self) noexcept:
+        return self._fin >= 0 and self.una > self._fin
 
     cdef const uint8_t *kept(self, int64_t start) noexcept:
         return self._block + self._begin + (start - self._kept_at)
 
     def cut(self, int64_t start, int64_t stop):
-        cdef bint fin = self.fin is not None and stop > self.fin
+        cdef bint fin = self._fin >= 0 and stop > self._fin
         cdef int64_t last = min(stop - 1 if fin else stop, self._last())
         if start < self._kept_at or last <= start:
             return b"", fin
         return PyBytes_FromStringAndSize(<const char *>self.kept(start), last - start), fin
 
+    @property
+    def sacked(self):
+        cdef Py_ssize_t index
+        return [(self._sacked[2 * index], self._sacked[2 * index + 1])
+                for index in range(self._sacked_count)]
+
     def acknowledged(self, int64_t offset, int64_t edge, list blocks):
-        cdef bint news
+        cdef int64_t ranges[2 * BLOCKS_MAX]
+        cdef Py_ssize_t count = 0
         if offset > self.emitted:
             return False
-        news = offset > self.una or edge > self.edge or bool(blocks)
-        if offset >= self.una:
-            self.sacked = [
-                block for block in blocks if offset < block[0] < block[1] <= self._last()
-            ]
-        self.hear(offset, edge)
-        return news
+        for start, stop in blocks[:BLOCKS_MAX]:
+            ranges[2 * count], ranges[2 * count + 1] = start, stop
+            count += 1
+        return self.hear(offset, edge, ranges, count)
 
-    cdef bint hear(self, int64_t offset, int64_t edge) noexcept:
-        """An acknowledgement without SACK blocks of what was sent; whether it is news."""
-        cdef bint news = offset > self.una or edge > self.edge
-        cdef Py_ssize_t done
+    cdef bint hear(
+        self, int64_t offset, int64_t edge, const int64_t *blocks, Py_ssize_t count
+    ) noexcept:
+        """An acknowledgement of what was sent, and SACK blocks; whether it is news."""
+        cdef bint news
+        cdef Py_ssize_t done, index
+        edge = min(edge, offset + WINDOW_MAX)
+        news = offset > self.una or edge > self.edge or count > 0
         if offset >= self.una:
             self.edge = edge
             self.widest = max(self.widest, edge - offset + SLACK)
             if offset >= self.responsible:
                 self.dataless = 0
+            self._sacked_count = 0
+            for index in range(count):
+                if offset < blocks[2 * index] < blocks[2 * index + 1] <= self._last():
+                    memcpy(self._sacked + 2 * self._sacked_count, blocks + 2 * index,
+                           2 * sizeof(int64_t))
+                    self._sacked_count += 1
         if offset > self.una:
             self.una = offset
             done = <Py_ssize_t>min(offset - self._kept_at, <int64_t>(self._end - self._begin))
@@ -340,7 +367,11 @@ cdef class Stream:
             if self.seals:
                 done = self.cells.app_end
             else:
-                done = self.input_end if self.lent else self.input.end
+                done = self.input.end
+        elif (self.input._count and not self.seals and self._fin < 0
+                and self.emitted == self._last()):
+            done = self.input.end
+            self.responsible = self._last()
         else:
             done = self.input_to(self.una)
         self._told = max(self._told, done)
@@ -370,13 +401,26 @@ cdef class Stream:
         return <int>field
 
     def blocks(self):
+        cdef int64_t found[4 * BLOCKS_MAX]
+        cdef Py_ssize_t count = self.told_blocks(found), index
+        return [(found[2 * index], found[2 * index + 1]) for index in range(count)]
+
+    cdef Py_ssize_t told_blocks(self, int64_t *out) noexcept:
+        """`blocks`, into memory for twice as many as an option has; how many there are."""
+        cdef int64_t found[4 * BLOCKS_MAX]
         cdef int64_t begin, end
-        found = self.input.blocks()
-        for start, stop in self.sacked:
+        cdef Py_ssize_t index, count = self.input.ranges(found, BLOCKS_MAX), told = 0
+        for index in range(self._sacked_count):
+            begin, end = self._sacked[2 * index], self._sacked[2 * index + 1]
             if self.seals:
-                begin, end = self.cells.app_from(start), self.cells.app_to(stop)
+                begin, end = self.cells.app_from(begin), self.cells.app_to(end)
             else:
-                begin, end = self.cells.wire_from(start), self.cells.wire_to(stop)
+                begin, end = self.cells.wire_from(begin), self.cells.wire_to(end)
             if begin < end:
-                found.append((begin, end))
-        return [block for block in found if block[0] > self._told]
+                found[2 * count], found[2 * count + 1] = begin, end
+                count += 1
+        for index in range(count):
+            if found[2 * index] > self._told:
+                out[2 * told], out[2 * told + 1] = found[2 * index], found[2 * index + 1]
+                told += 1
+        return told

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from adversary.test_misbehaviours import MISBEHAVIOURS, RUNS
 from fuzz import harness
+from models.proverif import RUNS as PROVED
+from models.test_tep import EXCLUDED, EXISTING
 from mutation.run import all_mutants
-from netns.test_middlebox import CELLS, FAULTS
+from netns.test_middlebox import CELLS, FAULTS, SAMPLE
 from test_threat_model import MODEL, VULNERABILITIES, rows, section
 from wycheproof.test_cases import RUN
 
@@ -32,8 +34,11 @@ COUNTED = {
     "connections with a misbehaving peer": lambda: len(RUNS),
     "faults of a middlebox": lambda: len(FAULTS),
     "connections through it": lambda: len(CELLS),
+    "the same over IPv6": lambda: len(SAMPLE),
     "cases of Wycheproof": lambda: sum(RUN.values()),
     "published vectors": published,
+    "searches of the formal model": lambda: len(EXCLUDED) + len(EXISTING),
+    "questions to ProVerif": lambda: sum(len(run.queries) for run in PROVED.values()),
     "fuzz targets": lambda: len(harness.TARGETS),
     "inputs that fuzzing has kept": lambda: sum(len(harness.corpus(n)) for n in harness.TARGETS),
     "mutants of wire, crypto and core": lambda: len(all_mutants()),

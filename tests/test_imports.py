@@ -12,11 +12,11 @@ import tcpcrypt
 
 ROOT = Path(tcpcrypt.__file__).parent
 
-LAYERS = ["wire", "crypto", "core", "auth", "runtime", "segment", "daemon", "cli"]
+LAYERS = ["wire", "crypto", "core", "auth", "segment", "runtime", "daemon", "cli"]
 """From the bottom up; a package may import itself and what stands before it.
 
-`auth` stands above `core`, which knows authentication by its seam alone
-(`tcpcrypt.core.tep`)."""
+`segment` is pure protocol, which the runtime carries.  `auth` stands above `core`,
+which knows authentication by its seam alone (`tcpcrypt.core.tep`)."""
 
 BESIDE = {
     # Beside the daemon: each may use core and what is below it, and nothing else.

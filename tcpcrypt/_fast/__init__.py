@@ -19,11 +19,13 @@ __all__ = [
     "STOP_URGENT_TRUNCATED",
     "FrameOpener",
     "FrameSealer",
+    "Octets",
     "SessionCache",
     "build_verdict",
     "check_verdicts",
     "checksum",
     "expand",
+    "extract",
     "make_lanes",
     "make_pump",
     "parse_eno",
@@ -69,11 +71,13 @@ STOP_URGENT = _twin.STOP_URGENT
 STOP_URGENT_TRUNCATED = _twin.STOP_URGENT_TRUNCATED
 FrameOpener = _twin.FrameOpener
 FrameSealer = _twin.FrameSealer
+Octets = _twin.Octets
 SessionCache = _twin.SessionCache
 build_verdict = _twin.build_verdict
 check_verdicts = _twin.check_verdicts
 checksum = _twin.checksum
 expand = _twin.expand
+extract = _twin.extract
 make_lanes = _twin.make_lanes
 make_pump = _twin.make_pump
 parse_eno = _twin.parse_eno

@@ -4,8 +4,9 @@ Both twins pass the same tests.  They take and return plain tuples, ints and
 buffers; `tcpcrypt.wire` and `tcpcrypt.crypto` wrap them in values.
 """
 
-from collections.abc import Container
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable, Container, Iterable
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, Self
 
 from _typeshed import ReadableBuffer as Buffer
 from _typeshed import WriteableBuffer
@@ -80,13 +81,62 @@ def check_verdicts(datagram: Buffer, numbers: Container[int]) -> str:
     once and in this order; and every byte belongs to one of them.
     """
 
-def expand(key: Buffer, info: bytes, out: WriteableBuffer) -> None:
+class Octets:
+    """Key material (RFC 8548 section 8): a copy of `octets`, overwritten in the end.
+
+    That is by `wipe`, at the end of a `with` block, or when the last reference
+    goes, be it to this object or to a view.  It is no buffer, but `expand`, `extract`
+    and `resume_identifiers` of the same twin take it for one.  To be subclassed without further attributes.
+    """
+
+    def __init__(self, octets: Buffer) -> None: ...
+    def fill(
+        self, length: int, write: Callable[..., object], arguments: tuple[object, ...]
+    ) -> None:
+        """Instead of `__init__`: the `length` bytes that `write(*arguments, buffer)` writes.
+
+        `buffer` has zeros; no copy is left behind.  Raises `RuntimeError` where
+        there are bytes already.
+        """
+
+    def view(self) -> memoryview:
+        """The bytes, read-only; `RuntimeError` once wiped.
+
+        A view taken earlier reads zeros then.
+        """
+
+    def wipe(self) -> None:
+        """Overwrite the bytes with zeros.  Idempotent."""
+
+    @property
+    def wiped(self) -> bool:
+        """Whether `wipe` was called."""
+
+    def __len__(self) -> int: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+def expand(key: Buffer | Octets, info: bytes, out: WriteableBuffer) -> None:
     """HKDF-Expand with SHA-256 (RFC 5869 section 2.3): fill `out`, 1 to 8160 bytes.
 
     Raises `ValueError` for another length.
     """
 
-def resume_identifiers(secret: Buffer, steps: int, half: int, prefix: bytes) -> tuple[bytes, ...]:
+def extract(salt: Buffer | Octets, parts: Iterable[Buffer | Octets], out: WriteableBuffer) -> None:
+    """HKDF-Extract with SHA-256 (RFC 5869 section 2.2) of `parts`, one behind the other.
+
+    `out` has 32 bytes.  Raises `ValueError` for another length.
+    """
+
+def resume_identifiers(
+    secret: Buffer | Octets, steps: int, half: int, prefix: bytes
+) -> tuple[bytes, ...]:
     """`prefix` and one half of resume[i], resume[i+1], ... (RFC 8548 section 3.5).
 
     `secret` is ss[i], of 32 bytes; there are `steps` results, one at least, of
@@ -301,10 +351,13 @@ LaneEnd = tuple[int, int, bytes, bool, int, int]
 """Initial sequence number, shift count of its windows, last TSval, whether a congestion mark
 has yet to be told of; payload of one packet to it at most, and from it in one segment."""
 
-LaneResult = tuple[int, int, int, int, bytes, float, int, float, tuple[tuple[bytes, bool], ...]]
+LaneResult = tuple[
+    int, int, int, int, bytes, float, int, float, bool, bool, bool, tuple[tuple[bytes, bool], ...]
+]
 """Offset of the next frame to seal, frames sealed; offset of the next frame to open, data
-bytes opened; the beginning of a frame; `due`, `tries`, `last_heard`; of both ends the last
-TSval, and whether a congestion mark has yet to be told of."""
+bytes opened; the beginning of a frame; `due`, `tries`, `last_heard`, `greeting`; whether
+FINp was sealed, and opened; of both ends the last TSval, and whether a congestion mark
+has yet to be told of."""
 
 class Lane(Protocol):
     """A connection that was lent to lanes, inner side 0 and outer side 1."""
@@ -315,6 +368,10 @@ class Lane(Protocol):
 
     @property
     def last_heard(self) -> float: ...
+    @property
+    def over(self) -> bool:
+        """Both sides have ended it, and heard that the other has."""
+
     def take(self, side: int, packet: Buffer, now: float) -> list[tuple[int, bytes]] | None:
         """What becomes of a packet of the connection that comes from `side`.
 
@@ -335,7 +392,7 @@ class Lanes(Protocol):
     """Packets that were added by a raw socket."""
 
     def __len__(self) -> int: ...
-    def stream(self, reassembly: Any, *, seals: bool) -> Any:
+    def stream(self, *, seals: bool) -> Any:
         """A `tcpcrypt.segment.stream.Stream` that can be lent."""
 
     def lend(
@@ -345,37 +402,47 @@ class Lanes(Protocol):
         opening: Any,
         ends: tuple[LaneEnd, LaneEnd],
         timestamps: bool,
+        blocks: bool,
         *,
         sealer: FrameSealer,
         seal_at: int,
         seal_end: int,
         frames_left: int,
         frame_data: int,
-        opener: FrameOpener,
+        opener: FrameOpener | None,
         open_at: int,
         begun: bytes,
         rto: float,
         due: float,
         tries: int,
         last_heard: float,
+        greeting: bool = False,
     ) -> Lane:
         """Lend an established connection; `key` is the inner address and port, then the outer.
+
+        Without `opener` what the peer sends is not usual.  `greeting`: each segment
+        to the peer has ENO in it until one has come from there (RFC 8547 section 4.6).
 
         Streams and keys are busy until it was taken back.  Raises `ValueError`
         for what cannot be, `RuntimeError` for what is lent.
         """
 
-    def serve(self, queue: int, raw4: int, raw6: int, inner: int, outer: int) -> None:
+    def serve(
+        self, queue: int, verdicts: int, raw4: int, raw6: int, inner: int, outer: int
+    ) -> None:
         """Packets come from the netlink socket `queue`, as numbers `inner` and `outer`.
 
-        What cannot take their place leaves by the raw sockets.
+        What cannot take their place leaves by the raw sockets.  Where `verdicts`
+        is not -1, another process has the right to decide: it gets verdicts there,
+        and what is to be added, each packet in a message behind four bytes of zero.
         """
 
     def receive(self, buffer: WriteableBuffer, most: int, before: bytearray) -> tuple[int, int]:
         """Decide on packets that wait, `most` of them, up to the first that is not for a lane.
 
         `before` are verdicts that have to leave before the first of these; they
-        are taken out of it then.
+        are taken out of it then.  Afterwards those are in it that have to leave
+        before that of the last datagram, if it waits for one.
         Returns how many datagrams were received, and the length of the last
         one, which lies in `buffer` and waits for a decision; 0 if there is
         none, -1 if nothing waits any more.  Raises `OSError`.
@@ -383,6 +450,9 @@ class Lanes(Protocol):
 
     def take_armed(self) -> list[tuple[tuple[bytes, int, bytes, int], float]]:
         """Connections that have something to repeat, since the last call, and when."""
+
+    def take_ended(self) -> list[tuple[bytes, int, bytes, int]]:
+        """Connections that both sides have ended since the last call; they are still lent."""
 
     def take_failed(self) -> list[tuple[tuple[bytes, int, bytes, int], Exception]]:
         """Connections at which `receive` failed since the last call; their packet was dropped."""

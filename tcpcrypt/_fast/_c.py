@@ -15,9 +15,10 @@ from tcpcrypt._fast._c_frames import (
     FrameOpener,
     FrameSealer,
 )
-from tcpcrypt._fast._c_kdf import expand, resume_identifiers
+from tcpcrypt._fast._c_kdf import expand, extract, resume_identifiers
 from tcpcrypt._fast._c_lanes import make_lanes
 from tcpcrypt._fast._c_netlink import build_verdict, check_verdicts, parse_queue
+from tcpcrypt._fast._c_octets import Octets
 from tcpcrypt._fast._c_options import checksum, parse_eno, walk_options
 from tcpcrypt._fast._c_pump import make_pump
 from tcpcrypt._fast._c_segment import parse_segment, rebuild_segment
@@ -34,11 +35,13 @@ __all__ = [
     "STOP_URGENT_TRUNCATED",
     "FrameOpener",
     "FrameSealer",
+    "Octets",
     "SessionCache",
     "build_verdict",
     "check_verdicts",
     "checksum",
     "expand",
+    "extract",
     "make_lanes",
     "make_pump",
     "parse_eno",

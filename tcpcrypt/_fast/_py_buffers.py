@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
+from tcpcrypt._fast._py_octets import Octets
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 __all__ = ["overlap", "readable", "writable"]
 
 
-def readable(buffer: ReadableBuffer) -> memoryview:
+def readable(buffer: ReadableBuffer | Octets) -> memoryview:
     """`buffer` as bytes; `BufferError` if it is not contiguous."""
-    view = memoryview(buffer)
+    view = buffer.view() if isinstance(buffer, Octets) else memoryview(buffer)
     if not view.c_contiguous:
         raise BufferError("buffer is not C-contiguous")
     return view.cast("B")

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from tcpcrypt._fast._py_buffers import readable, writable
+from tcpcrypt._fast._py_octets import Octets
 from tcpcrypt.registry import CONST_NEXTK, CONST_RESUME, K_LEN, RESUME_ID_LEN, RESUME_LEN
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["expand", "resume_identifiers"]
+__all__ = ["expand", "extract", "resume_identifiers"]
 
 _HASH: Final = SHA256()
 _EXPAND_MAX: Final = 255 * SHA256.digest_size
 _PREFIX_MAX: Final = 8
 
 
-def expand(key: ReadableBuffer, info: bytes, out: WriteableBuffer) -> None:
+def expand(key: ReadableBuffer | Octets, info: bytes, out: WriteableBuffer) -> None:
     """HKDF-Expand with SHA-256 into all of `out`.  `ValueError` for its length."""
     target = writable(out)
     if not 1 <= len(target) <= _EXPAND_MAX:
@@ -29,8 +32,23 @@ def expand(key: ReadableBuffer, info: bytes, out: WriteableBuffer) -> None:
     HKDFExpand(_HASH, len(target), info).derive_into(readable(key), target)
 
 
+def extract(
+    salt: ReadableBuffer | Octets,
+    parts: Iterable[ReadableBuffer | Octets],
+    out: WriteableBuffer,
+) -> None:
+    """HKDF-Extract with SHA-256 of `parts`, one behind the other.  `ValueError` for its length."""
+    target = writable(out)
+    if len(target) != SHA256.digest_size:
+        raise ValueError(f"HKDF-Extract yields {SHA256.digest_size} bytes")
+    mac = HMAC(readable(salt), _HASH)
+    for part in parts:
+        mac.update(readable(part))
+    target[:] = mac.finalize()
+
+
 def resume_identifiers(
-    secret: ReadableBuffer, steps: int, half: int, prefix: bytes
+    secret: ReadableBuffer | Octets, steps: int, half: int, prefix: bytes
 ) -> tuple[bytes, ...]:
     """What names ss[i], ss[i+1], ... on the wire.  `ValueError` for what is out of range."""
     if steps < 1 or half not in {0, 1} or len(prefix) > _PREFIX_MAX:

@@ -24,6 +24,7 @@ from tcpcrypt.sockets.conversation import Conversation
 from tcpcrypt.sockets.keys import Keys
 from tcpcrypt.sockets.opening import TRANSPORTS
 from tcpcrypt.sockets.peer import PeerSpec
+from tcpcrypt.sockets.secure import prepare
 
 __all__ = [
     "BACKLOG",
@@ -49,6 +50,7 @@ async def create_connection(
     address: Address | None = None,
     *,
     peer: str,
+    pq: str | None = None,
     timeout: float | None = 5.0,
     transport: str = "auto",
     keys: Keys = None,
@@ -60,7 +62,7 @@ async def create_connection(
     """Connect, and make a protocol for the connection once it is in AES_MODE.
 
     `timeout` bounds resolving and connecting, in seconds; the handshake has five
-    of its own.  `transport`, `keys` and `control` are as for
+    of its own.  `pq`, `transport`, `keys` and `control` are as for
     `tcpcrypt.sockets.connect`.  `sock`, connected already, may stand for
     `address`.  `on_state` is called with each `StateChanged`.
 
@@ -68,7 +70,7 @@ async def create_connection(
     `tcpcrypt.sockets.connect` where it is not secure; no byte of the application was
     sent then.
     """
-    spec = PeerSpec.parse(peer)
+    spec = PeerSpec.parse(peer, pq)
     check_transport(transport)
     if (address is None) == (sock is None):
         raise LocalError("give either an address or a connected socket")
@@ -121,6 +123,7 @@ async def serve(
     address: Address | None = None,
     *,
     peer: str,
+    pq: str | None = None,
     transport: str = "auto",
     keys: Keys = None,
     control: Path | str | None = None,
@@ -140,7 +143,7 @@ async def serve(
     connections are short of AES_MODE at a time.  Raises `OSError` where nothing
     can listen there, `LocalError` for keys that are not there.
     """
-    converse = accepting(peer, keys, transport, control, handshakes)
+    converse = accepting(peer, keys, transport, control, handshakes, pq=pq)
     server = SecureServer(
         await bound(address, sock, backlog, reuse_port=reuse_port),
         converse,
@@ -155,13 +158,19 @@ async def serve(
 
 
 def accepting(
-    peer: str, keys: Keys, transport: str, control: Path | str | None, handshakes: int
+    peer: str,
+    keys: Keys,
+    transport: str,
+    control: Path | str | None,
+    handshakes: int,
+    *,
+    pq: str | None = None,
 ) -> Converse:
     """What makes the conversations of a server.
 
     Raises `LocalError`: a key that is not there is told of now, not to each client.
     """
-    spec = PeerSpec.parse(peer)
+    spec = PeerSpec.parse(peer, pq)
     check_transport(transport)
     if handshakes < 1:
         raise LocalError("a server that makes no handshake has no connections")
@@ -211,6 +220,7 @@ async def bound(
     """Listening sockets: one for each address of that name, or `sock`."""
     if sock is not None and address is None:
         sock.setblocking(False)
+        prepare(sock)
         sock.listen(backlog)
         return [sock]
     if sock is not None or address is None:
@@ -226,6 +236,7 @@ async def bound(
                 where, family=family, backlog=backlog, reuse_port=reuse_port
             )
             undo.callback(listener.close)
+            prepare(listener)
             listener.setblocking(False)
             listeners.append(listener)
         undo.pop_all()

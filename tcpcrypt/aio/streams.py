@@ -139,6 +139,7 @@ async def connect(
     address: Address | None = None,
     *,
     peer: str,
+    pq: str | None = None,
     timeout: float | None = 5.0,
     transport: str = "auto",
     keys: Keys = None,
@@ -158,6 +159,7 @@ async def connect(
         lambda: _Streams(limit, loop),
         address,
         peer=peer,
+        pq=pq,
         timeout=timeout,
         transport=transport,
         keys=keys,
@@ -277,6 +279,7 @@ async def create_server(
     client_connected_cb: ClientConnected | None = None,
     *,
     peer: str,
+    pq: str | None = None,
     transport: str = "auto",
     keys: Keys = None,
     control: Path | str | None = None,
@@ -298,7 +301,7 @@ async def create_server(
     """
     loop = asyncio.get_running_loop()
     # First of all: what is missing is known before anything listens.
-    converse = accepting(peer, keys, transport, control, handshakes)
+    converse = accepting(peer, keys, transport, control, handshakes, pq=pq)
     server = StreamServer(
         await bound(address, sock, backlog, reuse_port=reuse_port),
         converse,

@@ -30,7 +30,7 @@ from tcpcrypt.errors import LocalError
 __all__ = ["KnownPeersFile"]
 
 _T = TypeVar("_T")
-_Signature = tuple[int, int, int]
+_Signature = tuple[int, int, int, int]
 
 _PATIENCE: Final = 10.0
 """Seconds to wait for another writer."""
@@ -46,6 +46,7 @@ class KnownPeersFile:
     def __init__(self, path: Path, *, patience: float = _PATIENCE) -> None:
         """Reads nothing yet.  `patience`: seconds to wait for another writer."""
         self.path = path
+        self._name = str(path)
         self.current = KnownPeers()
         """Not to be changed; stays as it is while the file is faulty."""
         self._signature: _Signature | None = None
@@ -105,11 +106,11 @@ class KnownPeersFile:
         self.current, self._digest = known, digest
         self._signature = None if found is None else _signature(found)
         # Replaced once more within a tick of the clock, a file can look the same.
-        self._racy = found is not None and time.time_ns() - found.st_mtime_ns < _RACY
+        self._racy = found is not None and time.time_ns() - found.st_ctime_ns < _RACY
 
     def _look(self) -> _Signature | None:
         try:
-            return _signature(os.stat(self.path))
+            return _signature(os.stat(self._name))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -146,4 +147,4 @@ def _lock(fd: int) -> bool:
 
 
 def _signature(found: os.stat_result) -> _Signature:
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size

@@ -6,6 +6,7 @@ stored and how trust is decided is none of its business.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -140,7 +141,10 @@ class PeerProof:
     @classmethod
     def unpack(cls, packed: ReadableBuffer) -> PeerProof:
         """The inverse of `pack`.  Raises `LocalError` for what it did not make."""
-        octets = bytes(packed)
+        return _unpacked(bytes(packed))
+
+    @classmethod
+    def _of(cls, octets: bytes) -> PeerProof:
         key_len = STATIC_KEY_LEN if octets[1:2] == bytes((_HAS_KEY,)) else 0
         if len(octets) < _HEAD_LEN + key_len or octets[1] & ~_HAS_KEY:
             raise LocalError("not a packed proof")
@@ -149,3 +153,8 @@ class PeerProof:
             return cls(key, octets[_HEAD_LEN + key_len :].decode(), octets[0])
         except UnicodeDecodeError:
             raise LocalError("not a packed proof") from None
+
+
+@functools.lru_cache(maxsize=1024)  # asked several times for each connection of a peer
+def _unpacked(octets: bytes) -> PeerProof:
+    return PeerProof._of(octets)

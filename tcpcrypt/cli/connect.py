@@ -60,6 +60,7 @@ async def _main(arguments: argparse.Namespace) -> int:
             reader, writer = await aio.connect(
                 arguments.to,
                 peer=arguments.peer,
+                pq=arguments.pq,
                 timeout=arguments.timeout,
                 transport=arguments.transport,
                 keys=arguments.keys,

@@ -48,6 +48,7 @@ async def _main(arguments: argparse.Namespace) -> int:
             server = await aio.create_server(
                 arguments.at,
                 peer=arguments.peer,
+                pq=arguments.pq,
                 keys=arguments.keys,
                 on_state=teller.step,
                 on_failure=lambda name, error: teller.failed(secure.where(name), error),

@@ -123,6 +123,7 @@ class _Proxy:
                 self._accept_secure,
                 arguments.listen,
                 peer=arguments.peer,
+                pq=arguments.pq,
                 keys=arguments.keys,
                 on_state=self._teller.step,
                 on_failure=lambda name, error: self._teller.failed(secure.where(name), error),
@@ -131,7 +132,7 @@ class _Proxy:
         else:
             # A key that is not there is told of now, not to each program.
             arrange(
-                PeerSpec.parse(arguments.peer),
+                PeerSpec.parse(arguments.peer, arguments.pq),
                 Role.A,
                 service_scope(*arguments.to),
                 arguments.keys,
@@ -216,6 +217,7 @@ class _Proxy:
                 lambda: joint.secure,
                 arguments.to,
                 peer=arguments.peer,
+                pq=arguments.pq,
                 timeout=arguments.timeout,
                 keys=arguments.keys,
                 on_state=self._teller.step,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.aio import SecureTransport, StateChanged
+from tcpcrypt.auth.trust import PostQuantum
 from tcpcrypt.errors import LocalError
 from tcpcrypt.sockets.peer import PeerSpec
 
@@ -33,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHO",
         help="who the other end has to be: `tofu` (default; whoever it was at the first contact),"
         " `pin:FINGERPRINT`, `psk:NAME`, or `insecure-unauthenticated` (anybody)",
+    )
+    parser.add_argument(
+        "--pq",
+        choices=[word.value for word in PostQuantum],
+        help="whether keys are agreed on by X25519MLKEM768, which a later quantum computer does"
+        " not break: `require`, `prefer` (where this host can) or `off`; without it an"
+        " end that connects does not, and one that listens takes either",
     )
     parser.add_argument(
         "--keys",

@@ -11,15 +11,20 @@ from ipaddress import ip_address
 
 from tcpcrypt.cli.tcpcryptd import port_range
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import Mode
+from tcpcrypt.core.policy import SEGMENT, Match, Mode, Policy
 from tcpcrypt.core.resumption import ResumptionCache
+from tcpcrypt.daemon.configuration import SECRETS_PER_PEER
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.firewall import Firewall
 from tcpcrypt.runtime.installation import only_one
 from tcpcrypt.runtime.left_behind import end_left_behind
+from tcpcrypt.runtime.liberal import LiberalTracking
 from tcpcrypt.runtime.loop import Loop
+from tcpcrypt.runtime.rules import QUEUE_NUMBER
+from tcpcrypt.runtime.segment_queue import RawSockets, open_segment_queue
+from tcpcrypt.runtime.segment_rules import segment_rules
+from tcpcrypt.runtime.segments import SegmentPlane
 from tcpcrypt.segment.opening import Side
-from tcpcrypt.segment.service import SegmentPlane, segment_rules
 from tcpcrypt.segment.table import Key
 
 __all__ = ["configure", "run"]
@@ -55,6 +60,12 @@ def configure(parser: argparse.ArgumentParser, _common: argparse.ArgumentParser)
         default=Mode.OPPORTUNISTIC.value,
         help="plain TCP where the other side cannot encrypt, or refuse (default: %(default)s)",
     )
+    parser.add_argument(
+        "--active-b",
+        action="store_true",
+        help="have role B where both hosts open at once (RFC 8547 section 4.2); one of them has to,"
+        " and whoever else is connected to with it stays plain",
+    )
     parser.add_argument("--json", action="store_true", help="tell it as JSON, a line an event")
 
 
@@ -65,7 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
             socket.if_nametoindex(arguments.inner)
         except OSError:
             raise LocalError(f"this host has no interface {arguments.inner!r}") from None
-    config = Config(require_encryption=arguments.mode == Mode.REQUIRE.value)
+    mode = Mode(arguments.mode)
+    inner = (arguments.inner,) if arguments.inner is not None else ()
+    policy = Policy(mode, Match(ports=tuple(arguments.port), inner=inner), plane=SEGMENT)
+    config = policy.configure(Config(active_b=arguments.active_b, cache_per_peer=SECRETS_PER_PEER))
 
     def tell(event: str, fields: dict[str, object]) -> None:
         line = " ".join((event, *(f"{name}={value}" for name, value in fields.items())))
@@ -75,36 +89,39 @@ def run(arguments: argparse.Namespace) -> int:
     def report(key: Key, event: str, fields: dict[str, object]) -> None:
         tell(event, {"inner": _place(*key[:2]), "outer": _place(*key[2:]), **fields})
 
-    def chosen(_key: Key, _side: Side) -> Config:
-        return config
+    def chosen(_key: Key, _side: Side, forwarded: bool) -> Config | None:
+        return config if forwarded is bool(inner) else None
 
-    loop, firewall = Loop(), Firewall()
-    lock = only_one()
-    try:
-        plane = SegmentPlane(
-            loop,
-            chosen,
-            resumption=ResumptionCache(config),
-            forwards=arguments.inner is not None,
-            report=report,
-        )
-    except OSError as error:
-        raise LocalError(f"cannot open the netfilter queues: {error.strerror}; be root") from error
-    try:
+    loop, firewall, tracking = Loop(), Firewall(), LiberalTracking()
+    with contextlib.ExitStack() as stack:
+        stack.callback(loop.close)
+        lock = only_one()
+        if lock is not None:
+            stack.callback(lock.close)
+        try:
+            # The daemon's queue too, empty: whoever finds it free may take the rules away.
+            queue = open_segment_queue({QUEUE_NUMBER: 1})
+            # After the rules are gone, or dropped packets remain.
+            stack.callback(queue.close)
+            adding = RawSockets()
+        except OSError as error:
+            reason = f"cannot open the netfilter queues: {error.strerror}; be root"
+            raise LocalError(reason) from error
+        stack.callback(adding.close)
+        tracking.install()
+        stack.callback(tracking.remove)
+        stack.callback(firewall.remove)
+        stack.callback(end_left_behind, firewall)
+        cache = ResumptionCache(config)
+        plane = SegmentPlane(loop, queue, adding, chosen, resumption=cache, report=report)
+        # First the resets: without the rules the segments would go in clear.
+        stack.callback(plane.close)
         end_left_behind(firewall)
-        firewall.install(segment_rules(arguments.port, arguments.inner))
+        firewall.install(segment_rules([policy]))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: loop.stop())
         tell("started", {"firewall": firewall.name})
         loop.run()
-    finally:
-        # First the resets: without the rules the segments would go in clear.
-        plane.close()
-        end_left_behind(firewall)
-        firewall.remove()
-        loop.close()
-        if lock is not None:
-            lock.close()
     tell("stopped", {})
     return 0
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tcpcrypt.core.config import Config, RandomBytes
 from tcpcrypt.core.events import Established, Role
-from tcpcrypt.core.exchange import Exchange, Prepared
+from tcpcrypt.core.exchange import Exchange, Outcome, Prepared
 from tcpcrypt.core.key_log import KeyLine, KeyLog
 from tcpcrypt.core.negotiation import Negotiated
 from tcpcrypt.core.records import KeyRing, RecordReceiver, RecordSender
@@ -82,26 +82,34 @@ class Beginning:
         """None: the session is resumed."""
         self.to_send = b""
         """Init1 or Init2, once there is one to be sent."""
+        self.agreed: Outcome | None = None
+        """What the exchange came to, until `derive`."""
         if not negotiated.resuming:
             self.exchange = Exchange(config, negotiated, prepared=prepared, random=random)
             self.to_send = self.exchange.to_send
 
-    def receive(self, data: ReadableBuffer) -> tuple[ReadableBuffer, Ready | None]:
-        """Take bytes of the peer's stream; what is left of them, and the keys, once there.
+    def receive(self, data: ReadableBuffer) -> ReadableBuffer:
+        """Take bytes of the peer's stream; returns what is left of them.
 
-        Raises `PeerError`.
+        Once the exchange is over, `agreed`, `derive` comes next.  Raises `PeerError`.
         """
         exchange = self.exchange
         if exchange is None:
             raise LocalError("a resumed session has no key exchange")
         queued = bool(exchange.to_send)
         rest = exchange.receive(data)
-        outcome = exchange.outcome
+        if exchange.outcome is not None:
+            self.agreed = exchange.outcome
+            if not queued:
+                self.to_send = exchange.to_send
+        return rest
+
+    def derive(self) -> Ready:
+        """The keys of what was `agreed`."""
+        outcome, self.agreed = self.agreed, None
         if outcome is None:
-            return rest, None
-        if not queued:
-            self.to_send = exchange.to_send
-        ready = self._derive(
+            raise LocalError("nothing is agreed, or its keys are there already")
+        return self._derive(
             SessionSecret(outcome.prk, form=self._config.profile.resumption),
             b"",
             outcome.aead,
@@ -109,7 +117,6 @@ class Beginning:
             original_role=self._negotiated.role,
             nonce_a=outcome.nonce_a,
         )
-        return rest, ready
 
     def resume(self) -> Ready:
         """RFC 8548 section 3.5: no Init messages, frames start at offset 0.
@@ -166,6 +173,9 @@ class Beginning:
         """Forget the keys of the exchange, and what was not sent."""
         if self.exchange is not None:
             self.exchange.abandon()
+        if self.agreed is not None:
+            self.agreed.prk.wipe()
+            self.agreed = None
         self.to_send = b""
 
     # --- inside --------------------------------------------------------------------

@@ -33,7 +33,7 @@ class Role(enum.IntEnum):
 
     @property
     def peer(self) -> Role:
-        return Role(1 - self)
+        return Role.A if self else Role.B  # a look-up of its value would take longer
 
 
 class Direction(enum.Enum):

@@ -59,6 +59,10 @@ class Returned:
     """Data bytes opened."""
     wire: bytes = b""
     """Bytes of the peer's stream that were not used."""
+    finished: bool = False
+    """The last frame sealed has FINp."""
+    peer_finished: bool = False
+    """The last frame opened had FINp."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,16 @@ class Negotiation:
         return self._own
 
     @property
+    def repeatable(self) -> bool:
+        """Whether the same two options lead to the same outcome for ever: encryption, and
+        neither option names a session.
+        """
+        own, peer = self._own, self._peer
+        if own is None or peer is None or not isinstance(self.outcome, Negotiated):
+            return False
+        return own.ticket is None and own.recognised is None and not peer.choice.offer.identifier
+
+    @property
     def awaits_init1(self) -> bool:
         """Whether no segment without data may leave: the peer expects Init1 in the first."""
         outcome = self.outcome

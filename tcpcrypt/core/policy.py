@@ -10,12 +10,27 @@ from dataclasses import dataclass, replace
 from tcpcrypt.core.config import Config
 from tcpcrypt.wire.profile import PROFILES, RFC8548, WireProfile
 
-__all__ = ["BOTH", "TCPS", "Flow", "FlowDirection", "Match", "Mode", "Policy", "select"]
+__all__ = [
+    "BOTH",
+    "RELAY",
+    "SEGMENT",
+    "TCPS",
+    "Flow",
+    "FlowDirection",
+    "Match",
+    "Mode",
+    "Policy",
+    "select",
+]
 
 BOTH = "both"
 """Any dialect: what a peer speaks decides."""
 TCPS = "tcps"
 """No dialect, but another protocol, of which the core knows nothing (`tcpcrypt.tcps`)."""
+RELAY = "relay"
+"""The plane that ends a connection on this host and makes another one to the peer."""
+SEGMENT = "segment"
+"""The plane that changes the segments of a connection of two other TCPs (`tcpcrypt.segment`)."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -52,6 +67,8 @@ class Flow:
     """Owner of the socket that opened it on this host; None: not known."""
     cgroup: str | None = None
     """Control group of that socket, as a path below the root of cgroup v2."""
+    forwarded: bool = False
+    """This host only forwards it; `local` is the host behind the inner interface."""
 
     @property
     def service_port(self) -> int:
@@ -73,11 +90,15 @@ class Match:
     cgroups: tuple[str, ...] = ()
     """Control groups (paths below the root of cgroup v2, their descendants
     included), for connections that their processes open."""
+    inner: tuple[str, ...] = ()
+    """Interfaces behind which the hosts are whose connections this one forwards; then
+    `local` are their addresses.  Empty: connections of this host."""
 
     def covers(self, flow: Flow) -> bool:
         """Whether every condition holds."""
         return (
-            (self.direction is None or self.direction is flow.direction)
+            bool(self.inner) is flow.forwarded
+            and (self.direction is None or self.direction is flow.direction)
             and (not self.local or _within(flow.local, self.local))
             and (not self.remote or _within(flow.remote, self.remote))
             and (not self.ports or any(flow.service_port in ports for ports in self.ports))
@@ -118,6 +139,13 @@ class Policy:
     application_aware: bool = False
     """The application knows of encryption and asks for session IDs: bit `a` of TCP-ENO
     (RFC 8547 section 4.2) is set."""
+    plane: str = RELAY
+    """How data passes: RELAY or SEGMENT."""
+
+    @property
+    def by_packets(self) -> bool:
+        """Whether every packet is looked at, and the connection stays that of the programs."""
+        return self.profile == TCPS or self.plane == SEGMENT
 
     @property
     def profiles(self) -> tuple[WireProfile, ...]:

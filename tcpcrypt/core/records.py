@@ -213,6 +213,8 @@ class RecordSender:
         self._lent = False
         self._offset = returned.sealed_to
         self._key_frames += returned.frames
+        if returned.finished:
+            self.end()
 
     @property
     def pending(self) -> bool:
@@ -305,6 +307,8 @@ class RecordReceiver:
         self._offset = returned.opened_to
         self._application_offset += returned.opened
         self._buffer += returned.wire
+        if returned.peer_finished:
+            self.end()
 
     def step(self) -> Received | None:
         """Open frames up to the next thing worth telling; None: feed more.

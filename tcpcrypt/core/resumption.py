@@ -169,6 +169,10 @@ class ResumptionCache:
         """When a chain that begins now ends; None: it has no end."""
         return math.inf if lifetime is None else self._clock() + lifetime
 
+    def keeps(self, peer: bytes) -> bool:
+        """Whether anything is kept for `peer`, so that `offer` may find something."""
+        return self._table.newest(peer) is not None
+
     def offer(
         self,
         peer: bytes,
@@ -203,6 +207,10 @@ class ResumptionCache:
         ticket.handle = self._keep_successor(ticket)
         self._hold(ticket.handle, _Hold(self._clock() + _HOLD_LIFETIME, ticket.peer))
         return ticket
+
+    def knows(self, tep: int, identifier: bytes) -> bool:
+        """Passive open: whether `identifier` names a cached secret; nothing is held."""
+        return self._table.lookup(_key(tep, identifier)) is not None
 
     def recognise(self, tep: int, identifier: bytes) -> Recognised | None:
         """Passive open: the cached secret that `identifier` names; it stays cached.

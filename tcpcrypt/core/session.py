@@ -93,6 +93,7 @@ class Session:
         self._tep = tep_spec(config, negotiated.tep)
         self._peer_proved = False
         self._proof_due = self._tep.first_frame_proves
+        self._waits_for_a = self._tep.first_frame_proves and negotiated.role is Role.B
         self._unproved: Ready | None = None
         """The session whose keys are there, before its owner hears of it."""
         self._lease: Lease | None = None
@@ -182,14 +183,24 @@ class Session:
             return
         try:
             if self._receiver is None:
-                data, ready = self._beginning.receive(data)
-                if ready is not None:
-                    self._start(ready)
+                if self._beginning.agreed is None:
+                    data = self._beginning.receive(data)
+                # B says nothing before A's first frame: the keys have time until Init2 has left.
+                if not self._waits_for_a or memoryview(data):
+                    self.use_idle_time()
             if self._receiver is not None:
                 self._receiver.feed(data)
                 self._open_frames(self._receiver)
         except PeerError as error:
             self._abort(SessionInput.FAULT, error)
+
+    def use_idle_time(self) -> None:
+        """Derive keys that the peer's next bytes need, if that is still to be done.
+
+        For who has sent `bytes_to_send` and waits; otherwise those bytes bring it about.
+        """
+        if self._beginning.agreed is not None:
+            self._start(self._beginning.derive())
 
     def receive_eof(self) -> None:
         """The peer's TCP FIN came (section 3.7)."""
@@ -347,8 +358,13 @@ class Session:
             raise LocalError("nothing is lent")
         if lease.sealing is not None:
             self._sender.take_back(returned)
+            if returned.finished:
+                self._finish_wanted = True
+                self._input(SessionInput.FINISH, None)
         if lease.opening is not None:
             self._receiver.take_back(returned)
+            if returned.peer_finished:
+                self._input(SessionInput.PEER_FINISH, None)
             try:
                 self._open_frames(self._receiver)
             except PeerError as error:

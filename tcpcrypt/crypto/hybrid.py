@@ -33,6 +33,7 @@ else:
     _mlkem = mlkem
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 __all__ = [
@@ -170,9 +171,10 @@ def _joined(kem: bytes, dh: Secret) -> Secret:
     return Secret.made_by(_fill, _KEM_SECRET_LEN + len(dh), kem, dh)
 
 
-def _fill(kem: bytes, dh: Secret, octets: bytearray) -> None:
-    octets[:_KEM_SECRET_LEN] = kem
-    octets[_KEM_SECRET_LEN:] = dh.view()
+def _fill(kem: bytes, dh: Secret, octets: WriteableBuffer) -> None:
+    view = memoryview(octets)
+    view[:_KEM_SECRET_LEN] = kem
+    view[_KEM_SECRET_LEN:] = dh.view()
 
 
 def _kem() -> Any:

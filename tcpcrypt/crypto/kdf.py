@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.hmac import HMAC
 
 from tcpcrypt import _fast
 from tcpcrypt.crypto.secret import Secret
@@ -19,17 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["CPRF_MAX", "cprf", "extract"]
 
-_HASH: Final = SHA256()
 CPRF_MAX: Final = 255 * SHA256.digest_size
 """Bytes that HKDF-Expand can yield (RFC 5869 section 2.3)."""
 
 
 def extract(salt: ReadableBuffer, *parts: ReadableBuffer | Secret) -> Secret:
     """RFC 8548 section 3.1: Extract(salt, parts concatenated), 32 bytes."""
-    mac = HMAC(memoryview(salt), _HASH)
-    for part in parts:
-        mac.update(part.view() if isinstance(part, Secret) else memoryview(part))
-    return Secret(mac.finalize())
+    return Secret.made_by(_fast.extract, SHA256.digest_size, salt, parts)
 
 
 def cprf(key: Secret, info: bytes, length: int) -> Secret:
@@ -39,4 +34,4 @@ def cprf(key: Secret, info: bytes, length: int) -> Secret:
     """
     if not 1 <= length <= CPRF_MAX:
         raise LocalError(f"CPRF yields 1 to {CPRF_MAX} bytes, not {length}")
-    return Secret.made_by(_fast.expand, length, key.view(), info)
+    return Secret.made_by(_fast.expand, length, key, info)

@@ -140,7 +140,7 @@ class SessionSecret:
         """
         if self.form is ResumptionForm.SESSION_ID:
             return self._session_names(steps, prefix)
-        return _fast.resume_identifiers(self._ss.view(), steps, half, prefix)
+        return _fast.resume_identifiers(self._ss, steps, half, prefix)
 
     def peek_next(self) -> SessionSecret:
         """ss[i+1], this one staying as it is: for the look-ahead of a cache."""

@@ -42,6 +42,7 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
             report,
             steering=installation.steering,
             queue=installation.queue,
+            segments=installation.segments,
             trust=keeper.load(task.configuration.policies, task.configuration.daemon),
             remember=keeper.take,
             privileges=DirectPrivileges(),
@@ -87,6 +88,7 @@ def serve_alone(task: Task, report: Report, status: Path | None = None) -> int:
         report("started", {**facts, **keeper.identity(), "processes": 1})
         if not ended_by:
             host.run()
+        host.end_segments()
         for connection in tuple(host.connections):
             connection.reset()
         if file is not None:

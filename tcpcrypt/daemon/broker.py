@@ -27,15 +27,21 @@ import io
 import os
 import select
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
-from tcpcrypt.daemon.words import DESCRIPTORS_MAX, NonsenseError, Word, Words, WordsEndedError
+from tcpcrypt.daemon.words import (
+    DESCRIPTORS_MAX,
+    NonsenseError,
+    Patience,
+    Word,
+    Words,
+    WordsEndedError,
+)
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.loop import READ, WRITE, Loop
-from tcpcrypt.runtime.privileges import Privileges
+from tcpcrypt.runtime.privileges import Privileges, tcp_socket
 from tcpcrypt.runtime.rules import MARK_HANDSHAKE, MARK_MASK
 
 __all__ = ["BATCH", "Broker", "BrokeredPrivileges"]
@@ -45,6 +51,7 @@ BATCH: Final = 32
 WORD_MAX: Final = 4096
 """Bytes of a message from the worker; 64 marks of ten digits take less than a fifth."""
 _MESSAGES_A_TURN: Final = 32
+_TOO_MANY: Final = "tcpcryptd: too many descriptors of this user are on their way"
 _CROWD_PAUSE: Final = 0.02
 """Seconds until the next try where too many descriptors are under way."""
 _OUTBOX_MAX: Final = 64
@@ -222,8 +229,9 @@ class BrokeredPrivileges:
         self._pools: dict[tuple[str, int], deque[socket.socket]] = {
             (kind, family): deque() for kind in (*_OPENERS, "service") for family in families
         }
-        self._asked: deque[tuple[str, int] | None] = deque()
-        """What the answers that are to come belong to; None: to somebody who waits."""
+        self._asked: deque[tuple[tuple[str, int] | None, int]] = deque()
+        """What the answers that are to come belong to (None: to somebody who waits), and
+        their family."""
         self._special: list[socket.socket | OSError] = []
         self._problems: dict[tuple[str, int], int] = {}
         self._finished: list[tuple[int, int]] = []
@@ -301,20 +309,23 @@ class BrokeredPrivileges:
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         if not pool:
             self._problems.pop((kind, family), None)
-            if (kind, family) not in self._asked:
+            if not self._is_asked(kind, family):
                 self._ask(kind, family, BATCH)
             self._wait(lambda: bool(pool) or (kind, family) in self._problems)
             if not pool:
                 number = self._problems.pop((kind, family))
                 raise OSError(number, os.strerror(number))
         sock = pool.popleft()
-        if len(pool) < BATCH // 2 and (kind, family) not in self._asked:
+        if len(pool) < BATCH // 2 and not self._is_asked(kind, family):
             self._ask(kind, family, BATCH)
         return sock
 
+    def _is_asked(self, kind: str, family: int) -> bool:
+        return ((kind, family), family) in self._asked
+
     def _special_opener(self, kind: str, family: int, mark: int) -> socket.socket:
         self._send(kind, [family, 1, mark & _EVERY_MARK & ~MARK_MASK])
-        self._asked.append(None)
+        self._asked.append((None, family))
         self._wait(lambda: bool(self._special))
         answer = self._special.pop()
         if isinstance(answer, OSError):
@@ -323,35 +334,33 @@ class BrokeredPrivileges:
 
     def _ask(self, kind: str, family: int, count: int) -> None:
         self._send(kind, [family, count, 0] if kind in _OPENERS else [family, count])
-        self._asked.append((kind, family))
+        self._asked.append(((kind, family), family))
 
     def _send(self, verb: str, value: object, descriptors: Collection[int] = ()) -> None:
-        end = time.monotonic() + _PATIENCE
+        patience = Patience(_PATIENCE)
         while True:
             try:
                 self._words.send(verb, value, descriptors)
             except BlockingIOError as error:
-                if error.errno == errno.ETOOMANYREFS and time.monotonic() < end:
-                    time.sleep(_CROWD_PAUSE)
-                else:
-                    self._poll(select.POLLOUT, end)
+                if error.errno != errno.ETOOMANYREFS:
+                    self._poll(select.POLLOUT, patience)
+                elif not patience.pause(_CROWD_PAUSE):
+                    raise SystemExit(_TOO_MANY) from None
             except WordsEndedError as error:
                 raise SystemExit(1) from error
             else:
                 return
 
     def _wait(self, done: Callable[[], bool]) -> None:
-        end = time.monotonic() + _PATIENCE
+        patience = Patience(_PATIENCE)
         while not done():
             if not self._read():
-                self._poll(select.POLLIN, end)
+                self._poll(select.POLLIN, patience)
         if self._later and self._loop is not None:
             self._loop.call_later(0, self._deliver)
 
-    def _poll(self, event: int, end: float) -> None:
-        poll = select.poll()
-        poll.register(self._words.fileno(), event)
-        if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+    def _poll(self, event: int, patience: Patience) -> None:
+        if not patience.ready(self._words.fileno(), event):
             raise SystemExit("tcpcryptd: the parent process does not answer")
 
     def _on_ready(self, _events: int) -> None:
@@ -376,10 +385,8 @@ class BrokeredPrivileges:
         if word.verb not in {"sockets", "error"}:
             self._later.append(word)
             return True
-        sockets = [socket.socket(fileno=descriptor) for descriptor in word.descriptors]
-        for sock in sockets:
-            sock.setblocking(False)
-        owner = self._asked.popleft()
+        owner, family = self._asked.popleft()
+        sockets = [tcp_socket(family, descriptor) for descriptor in word.descriptors]
         if owner is not None and sockets:
             self._pools[owner].extend(sockets)
         elif owner is not None:

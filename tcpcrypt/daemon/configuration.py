@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
+from tcpcrypt.core.policy import RELAY, SEGMENT, TCPS, FlowDirection, Match, Mode, Policy
 from tcpcrypt.daemon.demands import contradictions, demands, effective_mode
 from tcpcrypt.daemon.key_lines import KeyPath, Lines
 from tcpcrypt.daemon.keys import (
@@ -295,15 +295,30 @@ class _Reader:
 
     def _check_profiles(self, configuration: Configuration) -> None:
         """What [crypto] lists has to be of use in every dialect that a policy allows."""
-        others = False
+        last = 0
+        inner: tuple[str, ...] = ()
         for index, policy in enumerate(configuration.policies):
-            if policy.profile == TCPS and others:
+            # As their rules do.
+            place = 0 if policy.profile == TCPS else 1 if policy.plane == SEGMENT else 2
+            if place < last:
+                name, those = [
+                    ("profile", f'"{TCPS}" have to stand before all others'),
+                    ("plane", f'"{SEGMENT}" have to stand before those with "{RELAY}"'),
+                ][place]
                 self._problem(
-                    ("policy", index, "profile"),
-                    _label("policy", index) + "profile",
-                    'policies with "tcps" have to stand before all others',
+                    ("policy", index, name),
+                    _label("policy", index) + name,
+                    f"policies with {those}",
                 )
-            others |= policy.profile != TCPS
+            last = max(last, place)
+            inner = inner or policy.match.inner
+            if policy.match.inner and set(policy.match.inner) != set(inner):
+                self._problem(
+                    ("policy", index, "match", "inner"),
+                    _label(MATCH, index) + "inner",
+                    f"names other interfaces than an earlier policy, {', '.join(inner)}: a gateway"
+                    " has one inner side",
+                )
             try:
                 for profile in policy.profiles:
                     policy.configure(configuration.config, profile)
@@ -314,7 +329,7 @@ class _Reader:
     def _count(self, index: int, match: Mapping[str, Any]) -> None:
         """The firewall says "or" by one rule for each combination of conditions."""
         before = self.combinations
-        names = ("local", "remote", "uid", "cgroup")
+        names = ("local", "remote", "uid", "cgroup", "inner")
         alternatives = [len(match.get(name, ())) for name in names]
         alternatives.append(math.ceil(len(match.get("ports", ())) / _RANGES_A_RULE))
         self.combinations += math.prod(max(1, number) for number in alternatives)
@@ -324,6 +339,26 @@ class _Reader:
                 _label(MATCH, index).rstrip("."),
                 f"the policies up to here name {self.combinations} combinations of addresses,"
                 f" ports, users and control groups; {COMBINATIONS_MAX} are the most",
+            )
+
+    def _check_packets(
+        self, index: int, found: Mapping[str, Any], match: Mapping[str, Any], key: str
+    ) -> None:
+        """`key` has it go by packets, of which every one tells the same."""
+        path: KeyPath = ("policy", index)
+        for name in ("uid", "cgroup"):
+            if name in match:
+                self._problem(
+                    (*path, "match", name),
+                    _label(MATCH, index) + name,
+                    f'goes by packets that have no owner with `{key}` = "{found[key]}"',
+                )
+        if "ports" not in match and found.get("mode") != Mode.NEVER.value:
+            self._problem(
+                (*path, key),
+                _label("policy", index) + key,
+                f'"{found[key]}" needs `match.ports`: it goes by packets, and has to tell services'
+                " by them",
             )
 
     def _policy(self, index: int, value: object) -> Policy | None:
@@ -350,19 +385,15 @@ class _Reader:
                     "tells who opens a connection here; with direction"
                     ' "incoming" it could never match',
                 )
-            elif name in match and found.get("profile") == TCPS:
-                self._problem(
-                    (*path, "match", name),
-                    _label(MATCH, index) + name,
-                    'goes by packets that have no owner with `profile` = "tcps"',
-                )
-        alone = found.get("mode") == Mode.NEVER.value
-        if found.get("profile") == TCPS and "ports" not in match and not alone:
+        if "inner" in match and found.get("plane") != SEGMENT:
             self._problem(
-                (*path, "profile"),
-                _label("policy", index) + "profile",
-                '"tcps" needs `match.ports`: it goes by packets, and has to tell services by them',
+                (*path, "match", "inner"),
+                _label(MATCH, index) + "inner",
+                'is for connections that this host forwards, which takes `plane` = "segment"',
             )
+        for key, word in (("profile", TCPS), ("plane", SEGMENT)):
+            if found.get(key) == word:
+                self._check_packets(index, found, match, key)
         if len(self.problems) > before:
             return None
         if "uid" in match or "cgroup" in match:
@@ -376,6 +407,7 @@ class _Reader:
                 ports=match.get("ports", ()),
                 uids=match.get("uid", ()),
                 cgroups=match.get("cgroup", ()),
+                inner=match.get("inner", ()),
             ),
             **demands(found),
         )

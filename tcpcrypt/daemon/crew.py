@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from tcpcrypt.auth.trust import Trust
+from tcpcrypt.daemon.added import Added
 from tcpcrypt.daemon.broker import WORD_MAX, Broker, Heard
 from tcpcrypt.daemon.confinement import Account
 from tcpcrypt.daemon.control import ControlSocket
@@ -17,13 +18,14 @@ from tcpcrypt.daemon.janitor import Janitor
 from tcpcrypt.daemon.metrics_socket import MetricsSocket
 from tcpcrypt.daemon.process import fork
 from tcpcrypt.daemon.verdicts import VerdictRelay, verdict_pair
-from tcpcrypt.daemon.words import Words
+from tcpcrypt.daemon.words import ENDED, Words
 from tcpcrypt.daemon.worker import Inheritance, work
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Report, Settings
 from tcpcrypt.runtime.installation import LOCK, QUEUE_NUMBERS, Installation
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.privileges import DirectPrivileges
+from tcpcrypt.runtime.segment_queue import INNER_QUEUE, OUTER_QUEUE
 from tcpcrypt.runtime.sock_diag import listeners
 
 __all__ = ["Crew", "open_installation"]
@@ -39,6 +41,8 @@ _VERBS: Final = (
 """What the worker says of its own accord."""
 _STOP_PATIENCE: Final = 10.0
 """Seconds that the worker has to reset its connections."""
+_LAST_WORDS: Final = 2.0
+"""Seconds for a worker that hung up to end by itself: its standard error says why it did."""
 _LOCK_PATIENCE: Final = 5.0
 """Seconds that the janitor of a daemon that was killed has to let go."""
 
@@ -96,6 +100,8 @@ class Crew:
         ours, theirs = Words.pair(WORD_MAX, _MESSAGE_MAX)
         relay, verdicts = verdict_pair()
         queue = installation.queue.fileno()
+        segment_relay, segment_verdicts = verdict_pair()
+        segments, raw = installation.segments
         hoard = None if trust is None else packed(trust, 0)
         inheritance = Inheritance(
             settings=installation.settings,
@@ -104,6 +110,7 @@ class Crew:
             maps=installation.maps,
             words=theirs,
             verdicts=verdicts,
+            segments=(segments.fileno(), segment_verdicts),
             control=control.socket if control is not None else None,
             metrics=metrics.socket if metrics is not None else None,
             trust=hoard,
@@ -114,6 +121,7 @@ class Crew:
         self._worker = fork(lambda: work(inheritance, account, parent, report))
         theirs.close()
         verdicts.close()
+        segment_verdicts.close()
         if hoard is not None:
             os.close(hoard)
         self._broker = Broker(
@@ -124,7 +132,18 @@ class Crew:
             heard=heard,
             lost=self._on_lost,
         )
-        self._relay = VerdictRelay(loop, relay, queue, QUEUE_NUMBERS, self._on_lost)
+        added = Added(lambda: installation.named, raw.send)
+        self._relays = (
+            VerdictRelay(loop, relay, queue, QUEUE_NUMBERS, self._on_lost),
+            VerdictRelay(
+                loop,
+                segment_relay,
+                segments.fileno(),
+                {INNER_QUEUE, OUTER_QUEUE},
+                self._on_lost,
+                add=added,
+            ),
+        )
         loop.watch(self._worker.fileno(), READ, self._on_worker_end)
 
     @property
@@ -176,17 +195,21 @@ class Crew:
         self._worker.kill()
         status = self._worker.wait(_STOP_PATIENCE)
         self._loop.forget(self._worker.fileno())
-        self._broker.close()
-        self._relay.close()
+        self._hang_up()
         return 1 if status is None else status
+
+    def _hang_up(self) -> None:
+        self._broker.close()
+        for relay in self._relays:
+            relay.close()
 
     def _on_lost(self, reason: str) -> None:
         # What it may want from now on nobody would check.
-        self._broker.close()
-        self._relay.close()
+        self._hang_up()
         if not self._ending:
             self._reason = self._reason or reason
-            self._worker.kill()
+            if self._worker.wait(_LAST_WORDS if reason == ENDED else 0) is None:
+                self._worker.kill()
 
     def _on_worker_end(self, _events: int) -> None:
         status = self._worker.wait(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tcpcrypt.core.policy import BOTH, TCPS, FlowDirection, Mode, Policy
+from tcpcrypt.core.policy import BOTH, RELAY, SEGMENT, TCPS, FlowDirection, Mode, Policy
 from tcpcrypt.tcps.weaknesses import LACKS
 from tcpcrypt.wire.profile import RFC8548, STANFORD
 
@@ -21,6 +21,7 @@ def demands(found: Mapping[str, Any]) -> dict[str, Any]:
         "psk": found.get("psk", ""),
         "profile": found.get("profile", RFC8548.name),
         "application_aware": found.get("application_aware", False),
+        "plane": found.get("plane", RELAY),
     }
 
 
@@ -56,6 +57,8 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "application_aware", '"tcps" has nothing to tell it by'
     elif asked["profile"] != RFC8548.name and (auth != "none" or pq != "off"):
         yield "profile", f'"{asked["profile"]}" proves nothing: `auth` and `pq` need "rfc8548"'
+    if asked["plane"] == SEGMENT and asked["profile"] != RFC8548.name:
+        yield "plane", f'"segment" has the profile "rfc8548" alone, not "{asked["profile"]}"'
     if mode == Mode.OPPORTUNISTIC.value and pq == "require" and auth in ("none", "tofu"):
         yield (
             "pq",
@@ -82,6 +85,8 @@ def sentences(policy: Policy) -> str:
         text = " Each host that proves a key is remembered by it; revoked keys are refused."
     if policy.pq == "require":
         text += " Keys are agreed on with a post-quantum hybrid or not at all."
+    if policy.plane == SEGMENT and policy.mode is not Mode.NEVER:
+        text += " Each segment is changed on its way."
     if policy.application_aware:
         text += " The other host is told that the application here asks for session IDs."
     return (

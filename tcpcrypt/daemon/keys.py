@@ -377,9 +377,17 @@ KEYS: Final[tuple[Key, ...]] = (
         "policy",
         "plane",
         "relay",
-        {"relay": "the daemon takes the data over from the kernel's TCP, and hands it on"},
-        "How the data passes through the daemon.",
-        planned=("segment",),
+        {
+            "relay": "the daemon takes the data over from the kernel's TCP, and hands it on",
+            "segment": "the daemon changes each segment on its way, and the connection stays that"
+            " of the two hosts",
+        },
+        'How the data passes through the daemon.  "relay" ends the connection here and makes'
+        ' another one to the other host, and is faster; "segment" is for gateways'
+        " (`match.inner`), and where the four-tuple has to be the same on both sides.  On the wire"
+        " they are one.  Policies with"
+        ' "segment" stand before those with "relay", name ports, but no `uid` or `cgroup`, and have'
+        ' the profile "rfc8548"; their connections end when the daemon does (docs/segment.md).',
     ),
     _choice(
         MATCH,
@@ -441,6 +449,19 @@ KEYS: Final[tuple[Key, ...]] = (
         " the programs in them open; such a policy is one for outgoing connections.  A control"
         " group has to exist, and for good: name slices, for a service has another one after"
         " each start.",
+    ),
+    Key(
+        MATCH,
+        "inner",
+        values.INTERFACES,
+        None,
+        '"eth1"',
+        "This host forwards the connection, between hosts behind {} and others.",
+        "Interfaces of a gateway, for connections that it forwards between hosts behind them and"
+        ' hosts elsewhere; such a policy has `plane` = "segment".  `local` are addresses of the'
+        " hosts behind them then, `remote` of the others, and `direction` is seen from those"
+        " behind them.  All policies with this key name the same interfaces.  Without it a policy"
+        " is for connections of this host itself.",
     ),
 )
 

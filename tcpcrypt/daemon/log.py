@@ -129,6 +129,8 @@ class Log:
         self._sink = sink
         self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
+        self._behind = False
+        """Whether anything was suppressed and not told since."""
 
     def write(self, event: str, fields: Mapping[str, object]) -> None:
         """Log one event.  Never raises for what a sink does, and never blocks."""
@@ -138,12 +140,14 @@ class Log:
             bucket = self._buckets.setdefault(event, _Bucket(now))
             if not bucket.take(now) or not self._tell(priority, event, fields, bucket):
                 bucket.suppress(now)
-        self.summarize(SUMMARY_AFTER)
+                self._behind = True
+        if self._behind:
+            self.summarize(SUMMARY_AFTER)
 
     def _tell(
         self, priority: Priority, event: str, fields: Mapping[str, object], bucket: _Bucket
     ) -> bool:
-        words = {name: _clean(str(value)) for name, value in fields.items()}
+        words = _words(fields)
         if bucket.suppressed:
             words["suppressed"] = str(bucket.suppressed)
         told = self._sink.write(priority, event, words)
@@ -153,12 +157,14 @@ class Log:
 
     def summarize(self, age: float = 0.0) -> None:
         """Tell of what was suppressed at least `age` seconds ago and not told since."""
-        now = self._clock()
+        now, behind = self._clock(), False
         for event, bucket in self._buckets.items():
             if bucket.suppressed and now - bucket.since >= age:
                 words = {"kind": event, "suppressed": str(bucket.suppressed)}
                 if self._sink.write(Priority.WARNING, "suppressed", words):
                     bucket.suppressed = 0
+            behind = behind or bucket.suppressed > 0
+        self._behind = behind
 
     def close(self) -> None:
         """Tell what is left to be told, and close the sink."""
@@ -246,8 +252,22 @@ class JournalSink:
 
 def line(event: str, fields: Mapping[str, str]) -> str:
     """`event=NAME key=value ...`, quoted where `shlex` and the eye need it."""
-    words = [f"event={event}", *(f"{name}={_quoted(text)}" for name, text in fields.items())]
-    return " ".join(words)
+    values = fields.values()
+    # Nearly every line has nothing to quote, and one look at all of it tells.
+    if all(values) and not _QUOTED.search("".join(values)):
+        words = [f"{name}={text}" for name, text in fields.items()]
+    else:
+        words = [f"{name}={_quoted(text)}" for name, text in fields.items()]
+    return " ".join((f"event={event}", *words))
+
+
+def _words(fields: Mapping[str, object]) -> dict[str, str]:
+    """The values as text in which nothing is that a terminal or a reader of lines obeys."""
+    words = {name: str(value) for name, value in fields.items()}
+    whole = "".join(words.values())
+    if len(whole) <= _VALUE_MAX and whole.isprintable():
+        return words  # as nearly all, and none of them is too long
+    return {name: _clean(text) for name, text in words.items()}
 
 
 def _clean(text: str) -> str:

@@ -351,6 +351,7 @@ def describe_policy(number: int, policy: Policy) -> dict[str, object]:
         "ports": [_range(ports) for ports in match.ports],
         "uid": [_range(uids) for uids in match.uids],
         "cgroup": list(match.cgroups),
+        "inner": list(match.inner),
     }
     if match.direction is not None:
         conditions["direction"] = match.direction.value
@@ -360,6 +361,7 @@ def describe_policy(number: int, policy: Policy) -> dict[str, object]:
         "auth": policy.auth,
         "pq": policy.pq,
         "psk": policy.psk or None,
+        "plane": policy.plane,
         "match": {name: value for name, value in conditions.items() if value},
         "meaning": sentence(policy),
     }

@@ -8,13 +8,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import pwd
+import socket
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from tcpcrypt.core.policy import FlowDirection, Match, Mode, Network, Policy
+from tcpcrypt.core.policy import SEGMENT, FlowDirection, Match, Mode, Network, Policy
 from tcpcrypt.daemon import demands, values
 from tcpcrypt.daemon.configuration import Configuration, DaemonSettings, Document
 from tcpcrypt.daemon.keys import SECTIONS
@@ -82,7 +83,9 @@ def sentence(policy: Policy) -> str:
     ports = f" to {values.PORTS.say(match.ports)}" if match.ports else ""
     hosts = f"hosts in {values.NETWORKS.say(match.remote)}" if match.remote else ""
     here = f"address {values.NETWORKS.say(match.local)}" if match.local else ""
-    if match == Match():
+    if match.inner:
+        words = _of_a_gateway(match, ports, hosts)
+    elif match == Match():
         words = "All TCP connections between this host and others"
     elif match.direction is FlowDirection.INCOMING:
         words = f"Connections that {hosts or 'other hosts'} open{ports or ' to this host'}"
@@ -107,6 +110,19 @@ def sentence(policy: Policy) -> str:
         Mode.REQUIRE: "are encrypted or refused",
     }[policy.mode]
     return f"{words} {done}.".replace(",,", ",") + demands.sentences(policy)
+
+
+def _of_a_gateway(match: Match, ports: str, hosts: str) -> str:
+    behind = f"hosts behind {values.INTERFACES.say(match.inner)}"
+    if match.local:
+        behind += f" in {values.NETWORKS.say(match.local)}"
+    elsewhere = hosts or "hosts elsewhere"
+    opened = {
+        None: f"Connections{ports} between {behind} and {elsewhere}",
+        FlowDirection.OUTGOING: f"Connections that {behind} open{ports} to {elsewhere}",
+        FlowDirection.INCOMING: f"Connections that {elsewhere} open{ports} to {behind}",
+    }[match.direction]
+    return f"{opened}, which this host forwards,"
 
 
 def warnings(document: Document) -> list[Warn]:
@@ -212,6 +228,15 @@ def _of_conditions(policy: Policy, daemon: DaemonSettings) -> Iterator[str]:
     for version in sorted(common.difference(daemon.families or common)):
         effect = "refused" if mode is Mode.REQUIRE else "left alone"
         yield f"reaches IPv{version}, which `families` leaves out: connections there are {effect}"
+    devices = {name for _index, name in socket.if_nameindex()}
+    for name in match.inner:
+        if name not in devices:
+            yield f"names interface {name}, which this host does not have now"
+    if policy.plane == SEGMENT and mode is Mode.OPPORTUNISTIC and policy.auth == "tofu":
+        yield (
+            "the segment plane tells a program that it is connected before the other host has"
+            " proved its key; no data passes until it has"
+        )
     for path in match.cgroups:
         if CGROUPS.joinpath("cgroup.procs").exists() and not CGROUPS.joinpath(path).is_dir():
             yield f"names control group {path}, which this host does not have now"
@@ -235,7 +260,8 @@ def _covering(earlier: Sequence[Policy], match: Match) -> list[int]:
     for index, policy in enumerate(earlier):
         other = policy.match
         if (
-            other.direction in (None, match.direction)
+            bool(other.inner) is bool(match.inner)
+            and other.direction in (None, match.direction)
             and _subset(match.local or _EVERYWHERE, other.local)
             and _subset(match.remote or _EVERYWHERE, other.remote)
             and (not other.uids or (match.uids and _within(match.uids, other.uids)))

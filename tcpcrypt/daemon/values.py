@@ -28,6 +28,7 @@ __all__ = [
     "CGROUPS",
     "DIRECTORY",
     "FAMILIES",
+    "INTERFACES",
     "KEYLOG",
     "LOG",
     "NETWORKS",
@@ -56,6 +57,7 @@ _CGROUP_MAX: Final = 511
 """Bytes of a path that the firewall's `cgroup` match takes."""
 _CGROUP: Final = re.compile(r"[A-Za-z0-9_.:@\\/+-]+")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
+_INTERFACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,14}")
 _PSK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _UID_LAST: Final = 2**32 - 2
 """The number after it means "no user" to the kernel."""
@@ -324,6 +326,14 @@ def _read_cgroups(value: object) -> tuple[str, ...]:
     return tuple(_read_cgroup(entry) for entry in _several(value, LIST_MAX))
 
 
+def _read_interfaces(value: object) -> tuple[str, ...]:
+    names = _several(value, LIST_MAX)
+    for name in names:
+        if not isinstance(name, str) or not _INTERFACE.fullmatch(name) or name == "lo":
+            raise ValueError(f"{shown(name)} is not the name of an interface to other hosts")
+    return tuple(dict.fromkeys(names))
+
+
 def _say_seconds(value: float) -> str:
     if value == 0:
         return "no time at all"
@@ -395,6 +405,7 @@ UIDS: Final = Kind(
 CGROUPS: Final = Kind(
     "a path below the root of cgroup v2, or a list of them", _read_cgroups, _listed
 )
+INTERFACES: Final = Kind("an interface, or a list of them", _read_interfaces, _listed)
 
 
 def _say_network(network: Network) -> str:

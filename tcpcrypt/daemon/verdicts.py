@@ -8,6 +8,10 @@ our queues, built as we build them, and drops a worker that sends anything
 else.  (What a worker that somebody took over can do with a verdict is put
 another packet in the place of one that it holds.)
 
+On the channel of the segment plane a worker may also have packets added: a message
+is one, behind four bytes of zero, with which no verdict begins.
+`tcpcrypt.daemon.added` says which.
+
 When the worker does not read, the kernel's queue fills and packets are
 dropped; they never pass unseen.
 """
@@ -22,21 +26,23 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from tcpcrypt import _fast
-from tcpcrypt.daemon.words import NonsenseError, enlarge
+from tcpcrypt.daemon.words import ENDED, NonsenseError, Patience, enlarge
 from tcpcrypt.runtime import netlink
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
 from tcpcrypt.runtime.queue import PacketQueue
 
-__all__ = ["DelegatedQueue", "VerdictRelay", "check_verdicts", "verdict_pair"]
+__all__ = ["ADDED", "DelegatedQueue", "VerdictRelay", "check_verdicts", "verdict_pair"]
 
 _DATAGRAM_MAX: Final = 1 << 17
 _BATCH_BYTES: Final = 1 << 15
 """Verdicts collected at most; one more, with a packet of 64 KiB, fits the datagram."""
 _DATAGRAMS_A_TURN: Final = 64
 _SEND_BUFFER: Final = 4 << 20
-_PATIENCE: Final = 10_000
-"""Milliseconds for which the worker waits for the parent, who may be changing rules."""
+ADDED: Final = bytes(4)
+"""What stands before a packet that is to be added."""
+_PATIENCE: Final = 10.0
+"""Seconds for which the worker waits for the parent, who may be changing rules."""
 
 
 def verdict_pair() -> tuple[socket.socket, socket.socket]:
@@ -51,8 +57,9 @@ def verdict_pair() -> tuple[socket.socket, socket.socket]:
 class VerdictRelay:
     """The parent's end.  `queue` is the socket that is bound to the queues `numbers`.
 
-    `lost` is called once, with the reason, when the worker is gone or has sent
-    something that is no verdict.
+    `add` sends a packet, and raises `NonsenseError` for one that nobody may ask for;
+    None: nothing is to be added.  `lost` is called once, with the reason, when the
+    worker is gone or has sent something that is neither.
     """
 
     def __init__(
@@ -62,8 +69,11 @@ class VerdictRelay:
         queue: int,
         numbers: Collection[int],
         lost: Callable[[str], None],
+        *,
+        add: Callable[[memoryview], None] | None = None,
     ) -> None:
         self._loop = loop
+        self._add = add
         self._socket = sock
         self._queue = socket.socket(fileno=os.dup(queue))
         self._numbers = frozenset(numbers)
@@ -77,13 +87,19 @@ class VerdictRelay:
                 for _ in range(_DATAGRAMS_A_TURN):
                     size = self._socket.recv_into(view)
                     if size == 0:
-                        raise NonsenseError("the other process has ended")
+                        raise NonsenseError(ENDED)
                     with view[:size] as datagram:
-                        check_verdicts(datagram, self._numbers)
-                        self._pass(datagram)
+                        if self._add is not None and datagram[: len(ADDED)] == ADDED:
+                            self._add(datagram[len(ADDED) :])
+                        else:
+                            check_verdicts(datagram, self._numbers)
+                            self._pass(datagram)
+                            # The worker has put a turn's verdicts into it, and seldom has
+                            # made more meanwhile: to ask would cost what the next turn does.
+                            return
         except BlockingIOError:
             return
-        except (NonsenseError, ConnectionError) as error:
+        except (NonsenseError, OSError) as error:
             self.close()
             self._lost(str(error))
 
@@ -105,7 +121,10 @@ class VerdictRelay:
 
 
 class DelegatedQueue(PacketQueue):
-    """The worker's end: packets of the queue that `queue` is bound to, verdicts by `sock`."""
+    """The worker's end: packets of the queue that `queue` is bound to, verdicts by `sock`.
+
+    For the segment plane it is what adds packets, too (`Adding`).
+    """
 
     def __init__(self, queue: int, sock: socket.socket) -> None:
         super().__init__(socket.socket(fileno=os.dup(queue)))
@@ -136,18 +155,31 @@ class DelegatedQueue(PacketQueue):
 
         Ends the process by `SystemExit` if the parent is gone or does not read.
         """
-        while self._verdicts:
+        if self._verdicts:
+            self._say(self._verdicts)
+            self._verdicts.clear()
+
+    @property
+    def descriptors(self) -> tuple[int, int, int]:
+        """See `tcpcrypt.runtime.segment_queue.Adding`."""
+        return self._relay.fileno(), -1, -1
+
+    def send(self, packet: bytes) -> None:
+        """Have the parent add a packet; to come after `flush`."""
+        self._say(ADDED + packet)
+
+    def _say(self, message: bytes | bytearray) -> None:
+        patience = Patience(_PATIENCE)
+        while True:
             try:
-                self._relay.send(self._verdicts)
+                self._relay.send(message)
             except BlockingIOError:
-                poll = select.poll()
-                poll.register(self._relay.fileno(), select.POLLOUT)
-                if not poll.poll(_PATIENCE):
+                if not patience.ready(self._relay.fileno(), select.POLLOUT):
                     raise SystemExit("tcpcryptd: the parent process does not read") from None
             except ConnectionError as error:
                 raise SystemExit(1) from error
             else:
-                self._verdicts.clear()
+                return
 
     def close(self) -> None:
         """Idempotent."""

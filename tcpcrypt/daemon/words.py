@@ -13,15 +13,28 @@ import contextlib
 import errno
 import json
 import os
+import select
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tcpcrypt.errors import LocalError
 
-__all__ = ["DESCRIPTORS_MAX", "NonsenseError", "Word", "Words", "WordsEndedError"]
+__all__ = [
+    "DESCRIPTORS_MAX",
+    "ENDED",
+    "NonsenseError",
+    "Patience",
+    "Word",
+    "Words",
+    "WordsEndedError",
+]
 
+ENDED: Final = "the other process has ended"
+_TURN: Final = 0.5
+"""Seconds of one wait of many."""
 DESCRIPTORS_MAX: Final = 64
 """In one message; the kernel takes up to 253."""
 _DESCRIPTOR: Final = array.array("i").itemsize
@@ -88,7 +101,7 @@ class Words:
                 # Descriptors under way, of all processes of this user together.
                 raise BlockingIOError(error.errno, error.strerror) from error
             if isinstance(error, ConnectionError | BrokenPipeError):
-                raise WordsEndedError("the other process has ended") from error
+                raise WordsEndedError(ENDED) from error
             raise LocalError(f"a message of {len(text)} bytes: {error.strerror}") from error
 
     def receive(self) -> Word | None:
@@ -104,11 +117,11 @@ class Words:
         except BlockingIOError:
             return None
         except ConnectionError as error:
-            raise WordsEndedError("the other process has ended") from error
+            raise WordsEndedError(ENDED) from error
         descriptors = _descriptors(ancillary)
         try:
             if size == 0:
-                raise WordsEndedError("the other process has ended")
+                raise WordsEndedError(ENDED)
             if flags & _TRUNCATED or size == len(self._buffer):
                 raise NonsenseError("a message is too long")
             return Word(*_parse(bytes(memoryview(self._buffer)[:size])), tuple(descriptors))
@@ -119,6 +132,37 @@ class Words:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class Patience:
+    """So many seconds for the other process, in short turns.
+
+    A machine that stands still (it is moved, or paused) uses up one turn and not all:
+    the other process stood still with it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+
+    def ready(self, fd: int, event: int) -> bool:
+        """Wait until `fd` is ready for `event`; False: nothing is left."""
+        poll = select.poll()
+        poll.register(fd, event)
+        while self._left > 0:
+            began = time.monotonic()
+            turn = min(_TURN, self._left)
+            found = poll.poll(turn * 1000)
+            self._left -= min(time.monotonic() - began, turn) if found else turn
+            if found:
+                return True
+        return False
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for what nothing tells of; False: nothing is left."""
+        self._left -= seconds
+        if self._left > 0:
+            time.sleep(seconds)
+        return self._left > 0
 
 
 def enlarge(sock: socket.socket, size: int) -> None:

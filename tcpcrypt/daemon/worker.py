@@ -55,6 +55,8 @@ class Inheritance:
     """Those of the BPF program, if that is in use."""
     words: Words
     verdicts: socket.socket
+    segments: tuple[int, socket.socket]
+    """The same two for the queues of the segment plane."""
     control: socket.socket | None
     metrics: socket.socket | None
     """For readers of metrics; None: there are to be none."""
@@ -89,10 +91,12 @@ def work(inherited: Inheritance, account: Account | None, parent: int, report: R
     if inherited.trust is not None:
         trust, _applied = unpack(inherited.trust)
     asked = [sock for sock in (control, inherited.metrics) if sock is not None]
-    sockets = [inherited.verdicts, *listeners, *asked]
+    segments, segment_verdicts = inherited.segments
+    sockets = [inherited.verdicts, segment_verdicts, *listeners, *asked]
     maps = inherited.maps or ()
     channels = [
         inherited.queue,
+        segments,
         *maps,
         inherited.words.fileno(),
         *(sock.fileno() for sock in sockets),
@@ -114,6 +118,7 @@ class _Worker:
     ) -> None:
         settings = inherited.settings
         self._queue = DelegatedQueue(inherited.queue, inherited.verdicts)
+        self._segments = DelegatedQueue(*inherited.segments)
         self._privileges = BrokeredPrivileges(
             inherited.words,
             settings.families,
@@ -125,6 +130,7 @@ class _Worker:
             report,
             steering=inherited.steering,
             queue=self._queue,
+            segments=(self._segments, self._segments),
             privileges=self._privileges,
             trust=trust,
             remember=self._remember,
@@ -135,6 +141,7 @@ class _Worker:
         self._told = 0
         self._loop = self._host.loop
         self._queue.attach(self._loop)
+        self._segments.attach(self._loop)
         self._privileges.attach(self._loop)
         self._text = ""
         """The parts of a configuration that have come."""
@@ -165,6 +172,7 @@ class _Worker:
             self._server.close()
         if self._metrics is not None:
             self._metrics.close()
+        self._host.end_segments()  # it takes a moment, in which others are served
         for connection in tuple(self._host.connections):
             connection.reset()
         self._privileges.close()
@@ -229,7 +237,9 @@ class _Worker:
         )
 
     def _drain(self) -> None:
-        if self._host.connections:
+        self._host.drain_segments()
+        segments = self._host.segments
+        if self._host.connections or (segments is not None and segments.count):
             self._loop.call_later(_LOOK, self._drain)
         else:
             self._privileges.say("drained", None)

@@ -19,10 +19,26 @@ from tcpcrypt.runtime.loop import ERRORS, READ, WRITE, Loop
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "ask_whether_alive", "equip"]
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _CLOSE_AT_ONCE: Final = struct.pack("ii", 0, 0)
+
+
+def equip(sock: socket.socket) -> None:
+    """Set what a channel's socket has; what a listener accepts has it of the listener.
+
+    It ends in a reset, does not wait for more to send, and leaves urgent data in their
+    place: whoever sets URG on the path would take a byte out of the stream.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
+def ask_whether_alive(sock: socket.socket) -> None:
+    """RFC 8548 section 3.9 allows keepalives to find out that a peer is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 class Channel:
@@ -42,7 +58,9 @@ class Channel:
         readable: Callable[[], None],
         drained: Callable[[], None],
         failed: Callable[[OSError], None],
+        equipped: bool = False,
     ) -> None:
+        """`equipped`: somebody has seen to what `equip` does."""
         self.sock = sock
         self.pending = 0
         """Bytes written that the kernel has not taken yet."""
@@ -61,8 +79,8 @@ class Channel:
         self._lent = False
         if sock.gettimeout() != 0.0:
             sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not equipped:
+            equip(sock)
 
     @property
     def reading(self) -> bool:

@@ -38,9 +38,9 @@ from tcpcrypt.runtime.tally import word
 from tcpcrypt.wire.frame import sealed_size
 from tcpcrypt.wire.profile import RFC8548
 
-__all__ = ["Connection", "address_text", "close_with_reset", "peer_name"]
+__all__ = ["TOLD", "Connection", "address_text", "close_with_reset", "peer_name"]
 
-_TOLD: Final = {
+TOLD: Final = {
     News.FIRST: "first_contact",
     News.FULL: "not_remembered",
     News.CHANGED: "identity_changed",
@@ -226,6 +226,7 @@ class Connection(ABC):
             rekeyed=self._on_rekeyed,
             proved=self._on_proved,
             pump=context.pump,
+            accepted=self.direction == FlowDirection.INCOMING.value,
         )
         self._relay.start()
         return True
@@ -280,11 +281,11 @@ class Connection(ABC):
         self.proof = PeerProof.unpack(event.peer_identity)
         terms, context = self.terms, self._context
         learned = None if terms is None else context.authentication.learn(terms, self.proof)
-        if learned is not None and learned.news in _TOLD:
+        if learned is not None and learned.news in TOLD:
             facts = {"fingerprint": learned.key or "none", "scope": learned.scope}
             if learned.known:
                 facts["known"] = ",".join(learned.known)
-            context.report(_TOLD[learned.news], {"id": self.number, **facts})
+            context.report(TOLD[learned.news], {"id": self.number, **facts})
 
     def _on_rekeyed(self, event: Rekeyed) -> None:
         facts = {"direction": event.direction.value, "generation": event.generation}
@@ -293,7 +294,8 @@ class Connection(ABC):
     def _attach(self) -> None:
         inner, self._inner = self._inner, None
         if inner is not None and self._relay is not None:
-            self._relay.attach(inner)
+            # The one side of a connection is accepted, and the other opened.
+            self._relay.attach(inner, accepted=self.direction == FlowDirection.OUTGOING.value)
 
     def _on_ended(self, ending: Ending, detail: str) -> None:
         tally, relay = self._context.tally, self._relay

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.key_log import KeyLog
-from tcpcrypt.core.policy import TCPS, Flow, FlowDirection, Policy, select
+from tcpcrypt.core.policy import SEGMENT, TCPS, Flow, FlowDirection, Mode, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.crypto.groups import GROUPS, KEYS_READY
 from tcpcrypt.errors import LocalError
@@ -48,19 +48,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises `LocalError` for policies that the backend cannot serve."""
-        # Its answers to SYNs are the same for all policies.
+        # Its answers to SYNs are the same for all policies.  Of the segment plane it knows nothing.
+        relayed = [policy for policy in self.policies if policy.plane != SEGMENT]
         if self.backend == "sockops" and any(
-            policy.auth != "none" or policy.pq != "off" for policy in self.policies
+            policy.auth != "none" or policy.pq != "off" for policy in relayed
         ):
             raise LocalError(
                 'backend "sockops" serves no policy with `auth` or `pq`; "nfqueue" serves all'
             )
-        if self.backend == "sockops" and any(policy.application_aware for policy in self.policies):
+        if self.backend == "sockops" and any(policy.application_aware for policy in relayed):
             raise LocalError(
                 'backend "sockops" serves no policy with `application_aware`; "nfqueue" serves all'
             )
         if self.backend == "sockops" and any(
-            policy.profiles != (self.config.profile,) for policy in self.policies
+            policy.profiles != (self.config.profile,) for policy in relayed
         ):
             raise LocalError(
                 'backend "sockops" serves profile "rfc8548" alone; "nfqueue" serves all'
@@ -93,6 +94,8 @@ class Context:
     tally: Tally
     report: Report
     authentication: Authentication
+    take_packets: Callable[[], None] = lambda: None
+    """Take the packets that wait in the queue in this turn of the loop, and not in the next."""
     pump: Pumping | None = None
     key_log: KeyLog | None = None
     numbers: int = 0
@@ -121,6 +124,18 @@ class Context:
             known = (policy, self.config, policy.configure(self.config, profile))
             self._configured[key] = known
         return known[2]
+
+    def may_be_plain(self, policy: Policy, to: Tuple4) -> bool:
+        """Whether a connection of an application may go in the clear."""
+        trust, outgoing = self.authentication, FlowDirection.OUTGOING
+        scope = trust.scope(policy, outgoing, to.remote, to.remote_port)
+        return policy.mode is Mode.OPPORTUNISTIC and not trust.insists(policy, outgoing, scope)
+
+    def leaves_alone(self, policy: Policy, to: Tuple4) -> bool:
+        """Whether one is to, for its path is known to be plain; counts it there if so."""
+        return self.may_be_plain(policy, to) and self.paths.is_plain(
+            to.remote, to.remote_port, policy.profile
+        )
 
     def keep_keys_ready(self) -> None:
         """A fresh exchange has begun: make key pairs for others, once there is time."""

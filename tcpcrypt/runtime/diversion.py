@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from tcpcrypt.runtime.rules import (
     MARK_ACCEPTED,
+    MARK_ANSWERED,
     MARK_DIRECT,
     MARK_DONE,
     MARK_HANDSHAKE,
     MARK_MASK,
     MARK_PASSED,
     QUEUE_NUMBER,
+    SYN_QUEUE,
     Rule,
     marked,
 )
@@ -23,21 +25,25 @@ __all__ = ["divert_rules"]
 def divert_rules() -> list[Rule]:
     """What diverts handshakes; to stand before the rules that steer."""
     divert = ("-j", "NFQUEUE", "--queue-num", str(QUEUE_NUMBER))
+    to_syns = ("--queue-num", str(SYN_QUEUE))
     handshake, done = (("-p", "tcp", *marked(mark)) for mark in (MARK_HANDSHAKE, MARK_DONE))
     syn_ack = ("--tcp-flags", "SYN,ACK", "SYN,ACK")
-    opening, answered, opened, accepted = (
+    opening, agreed, answered, opened, accepted = (
         ("-m", "connmark", "--mark", f"{mark:#x}/{MARK_MASK:#x}")
-        for mark in (MARK_HANDSHAKE, MARK_PASSED, MARK_DONE, MARK_ACCEPTED)
+        for mark in (MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED, MARK_DONE, MARK_ACCEPTED)
     )
     unknown = ("!", "-i", "lo", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID,UNTRACKED")
     of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
-    over, opens, answers, has_opened, has_accepted = (
+    over, opens, agrees, answers, has_opened, has_accepted = (
         ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
-        for mark in (0, MARK_HANDSHAKE, MARK_PASSED, MARK_DONE, MARK_ACCEPTED)
+        for mark in (0, MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED, MARK_DONE, MARK_ACCEPTED)
     )
+    from_peer = ("!", "-i", "lo", "-p", "tcp")
     return [
         # Here, not in POSTROUTING: others may translate the address afterwards.
         Rule("mangle", "OUTPUT", (*handshake, "--syn", *opens)),
+        # Where the kernel puts the option into what leaves (`mixed`): see `pass_rules`.
+        Rule("mangle", "OUTPUT", (*done, "--syn", *over)),
         # The service has answered, not our listener.
         Rule("mangle", "OUTPUT", ("-p", "tcp", *marked(MARK_DIRECT), *syn_ack, *over)),
         # The socket has kept its mark a little longer than the connection.
@@ -54,6 +60,16 @@ def divert_rules() -> list[Rule]:
         ),
         Rule("mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *opening, *over)),
         Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_PASSED), "-j", "RETURN")),
+        # The peer's SYN-ACK has settled it.  What follows, and is of the connection as the
+        # kernel tracks it, is the peer's first segment without SYN: what leaves from now on
+        # has no option any more (RFC 8547 section 4.6), and nobody need be woken for that.
+        # Connection tracking asks little of numbers, and takes what others forge as well; but
+        # the first ACK waits in the queue by then, and leaves it with the option.
+        Rule("mangle", "INPUT", (*from_peer, *marked(MARK_ANSWERED), *opening, *agrees)),
+        Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_ANSWERED), "-j", "RETURN")),
+        Rule(
+            "mangle", "INPUT", (*from_peer, "--tcp-flags", "SYN,RST", "NONE", *agreed, *has_opened)
+        ),
         # The negotiation needs to see no more of this connection.
         Rule("mangle", "INPUT", (*done, *opening, *has_opened)),
         Rule("mangle", "INPUT", (*done, *opened, "-j", "RETURN")),
@@ -61,8 +77,9 @@ def divert_rules() -> list[Rule]:
         Rule("mangle", "INPUT", (*done, *has_accepted)),
         Rule("mangle", "INPUT", (*done, "-j", "RETURN")),
         # With option 69 and for the listener: the steering gave it the mark.
+        Rule("mangle", "INPUT", (*handshake, "--syn", "-j", "NFQUEUE", *to_syns)),
         Rule("mangle", "INPUT", (*handshake, *divert)),
-        Rule("mangle", "INPUT", ("!", "-i", "lo", "-p", "tcp", *opening, *divert)),
+        Rule("mangle", "INPUT", (*from_peer, *opening, *divert)),
         # What connection tracking does not know, as when an old connection of the same
         # addresses confuses it, or when it is told not to look.
         Rule("mangle", "INPUT", (*unknown, *of_socket, *marked(MARK_HANDSHAKE), *divert)),

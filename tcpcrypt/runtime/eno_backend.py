@@ -73,6 +73,10 @@ def _packed(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
 
 
+def _nothing(_tep: int, _identifier: bytes) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Requested:
     """A connection that a peer asks for, and what was decided about it at its SYN.
@@ -86,6 +90,10 @@ class Requested:
     config: Config
     terms: TrustTerms | None
     """What the peer is shown and asked; None: nothing."""
+    shared: bool = False
+    """Whether all who ask the same service alike, and resume nothing, get the same answer."""
+    resumes: Callable[[int, bytes], bool] = _nothing
+    """Whether a session is cached for a TEP and the identifier that a SYN asks for it by."""
 
 
 class NewRequest(Protocol):

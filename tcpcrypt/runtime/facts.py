@@ -5,7 +5,7 @@ Where thousands of connections a second come, most lines of the log are only cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 
 __all__ = ["Facts"]
 
@@ -35,3 +35,7 @@ class Facts(Mapping[str, object]):
 
     def __len__(self) -> int:
         return len(self._read())
+
+    def items(self) -> ItemsView[str, object]:
+        # Else each would be looked up by itself.
+        return self._read().items()

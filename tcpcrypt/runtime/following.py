@@ -31,6 +31,7 @@ from tcpcrypt.runtime.rules import (
     MARK_HANDSHAKE,
     MARK_MASK,
     MARK_PASSED,
+    SYN_QUEUE,
     Rule,
     marked,
     tproxy,
@@ -76,12 +77,13 @@ def kept_from_services() -> list[Rule]:
     """What our listener was given is refused when nobody of ours is there (any more).
 
     A cookie of our listener is true for the service's as well, if that has sent some
-    lately: who has been refused could go on with the service.
+    lately: who has been refused could go on with the service.  So could who was asked
+    for, in the moment in which the rules that hand over are gone and these still stand.
     """
-    of_ours = _of_connection(MARK_ACCEPTED)
     return [
-        Rule("filter", "INPUT", (*_TCP, *of_ours, *_OF_US, "-j", "RETURN")),
-        Rule("filter", "INPUT", (*_TCP, *of_ours, *_RESET)),
+        Rule("filter", "INPUT", (*_TCP, *_of_connection(mark), *target))
+        for mark in (MARK_PASSED, MARK_ACCEPTED)
+        for target in ((*_OF_US, "-j", "RETURN"), _RESET)
     ]
 
 
@@ -118,6 +120,8 @@ def following_rules(
 ) -> list[Rule]:
     """For what carries one of the `options` to addresses and ports of a policy.
 
+    That is of no connection that is known; where there are floods, of one whose SYN
+    was forgotten (`looked_up` has the others).
     `port`: that of the listener.  `queue` None: nobody has to see it.
     """
     rules = []
@@ -128,7 +132,8 @@ def following_rules(
         else:
             chosen = [
                 (*carries, *_of_connection(MARK_ACCEPTED), *tproxy(family, port, MARK_DONE)),
-                (*carries, "-j", "NFQUEUE", "--queue-num", str(queue)),
+                # A flood of them takes no more room than one of SYNs.
+                (*carries, "-j", "NFQUEUE", "--queue-num", str(SYN_QUEUE)),
             ]
         rules += [Rule("mangle", "PREROUTING", words, (family,)) for words in chosen]
     return rules

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import gc
+import ipaddress
 import os
 import resource
 import socket
@@ -23,7 +24,7 @@ from tcpcrypt.auth.scope import INCOMING
 from tcpcrypt.auth.trust import Trust
 from tcpcrypt.core.config import RandomBytes
 from tcpcrypt.core.negotiation import Negotiation, Opener
-from tcpcrypt.core.policy import FlowDirection, Mode, Policy
+from tcpcrypt.core.policy import Flow, FlowDirection, Mode, Policy, select
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.runtime.authentication import Authentication, Remember
@@ -47,8 +48,10 @@ from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.published import PublishedCache
 from tcpcrypt.runtime.pump import Pumping
 from tcpcrypt.runtime.queue import PacketQueue
-from tcpcrypt.runtime.rules import QUEUE_NUMBER
+from tcpcrypt.runtime.rules import QUEUE_NUMBER, SYN_QUEUE
 from tcpcrypt.runtime.ruleset import STRAY_QUEUE, hold_queue
+from tcpcrypt.runtime.segment_divert import SegmentDivert
+from tcpcrypt.runtime.segment_queue import Adding
 from tcpcrypt.runtime.sockops import Maps, SockopsBackend
 from tcpcrypt.runtime.steering import NotSteeredError, Steering
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
@@ -74,8 +77,11 @@ _ACCEPT_PAUSE: Final = 0.1
 """Seconds without accepting when the process has run out of descriptors."""
 _LOOK_AFTER: Final = 10.0
 """Seconds between two looks for connections that nobody will answer."""
+_SETTLE_AFTER: Final = 1.0
+"""Seconds between two looks at handshakes that end without a packet for us."""
 _UNSTEERABLE_MAX: Final = 1024
 _NO_ROOM: Final = "too many open files"
+_OF_HANDSHAKES: Final = frozenset({QUEUE_NUMBER, SYN_QUEUE})
 
 
 class Host:
@@ -92,6 +98,7 @@ class Host:
         steering: Steering,
         queue: PacketQueue,
         privileges: Privileges,
+        segments: tuple[PacketQueue, Adding] | None = None,
         trust: Trust | None = None,
         remember: Remember = lambda _learned: None,
         maps: Maps | None = None,
@@ -132,12 +139,15 @@ class Host:
             tally=self.tally,
             report=report,
             authentication=Authentication(trust, remember),
+            # Of those that a BPF program opens hardly any wait there.
+            take_packets=self._take_packets_soon if maps is None else lambda: None,
             pump=Pumping.open(self.loop),
             key_log=settings.key_log,
         )
         self._tcps = TcpsDivert(
             queue, lambda: self._context.policies, report, self._context.next_number
         )
+        self.segments = SegmentDivert(self._context, *segments) if segments is not None else None
         self.overview = Overview(
             self._context,
             connections=self.connections,
@@ -146,7 +156,11 @@ class Host:
             backend=self._backend,
             steering=steering,
             tcps=self._tcps,
+            segments=self.segments,
         )
+        self._serving = False
+        self._taking = False
+        """Whether this turn will take what waits in the queue."""
         self._closed = False
 
     def start(self) -> None:
@@ -158,6 +172,8 @@ class Host:
         self.loop.failed = self._on_bug
         self._take_queues()
         self._tcps.warn()
+        if self.segments is not None:
+            self.segments.obey()
         self._backend.configure(self.settings.config)
         for listener in self._steering.peer_listeners:
             self._backend.adopt_listener(listener, self._request)
@@ -167,9 +183,10 @@ class Host:
         for listener in self._steering.peer_listeners:
             self._accept_from(listener, self._peer_came, self._has_room)
         self.loop.call_later(_LOOK_AFTER, self._look_after)
-        self.loop.watch(
-            self._queue.fileno(), READ, lambda _events: self._queue.receive(self._on_packet)
-        )
+        if self._queued is not None:
+            self.loop.call_later(_SETTLE_AFTER, self._settle_openings)
+        self.loop.watch(self._queue.fileno(), READ, lambda _events: self._take_packets())
+        self._serving = True
 
     def _look_after(self) -> None:
         # One timer for all: most connections end long before theirs would be due.
@@ -179,6 +196,21 @@ class Host:
             opening.look_after(now)
         self._tcps.expire()
         self.loop.call_later(_LOOK_AFTER, self._look_after)
+
+    def _settle_openings(self) -> None:
+        if self._queued is not None:
+            self._queued.look_after()
+            self.loop.call_later(_SETTLE_AFTER, self._settle_openings)
+
+    def _take_packets(self) -> None:
+        self._taking = False
+        if self._serving:
+            self._queue.receive(self._on_packet)
+
+    def _take_packets_soon(self) -> None:
+        if not self._taking:
+            self._taking = True
+            self.loop.call_later(0, self._take_packets)
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -198,11 +230,36 @@ class Host:
         self._backend.configure(settings.config)
         self._take_queues()
         self._tcps.warn()
+        if self.segments is not None:
+            self.segments.obey()
+        for connection in tuple(self.connections):
+            # What goes packet by packet from now on would leave as the application sends it.
+            if connection.direction == "outgoing" and self._goes_by_packets(connection):
+                connection.reset()
+
+    def _goes_by_packets(self, connection: Connection) -> bool:
+        (local, port), (remote, service) = connection.ends
+        ends = ipaddress.ip_address(local), port, ipaddress.ip_address(remote), service
+        flow = Flow(FlowDirection.OUTGOING, *ends)
+        return select(self._context.policies, flow).by_packets
+
+    def drain_segments(self) -> None:
+        """Let what begins now in the segment plane go in the clear, where policy allows."""
+        if self.segments is not None:
+            self.segments.drain()
+
+    def end_segments(self) -> None:
+        """Reset what the segment plane has encrypted; the loop is served meanwhile."""
+        if self.segments is not None:
+            self.segments.close()
 
     def trust(self, trust: Trust | None) -> None:
         """Believe by this from now on; live connections and cached sessions, too."""
         change = self._context.authentication.replace(trust)
+        self._backend.configure(self._context.config)  # SYNs are answered by it
         forgotten = self._context.resumption.flush_identity(change.concerns)
+        if self.segments is not None:
+            forgotten += self.segments.reconsider(change)
         if forgotten:
             self._report("forgotten", {"sessions": forgotten})
         for connection in tuple(self.connections):
@@ -215,6 +272,7 @@ class Host:
 
     def retire(self) -> None:
         """Take no more connections, but go on with those that there are."""
+        self._serving = False
         self.loop.forget(self._queue.fileno())
         for listener in self._listeners():
             self.loop.forget(listener.fileno())
@@ -228,6 +286,7 @@ class Host:
         if self._closed:
             return
         self._closed = True
+        self.end_segments()
         for connection in tuple(self.connections):
             connection.reset()
         self.retire()
@@ -288,7 +347,7 @@ class Host:
         watch()
 
     def _on_packet(self, packet: QueuedPacket) -> None:
-        if packet.queue == QUEUE_NUMBER:
+        if packet.queue in _OF_HANDSHAKES:
             if self._queued is not None:
                 self._queued.take(packet)
             else:
@@ -307,7 +366,7 @@ class Host:
             return False
         self._report("unsteerable", {"service": address_text(opening.ends[1])})
         opening.reset()
-        if self._may_be_plain(opening.policy, connection):
+        if self._context.may_be_plain(opening.policy, connection):
             return True
         self._unsteerable[connection] = isn
         if len(self._unsteerable) > _UNSTEERABLE_MAX:
@@ -328,16 +387,14 @@ class Host:
         elif self._unsteerable.pop(to, None) == held.isn:
             held.refuse()
             held.forget()
-        elif self._may_be_plain(policy, to) and context.paths.is_plain(
-            to.remote, to.remote_port, policy.profile
-        ):
+        elif context.leaves_alone(policy, to):
             self.tally.count("direct")
             held.leave_alone()
             held.forget()
         elif not self._has_room():
             self.tally.count("exhausted")
             self._report("exhausted", {"reason": _NO_ROOM, "service": address_text(held.service)})
-            if self._may_be_plain(policy, to):
+            if context.may_be_plain(policy, to):
                 held.leave_alone()
             held.forget()  # where encryption is required the SYN comes again
         else:
@@ -348,12 +405,6 @@ class Host:
             except BaseException:
                 connection.reset()  # a mistake of ours; the application must not wait for ever
                 raise
-
-    def _may_be_plain(self, policy: Policy, to: Tuple4) -> bool:
-        """Whether a connection of an application may go in the clear."""
-        trust, outgoing = self._context.authentication, FlowDirection.OUTGOING
-        scope = trust.scope(policy, outgoing, to.remote, to.remote_port)
-        return policy.mode is Mode.OPPORTUNISTIC and not trust.insists(policy, outgoing, scope)
 
     def _has_room(self) -> bool:
         """Whether there are descriptors for one more connection, both its sides."""
@@ -418,7 +469,12 @@ class Host:
             peer=connection.remote,
             random=random,
         )
-        return Requested(negotiation, policy, config, terms)
+        # Where it does not matter for the policy who the peer is.
+        shared = not any(
+            known.match.remote and known.match.direction is not FlowDirection.OUTGOING
+            for known in context.policies
+        )
+        return Requested(negotiation, policy, config, terms, shared, context.resumption.knows)
 
 
 def _spoken(policy: Policy, options: ReadableBuffer) -> WireProfile:

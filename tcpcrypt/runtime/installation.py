@@ -16,13 +16,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from tcpcrypt.core.policy import TCPS, Mode, Policy
+from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.context import Settings
 from tcpcrypt.runtime.diversion import divert_rules
 from tcpcrypt.runtime.firewall import Firewall
 from tcpcrypt.runtime.left_behind import end_left_behind
-from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH
+from tcpcrypt.runtime.liberal import LiberalTracking
+from tcpcrypt.runtime.nfqueue import QUEUE_LENGTH, SYN_QUEUE_LENGTH
 from tcpcrypt.runtime.older import (
     OlderConnection,
     diverted_connections,
@@ -31,7 +32,7 @@ from tcpcrypt.runtime.older import (
 )
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.routing import Routing
-from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, QUEUE_NUMBER, Rule
+from tcpcrypt.runtime.rules import MARK_DONE, MARK_HANDSHAKE, QUEUE_NUMBER, SYN_QUEUE, Rule
 from tcpcrypt.runtime.ruleset import (
     HOLD_SLOTS,
     STRAY_QUEUE,
@@ -40,22 +41,33 @@ from tcpcrypt.runtime.ruleset import (
     hold_queue,
     opening_rules,
 )
+from tcpcrypt.runtime.segment_queue import RawSockets, open_segment_queue
+from tcpcrypt.runtime.segment_rules import forwarding_guard, is_segment, segment_rules
 from tcpcrypt.runtime.sock_diag import destroy
 from tcpcrypt.runtime.sockops import Attachment, Maps, pass_rules
 from tcpcrypt.runtime.steering import TransparentSteering
 from tcpcrypt.runtime.tcps import TCPS_QUEUE, tcps_rules
 
-__all__ = ["LOCK", "QUEUE_NUMBERS", "Installation", "only_one", "remove_everything", "rules_for"]
+__all__ = [
+    "LOCK",
+    "QUEUE_NUMBERS",
+    "Installation",
+    "only_one",
+    "remaining_rules",
+    "remove_everything",
+    "rules_for",
+]
 
 QUEUE_NUMBERS: Final = frozenset(
     {
         QUEUE_NUMBER,
+        SYN_QUEUE,
         STRAY_QUEUE,
         TCPS_QUEUE,
         *(hold_queue(g, slot) for g in (0, 1) for slot in range(HOLD_SLOTS)),
     }
 )
-"""All netfilter queues that the daemon takes."""
+"""All netfilter queues that the daemon takes, but for the two of the segment plane."""
 LOCK: Final = b"tcpcryptd"
 """The abstract name of a Unix socket, without its null byte, that who has the rules has."""
 _FORMER_MAX: Final = 256
@@ -72,9 +84,13 @@ class Installation:
         self.older: list[OlderConnection] = []
         """What was there before, and is left alone."""
         self._former: list[Policy] = []
+        self._named: Sequence[Policy] = settings.policies
         self._lock: socket.socket | None = None
         self._queue: PacketQueue | None = None
         self._steering: TransparentSteering | None = None
+        self._segments: PacketQueue | None = None
+        self._raw: RawSockets | None = None
+        self._tracking = LiberalTracking()
         self._routing = Routing(settings.families)
         self._firewall = Firewall()
         self._installed = False
@@ -98,6 +114,18 @@ class Installation:
         return self._queue
 
     @property
+    def named(self) -> Sequence[Policy]:
+        """The policies in force and those that were, whose connections may be open."""
+        return self._named
+
+    @property
+    def segments(self) -> tuple[PacketQueue, RawSockets]:
+        """Where packets of the segment plane wait, and what adds others; open."""
+        if self._segments is None or self._raw is None:
+            raise LocalError("the installation is not open")
+        return self._segments, self._raw
+
+    @property
     def steering(self) -> TransparentSteering:
         """The listeners; open."""
         if self._steering is None:
@@ -108,7 +136,9 @@ class Installation:
         """Take the lock, the queues and the listeners' ports; nothing comes yet."""
         self._lock = only_one()
         try:
-            self._queue = PacketQueue.open(dict.fromkeys(sorted(QUEUE_NUMBERS), QUEUE_LENGTH))
+            lengths = dict.fromkeys(sorted(QUEUE_NUMBERS), QUEUE_LENGTH)
+            self._queue = PacketQueue.open({**lengths, SYN_QUEUE: SYN_QUEUE_LENGTH})
+            self._segments, self._raw = open_segment_queue(), RawSockets(self.settings.families)
             if self.settings.backend in {"sockops", "mixed"}:
                 # Before any socket is made: the program knows none that is older.
                 self._attachment = Attachment()
@@ -131,7 +161,12 @@ class Installation:
         end_left_behind(self._firewall)
         self.older = older_connections(self.settings.policies)
         self._routing.install()
+        self._track()
         self._firewall.install(self.rules())
+
+    def _track(self) -> None:
+        if any(is_segment(policy) for policy in self.settings.policies):
+            self._tracking.install()
 
     def rehearse(self, policies: Sequence[Policy]) -> None:
         """See whether these policies can be put in force; nothing changes."""
@@ -150,19 +185,28 @@ class Installation:
             *still_there(self.older),
             *older_connections(self.settings.policies, before.policies),
         ]
-        self._end_diverted([p for p in before.policies if p not in self.settings.policies])
+        now = self.settings.policies
+        self._end_diverted([p for p in before.policies if p not in now], now)
         self._remember(before.policies)
+        self._track()
         self._firewall.install(self.rules())
 
-    def _end_diverted(self, policies: Sequence[Policy]) -> None:
-        """Without the rules of TCP/S its connections would go on in the clear."""
-        if any(policy.profile == TCPS for policy in policies):
-            destroy(diverted_connections(policies, self.older))
+    def _end_diverted(self, policies: Sequence[Policy], staying: Sequence[Policy] = ()) -> None:
+        """Without the rules of what goes by packets its connections would go on in the clear."""
+        if not any(policy.by_packets for policy in policies):
+            return
+        # What another policy of the segment plane has in hand from now on goes on by that.
+        segment = [policy for policy in staying if is_segment(policy)]
+        go_on = set(diverted_connections(segment, self.older))
+        ending = [c for c in diverted_connections(policies, self.older) if c not in go_on]
+        if ending:
+            destroy(ending)
 
     def _remember(self, policies: Iterable[Policy]) -> None:
         """Their connections may be open, and are steered by them should marks be lost."""
         known = dict.fromkeys((*self._former, *policies))
         self._former = [p for p in known if p not in self.settings.policies][-_FORMER_MAX:]
+        self._named = (*self.settings.policies, *self._former)
 
     def drain(self) -> None:
         """Let new connections pass by, but for those that `require` refuses.
@@ -176,7 +220,9 @@ class Installation:
         self._firewall.install(
             [
                 *tcps_rules(self.settings.policies, self.older),
+                *segment_rules(self.settings.policies, self.older),
                 *guard_rules(policies, serving=True),
+                *forwarding_guard(policies, self._former, serving=True),
                 *_carrying(self._seen_in),
                 *opening_rules(
                     policies,
@@ -207,10 +253,13 @@ class Installation:
 
     def missing(self) -> int:
         """How many rules are not as they were installed: somebody has changed them."""
-        return self._firewall.missing() + self._routing.missing() if self._installed else 0
+        if not self._installed:
+            return 0
+        return self._firewall.missing() + self._routing.missing() + self._tracking.missing()
 
     def restore(self) -> None:
         """Put all rules in again."""
+        self._track()
         self._routing.repair()
         self._firewall.install(self.rules())
 
@@ -227,19 +276,20 @@ class Installation:
                     listener.shutdown(socket.SHUT_RDWR)
             self._end_diverted(self.settings.policies)
             try:
-                self._firewall.remove(
-                    guard_rules(self.settings.policies, serving=False) if guard else ()
-                )
+                self._firewall.remove(remaining_rules(self.settings.policies) if guard else ())
             finally:
+                self._tracking.remove()
                 self._routing.remove()
             self._installed = False  # now: had it failed, the janitor would try again
 
     def close(self) -> None:
         """Give sockets, queues and lock back.  Idempotent."""
-        for part in (self._queue, self._steering, self._attachment, self._lock):
+        parts = (self._queue, self._segments, self._raw, self._steering, self._attachment)
+        for part in (*parts, self._lock):
             if part is not None:
                 part.close()
-        self._queue = self._steering = self._attachment = self._lock = None
+        self._queue = self._segments = self._raw = self._steering = None
+        self._attachment = self._lock = None
 
 
 def rules_for(
@@ -260,7 +310,9 @@ def rules_for(
     older = list(older)
     rules = [
         *tcps_rules(policies, older),
+        *segment_rules(policies, older),
         *guard_rules(policies, serving=True),
+        *forwarding_guard(policies, former, serving=True),
         *_carrying(queue),
         *opening_rules(policies, generation, older, former),
         *steering.rules(),
@@ -269,8 +321,13 @@ def rules_for(
     others = [family for family in (4, 6) if family not in listeners]
     return [
         *_limited(rules, listeners),
-        *_limited(guard_rules(policies, serving=False), others),
+        *_limited(remaining_rules(policies), others),
     ]
+
+
+def remaining_rules(policies: Sequence[Policy]) -> list[Rule]:
+    """What outlives the daemon."""
+    return [*guard_rules(policies, serving=False), *forwarding_guard(policies, serving=False)]
 
 
 def _carrying(queue: int | None) -> list[Rule]:

@@ -23,6 +23,10 @@ Opening side: `45 02` takes four bytes of every segment until the peer's first
 one without SYN, after TCP has chosen how much data goes into a segment.  The
 MSS in the SYN-ACK is lowered by four, so that full segments keep that room.
 
+What the peer says is known from its SYN-ACK, and what comes in afterwards need not be
+seen (MARK_ANSWERED).  The ACK does not wait for Init1, though that would be a packet less:
+who takes the option from segments with data, or loses long ones, leaves it alone.
+
 Where a peer expects Init1 in the first segment behind the SYN (a fact of its
 profile), what would leave before without data is dropped: Init1 acknowledges
 the same.
@@ -33,14 +37,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from tcpcrypt.core.config import Config
-from tcpcrypt.core.negotiation import Fallback, Negotiation
+from tcpcrypt.core.handshake import State
+from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation
 from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.registry import INIT1_MAGIC, TCP_OPTION_FAST_OPEN
 from tcpcrypt.runtime.eno_backend import (
@@ -50,30 +54,42 @@ from tcpcrypt.runtime.eno_backend import (
     Tuple4,
     syns_with_option,
 )
+from tcpcrypt.runtime.half_open import Answer, Answers, ChangedError, HalfOpen
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.queue import PacketQueue
 from tcpcrypt.runtime.rules import (
+    MARK_ANSWERED,
     MARK_DIRECT,
     MARK_DONE,
     MARK_MASK,
     MARK_PASSED,
     QUEUE_NUMBER,
 )
+from tcpcrypt.runtime.tcp_info import has_heard
 from tcpcrypt.wire.segment import Segment
 from tcpcrypt.wire.tcpopt import insert_option, mss, remove_option, replace_mss, room
 
-__all__ = ["QUEUE_LENGTH", "QUEUE_NUMBER", "NfqueueBackend"]
+__all__ = ["QUEUE_LENGTH", "QUEUE_NUMBER", "SYN_QUEUE_LENGTH", "NfqueueBackend"]
 
 QUEUE_LENGTH: Final = 4096
 """Packets waiting in the kernel; a handshake needs two or three on each side."""
-PENDING_MAX: Final = 16384
+SYN_QUEUE_LENGTH: Final = 1024
+"""SYNs of peers among them.  A flood that is faster than they are read keeps it full, and
+who comes waits for all of them, or is dropped and comes again; one that is not has room
+here for the tenth of a second in which others have the processor."""
+PENDING_MAX: Final = 32_768
 """Passive handshakes under way.  The oldest goes, and its connection is reset,
 rather than newcomers go unencrypted: a flood of SYNs must not downgrade anybody."""
 PENDING_SECONDS: Final = 130.0
 """Linux gives up on a SYN-ACK 63 s after the first; twice that."""
 ACK_OPTION_ROOM: Final = 4
 """Bytes of a header that `45 02` and its padding take."""
+_NARROW: Final = 536
+"""Bytes of a window in which Linux sends one segment, whole or not, and no second.
+(Of a larger one it makes two halves.)"""
+_ROOM_IN_ACK: Final = 28
+"""Bytes that timestamps leave; an ACK that completes a handshake acknowledges no more."""
 _MODULUS: Final = 1 << 32
 _PLAUSIBLE: Final = 1 << 20
 """How far from its start a stream can be while the handshake lasts; the initial
@@ -85,6 +101,7 @@ class _Opening:
     """A connection this host opens."""
 
     sock: socket.socket
+    key: Tuple4
     negotiation: Negotiation
     progress: Callable[[], None]
     mark: int
@@ -94,26 +111,18 @@ class _Opening:
     received_isn: int | None = None
     syns: int = 0
     told: bool = False
+    fresh: bool = False
+    """Whether no secret was offered.  Otherwise it is spent when the ACK leaves: no other
+    connection may spend the next one of the chain before."""
     alias: Tuple4 | None = None
     """The connection as its answers have it, if others translate its destination."""
-
-
-@dataclass(slots=True)
-class _Accepting:
-    """A connection a peer opens."""
-
-    requested: Requested
-    connection: Tuple4
-    received_isn: int
-    sent_isn: int | None = None
-    since: float = field(default_factory=time.monotonic)
 
 
 class NfqueueBackend:
     """See `tcpcrypt.runtime.eno_backend.EnoBackend`.
 
     `queue` is shared with others; whoever receives from it gives the packets
-    of QUEUE_NUMBER to `take`.
+    of QUEUE_NUMBER and SYN_QUEUE to `take`.
     """
 
     name: Final = "nfqueue"
@@ -123,14 +132,16 @@ class NfqueueBackend:
         self._privileges = privileges
         self._new: NewRequest | None = None
         self._opening: dict[Tuple4, _Opening] = {}
-        self._opening_by_socket: dict[socket.socket, Tuple4] = {}
-        self._accepting: OrderedDict[tuple[Tuple4, int], _Accepting] = OrderedDict()
-        self._answered: dict[Tuple4, _Accepting] = {}
+        self._opening_by_socket: dict[socket.socket, _Opening] = {}
+        self._accepting: OrderedDict[tuple[Tuple4, int], HalfOpen] = OrderedDict()
+        self._answered: dict[Tuple4, HalfOpen] = {}
+        self._answers = Answers()
         self.evicted = 0
         """Passive handshakes given up for want of room."""
 
     def configure(self, _config: Config) -> None:
-        """Negotiations are made when their SYNs come."""
+        """Negotiations are made when their SYNs come, and by what is configured then."""
+        self._answers.clear()
 
     def adopt_listener(self, _listener: socket.socket, new: NewRequest) -> None:
         self._new = new
@@ -156,18 +167,36 @@ class NfqueueBackend:
         # thread comes back to the loop.
         local = Tuple4.of_opener(sock, address)
         syns_max = syns_with_option(insist=insist, known=known)
-        self._opening[local] = _Opening(sock, negotiation, progress, mark, syns_max)
-        self._opening_by_socket[sock] = local
+        opening = _Opening(sock, local, negotiation, progress, mark, syns_max)
+        former = self._opening.get(local)
+        if former is not None:
+            # One that has been reset, of which nobody has heard yet.
+            self._forget_packets(former)
+        self._opening[local] = self._opening_by_socket[sock] = opening
 
     def connected(self, _sock: socket.socket) -> None:
         """The segments have told more, and sooner."""
+
+    def look_after(self) -> None:
+        """Find out of connections that are up whether the peer's first segment has come.
+
+        To be called once a second or so: most connections do not last that long.
+        """
+        for opening in tuple(self._opening_by_socket.values()):
+            if isinstance(opening.negotiation.outcome, Negotiated) and has_heard(opening.sock):
+                opening.negotiation.segment_received(False, True, b"")
+                self._follow(opening, settled=False)
 
     def accepted(self, sock: socket.socket, connection: Tuple4) -> Requested | None:
         entry = self._answered.pop(connection, None)
         if entry is None:
             return None
         self._accepting.pop((entry.connection, entry.received_isn), None)
-        negotiation = entry.requested.negotiation
+        try:
+            requested = entry.requested()
+        except ChangedError:
+            return None
+        negotiation = requested.negotiation
         settled = negotiation.finished
         if not settled:
             # The ACK that has opened the connection had no option.
@@ -176,18 +205,24 @@ class NfqueueBackend:
         if not negotiation.finished:
             negotiation.abandon()
             return None
-        return entry.requested
+        return requested
 
     def release(self, sock: socket.socket) -> None:
-        key = self._opening_by_socket.pop(sock, None)
-        opening = self._opening.pop(key, None) if key is not None else None
-        if opening is not None and opening.alias is not None:
-            self._opening.pop(opening.alias, None)
+        opening = self._opening_by_socket.pop(sock, None)
+        if opening is not None:
+            self._forget_packets(opening)
+
+    def _forget_packets(self, opening: _Opening) -> None:
+        for key in (opening.key, opening.alias):
+            # The kernel gives the port of a connection that was reset to the next one,
+            # whatever still waits to be done about the former here.
+            if key is not None and self._opening.get(key) is opening:
+                del self._opening[key]
 
     # --- packets -----------------------------------------------------------------
 
     def take(self, packet: QueuedPacket) -> None:
-        """Decide on a packet of QUEUE_NUMBER."""
+        """Decide on a packet of QUEUE_NUMBER or SYN_QUEUE."""
         changed: bytes | None = None
         mark = unconcerned = _unconcerned(packet.hook)
         try:
@@ -199,7 +234,7 @@ class NfqueueBackend:
         except PeerError:
             # Not a segment that TCP takes: TCP may say so itself.
             self._let_go(packet, None, unconcerned)
-        except (LocalError, _UnknownError):
+        except (LocalError, _UnknownError, ChangedError):
             # A segment that has no place in the handshake must not leave
             # without the option that ought to be in it.
             self._queue.verdict(packet, Verdict.DROP)
@@ -238,6 +273,8 @@ class NfqueueBackend:
             self._follow(opening, settled)
             if withheld:
                 raise _WithheldError
+            if not outgoing and segment.flags.syn and _is_agreed(opening.negotiation):
+                return changed, MARK_ANSWERED
             return changed, MARK_DONE if settled else MARK_PASSED
         if outgoing:
             return self._accept_out(key, segment), MARK_PASSED
@@ -266,24 +303,34 @@ class NfqueueBackend:
     def _follow(self, opening: _Opening, settled: bool) -> None:
         """Act on what the last segment changed."""
         negotiation = opening.negotiation
-        if negotiation.finished:
+        if negotiation.outcome is None:
+            return
+        finished = negotiation.finished
+        if finished:
             self.release(opening.sock)
             with contextlib.suppress(OSError):
                 self._privileges.finish(opening.sock, opening.mark, settled=settled)
-        if negotiation.finished or (negotiation.outcome is not None and not opening.told):
+        if finished or not opening.told:
             opening.told = True
             opening.progress()
 
     def _open_out(self, opening: _Opening, segment: Segment) -> bytes | None:
-        flags = segment.flags
-        give_up = False
-        if flags.syn:
+        flags, give_up = segment.flags, False
+        syn = flags.syn
+        if syn:
             opening.sent_isn = segment.seq
             opening.syns += 1
             # Not if the answer is here already, and this one was on its way to the queue.
             unheard = opening.received_isn is None and not flags.ack
             give_up = unheard and 0 < opening.syns_max < opening.syns
-        return _with_option(opening.negotiation, segment, give_up=give_up)
+        negotiation = opening.negotiation
+        changed = _with_option(negotiation, segment, give_up=give_up)
+        if syn:
+            own = negotiation.own
+            opening.fresh = own is not None and own.ticket is None
+        elif changed is None and _is_promised(negotiation):
+            raise LocalError("no room for the option of an ACK")
+        return changed
 
     def _open_in(self, opening: _Opening, segment: Segment) -> bytes | None:
         flags = segment.flags
@@ -297,6 +344,9 @@ class NfqueueBackend:
             return None
         negotiation = opening.negotiation
         negotiation.segment_received(flags.syn, flags.ack, segment.options)
+        if opening.fresh and flags.syn and negotiation.state is State.ACK_DUE:
+            # Whenever the ACK leaves, it carries the option.
+            negotiation.option_to_send(False, True, _ROOM_IN_ACK)
         announced = mss(segment.options) if flags.syn else None
         if announced is None or isinstance(negotiation.outcome, Fallback):
             return None
@@ -307,20 +357,19 @@ class NfqueueBackend:
         """The changed packet, and whether it settled the negotiation; None: of no handshake."""
         flags = segment.flags
         if flags.syn and not flags.ack:
-            negotiation = self._request(key, segment).requested.negotiation
-            negotiation.segment_received(True, False, segment.options)
+            self._request(key, segment)
             return _without_syn_data(segment), False
         entry = self._answered.get(key)
         if entry is not None and not flags.syn and flags.ack and entry.sent_isn is not None:
+            if (segment.ack - entry.sent_isn) % _MODULUS != 1:
+                return None  # this host has sent nothing but its SYN yet
             changed: bytes | None = None
             if _repeated_too_low(entry, segment):
                 seq = (segment.seq + 1) % _MODULUS
                 changed = segment.altered(segment.options, segment.payload, seq=seq)
                 segment = Segment.parse(changed)
-            # This host has sent nothing but its SYN yet.
-            acknowledged = (segment.ack - entry.sent_isn) % _MODULUS == 1
-            if acknowledged and _near(segment.seq, entry.received_isn):
-                negotiation = entry.requested.negotiation
+            if _near(segment.seq, entry.received_isn):
+                negotiation = entry.requested().negotiation
                 negotiation.segment_received(False, True, segment.options)
                 return changed, _settled(negotiation, False, segment)
         return None
@@ -331,30 +380,50 @@ class NfqueueBackend:
         entry = self._accepting.get((key, (segment.ack - 1) % _MODULUS))
         if entry is None:
             raise _UnknownError
-        entry.sent_isn = segment.seq
         self._answered[key] = entry
-        return _with_option(entry.requested.negotiation, segment)
+        answer = entry.answer
+        if answer is not None and len(answer) <= room(segment.options):
+            entry.sent_isn = segment.seq
+            return _inserted(segment, answer)
+        requested = entry.requested()
+        negotiation = requested.negotiation
+        # For want of room it is this one's affair.
+        useless = isinstance(negotiation.outcome, Fallback)
+        first, entry.sent_isn = entry.sent_isn is None, segment.seq
+        option = _option_for(negotiation, segment)
+        if first and entry.exemplary and (option or useless):
+            self._answers.note(key, entry.syn, requested, option)
+        changed = _inserted(segment, option)
+        if changed is not None and requested.config.profile.repeats_anew:
+            changed = _with_narrow_window(Segment.parse(changed))
+        return changed
 
-    def _request(self, key: Tuple4, syn: Segment) -> _Accepting:
-        """The handshake that a SYN belongs to; a SYN with another number is another."""
+    def _request(self, key: Tuple4, syn: Segment) -> None:
+        """Begin the handshake of a SYN, or repeat it; a SYN with another number is another."""
         isn = syn.seq
         entry, new = self._accepting.get((key, isn)), self._new
-        if entry is None:
+        said = syn.options.tobytes()
+        if entry is not None:
+            entry.repeated(said)
+        else:
             if new is None:
                 raise _UnknownError
-            entry = _Accepting(new(key, options=syn.options), key, isn)
+            known: Requested | Answer | None = self._answers.find(key, said)
+            if known is None:
+                known = new(key, options=said)
+                known.negotiation.segment_received(True, False, said)
+            entry = HalfOpen(key, isn, said, known)
             self._accepting[key, isn] = entry
-            now = time.monotonic()
+            now = entry.since
             while self._accepting:
                 oldest = next(iter(self._accepting.values()))
                 if len(self._accepting) <= PENDING_MAX and now - oldest.since < PENDING_SECONDS:
                     break
                 self._forget(oldest)
                 self.evicted += 1
-        return entry
 
-    def _forget(self, entry: _Accepting) -> None:
-        entry.requested.negotiation.abandon()
+    def _forget(self, entry: HalfOpen) -> None:
+        entry.abandon()
         del self._accepting[entry.connection, entry.received_isn]
         if self._answered.get(entry.connection) is entry:
             del self._answered[entry.connection]
@@ -368,16 +437,16 @@ class _WithheldError(Exception):
     """Internal: the segment says what another will say as well."""
 
 
-def _repeated_too_low(entry: _Accepting, segment: Segment) -> bool:
+def _repeated_too_low(entry: HalfOpen, segment: Segment) -> bool:
     """Whether this is an Init1 with the number of the SYN.
 
     So the Stanford daemon repeats one that was lost; TCP would take its first byte
     for the SYN, and the rest for the stream.
     """
     return (
-        entry.requested.config.profile.init1_in_first_ack
-        and segment.seq == entry.received_isn
+        segment.seq == entry.received_isn
         and bytes(segment.payload[: len(INIT1_MAGIC)]) == INIT1_MAGIC
+        and entry.requested().config.profile.init1_in_first_ack
     )
 
 
@@ -396,7 +465,17 @@ def _unconcerned(hook: Hook) -> int:
 
 def _settled(negotiation: Negotiation, outgoing: bool, segment: Segment) -> bool:
     # A SYN may be repeated, and begins a connection for the rules.
-    return negotiation.finished and not outgoing and not segment.flags.syn
+    return not outgoing and not segment.flags.syn and negotiation.finished
+
+
+def _is_agreed(negotiation: Negotiation) -> bool:
+    """Whether the peer's SYN-ACK has settled that the connection is encrypted."""
+    return negotiation.state in {State.ACK_DUE, State.ENABLED}
+
+
+def _is_promised(negotiation: Negotiation) -> bool:
+    """Whether what leaves must carry the option."""
+    return isinstance(negotiation.outcome, Negotiated) and not negotiation.finished
 
 
 def _near(number: int, start: int | None, within: int = _PLAUSIBLE) -> bool:
@@ -407,19 +486,41 @@ def _near(number: int, start: int | None, within: int = _PLAUSIBLE) -> bool:
 def _with_option(
     negotiation: Negotiation, segment: Segment, *, give_up: bool = False
 ) -> bytes | None:
-    flags, options = segment.flags, segment.options
+    return _inserted(segment, _option_for(negotiation, segment, give_up=give_up))
+
+
+def _option_for(negotiation: Negotiation, segment: Segment, *, give_up: bool = False) -> bytes:
+    flags = segment.flags
     # Without room the negotiation has to leave the option out.
-    option = negotiation.option_to_send(flags.syn, flags.ack, 0 if give_up else room(options))
+    left = 0 if give_up else room(segment.options)
+    return negotiation.option_to_send(flags.syn, flags.ack, left)
+
+
+def _inserted(segment: Segment, option: bytes) -> bytes | None:
     if not option:
         return None
-    region = insert_option(options, option)
+    region = insert_option(segment.options, option)
     if region is None:
         raise LocalError("the ENO option does not fit the room that there was")
     return segment.with_options(region)
 
 
+def _with_narrow_window(syn_ack: Segment) -> bytes:
+    """A SYN-ACK that lets one segment of data follow, until this host has acknowledged that.
+
+    What comes while the last packet that the negotiation needs waits here comes behind
+    it, and what comes once it is decided does not come here any more: it would overtake
+    what still waits.  TCP puts that in order, but who has to take a gap for a loss
+    (`repeats_anew`) would end the connection.
+    """
+    window = min(syn_ack.window, _NARROW)
+    return syn_ack.altered(syn_ack.options, syn_ack.payload, window=window)
+
+
 def _without_syn_data(segment: Segment) -> bytes | None:
     """RFC 8547 section 4.7: data in a SYN with ENO, and a Fast Open cookie, are ignored."""
+    if not segment.payload and TCP_OPTION_FAST_OPEN not in segment.options.tobytes():
+        return None  # as nearly all
     stripped = remove_option(segment.options, TCP_OPTION_FAST_OPEN)
     if stripped == segment.options.tobytes() and not segment.payload:
         return None

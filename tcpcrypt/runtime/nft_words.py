@@ -172,6 +172,10 @@ class _Reading:
             self.conditions.append("meta mark set socket mark")
         elif word == "--u32":
             self.conditions.append(self._identifier(rest.pop(0)))
+        elif word in ("--icmp-type", "--icmpv6-type"):
+            # With a code, too: 3/4.
+            numbers = zip(("type", "code"), map(int, rest.pop(0).split("/")), strict=False)
+            self.conditions += [f"{word[2:-5]} {which} {no}{n}" for which, n in numbers]
         elif word == "--syn":
             self.conditions.append(f"tcp flags & {_SYN_OF} {no or '== '}syn")
         else:

@@ -13,7 +13,6 @@ from tcpcrypt.core.policy import TCPS, Flow, FlowDirection, Mode, Policy
 
 __all__ = [
     "OlderConnection",
-    "connections_by_port",
     "diverted_connections",
     "older_connections",
     "still_there",
@@ -49,8 +48,10 @@ def older_connections(
         if connection.remote.is_loopback or connection.local == connection.remote:
             continue
         flow = Flow(FlowDirection.OUTGOING, *dataclasses.astuple(connection))
-        newly_named = _named(policies, flow) and not _named(before, flow)
-        if newly_named or (_diverted(policies, connection) and not _diverted(before, connection)):
+        # What was steered until now is none of these: its packets never left as they were.
+        if _named(before, flow) or _diverted(before, connection):
+            continue
+        if _named(policies, flow) or _diverted(policies, connection):
             found.append(connection)
     return found
 
@@ -58,7 +59,7 @@ def older_connections(
 def diverted_connections(
     policies: Sequence[Policy], older: Iterable[OlderConnection], directory: Path = _PROC
 ) -> list[OlderConnection]:
-    """Those whose packets TCP/S has in hand by `policies`: opened by either side, not `older`.
+    """Those whose packets a policy has in hand, one by one: opened by either side, not `older`.
 
     In TIME-WAIT nothing of an application is left, and not every kernel ends such ones.
     """
@@ -67,16 +68,6 @@ def diverted_connections(
         connection
         for connection in _connections(directory, (_LISTENING, _TIME_WAIT))
         if connection not in left_alone and _diverted(policies, connection)
-    ]
-
-
-def connections_by_port(ports: Sequence[range], directory: Path = _PROC) -> list[OlderConnection]:
-    """Those with another host of which either port is one of these; none in TIME-WAIT."""
-    return [
-        connection
-        for connection in _connections(directory, (_LISTENING, _TIME_WAIT))
-        if not connection.remote.is_loopback
-        and any(connection.local_port in p or connection.remote_port in p for p in ports)
     ]
 
 
@@ -101,11 +92,12 @@ def _connections(
 
 
 def _diverted(policies: Sequence[Policy], connection: OlderConnection) -> bool:
-    if connection.local.version != 4 or connection.remote.is_loopback:
+    if connection.remote.is_loopback:
         return False
     flows = [Flow(direction, *dataclasses.astuple(connection)) for direction in FlowDirection]
     return any(
-        policy.profile == TCPS
+        policy.by_packets
+        and (policy.profile != TCPS or connection.local.version == 4)
         and policy.mode is not Mode.NEVER
         and any(policy.match.covers(flow) for flow in flows)
         for policy in policies

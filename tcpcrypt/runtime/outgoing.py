@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -58,6 +59,8 @@ class OpenedByApplication(Connection):
         self._client, self._service = held.client, held.service
         self._negotiation: Negotiation | None = None
         self._connected = False
+        self._asked: float | None = None
+        """When its first SYN left for the peer."""
         self._peer = peer_name(held.connection.remote, held.connection.remote_port)
         self._data_can_pass = False
         self._steered = False
@@ -83,6 +86,12 @@ class OpenedByApplication(Connection):
 
     def _begin(self) -> None:
         """Its turn has come; more may be known of the peer than when it took it."""
+        policy, to = self.policy, self._held.connection
+        if policy is not None and self._context.leaves_alone(policy, to):
+            self._context.tally.count("direct")
+            self._held.leave_alone()
+            self._drop()
+            return
         with self._told():
             self._connect(self._obey())
 
@@ -133,6 +142,7 @@ class OpenedByApplication(Connection):
             config, Opener.ACTIVE, resumption=context.resumption, peer=self._peer
         )
         to = held.connection
+        self._asked = time.monotonic()
         context.backend.connect(
             outer,
             self._service,
@@ -204,7 +214,12 @@ class OpenedByApplication(Connection):
             and negotiation.outcome is not None
         ):
             self._remember(negotiation)
-            if self._speak(negotiation, self._peer) and not self._authenticates(negotiation):
+            if not self._speak(negotiation, self._peer):
+                return
+            if self.established is None:
+                # Init1 waits there: its verdict leaves with that on the application's SYN.
+                self._context.take_packets()
+            if not self._authenticates(negotiation):
                 self._steer()
 
     @property
@@ -234,10 +249,16 @@ class OpenedByApplication(Connection):
         """End it if the peer has not answered for so long that it never will.
 
         The kernel's own patience is shorter; but a handshake that nobody sees
-        any more has none.
+        any more has none.  Who waits for a turn has not asked the peer anything, and
+        learns nothing of it.
         """
-        if not self._steered and now - self.began > _PEER_PATIENCE:
+        if self._steered or now - self.began <= _PEER_PATIENCE:
+            return
+        if self._asked is not None and now - self._asked > _PEER_PATIENCE:
             self._fail(errno.ETIMEDOUT)
+        else:
+            self._held.drop()  # its kernel has given up
+            self._give_up("failed", os.strerror(errno.ETIMEDOUT), errno_word(errno.ETIMEDOUT))
 
     def _remember(self, negotiation: Negotiation) -> None:
         outcome, remote, silent = negotiation.outcome, self._held.connection, False

@@ -17,6 +17,7 @@ from tcpcrypt.runtime.context import Context
 from tcpcrypt.runtime.eno_backend import EnoBackend
 from tcpcrypt.runtime.figures import Figures, connection_slots
 from tcpcrypt.runtime.queue import PacketQueue
+from tcpcrypt.runtime.segment_divert import SegmentDivert
 from tcpcrypt.runtime.steering import Steering
 from tcpcrypt.runtime.synhold import SynHold
 from tcpcrypt.runtime.tcps import TcpsDivert
@@ -37,6 +38,7 @@ class Overview:
         backend: EnoBackend,
         steering: Steering,
         tcps: TcpsDivert,
+        segments: SegmentDivert | None = None,
     ) -> None:
         self._context = context
         self._connections = connections
@@ -45,6 +47,7 @@ class Overview:
         self._backend = backend
         self._steering = steering
         self._tcps = tcps
+        self._segments = segments
         self._started = time.time()
 
     def status(self) -> dict[str, object]:
@@ -59,7 +62,9 @@ class Overview:
             "keylog": self._context.key_log is not None,
             "policies": len(self._context.policies),
             "counters": dataclasses.asdict(self._context.tally.counters),
-            "connections": len(self._connections) + len(self._tcps.sessions()),
+            "connections": len(self._connections)
+            + len(self._tcps.sessions())
+            + (self._segments.live if self._segments is not None else 0),
             "queue": {
                 "overruns": self._queue.overruns,
                 "evicted": self._backend.evicted,
@@ -78,6 +83,10 @@ class Overview:
             connection.add_to(moved)
             frames += connection.frames
             rekeys += connection.rekeys
+        cached = len(context.resumption)
+        if self._segments is not None:
+            rekeys += self._segments.add_to(states, moved)
+            cached += self._segments.cached
         trust = context.authentication.trust
         return Figures(
             backend=self._backend.name,
@@ -93,7 +102,7 @@ class Overview:
             moved=moved,
             frames=frames,
             rekeys=rekeys,
-            cached=len(context.resumption),
+            cached=cached,
             cache_capacity=context.config.cache_capacity,
             overruns=self._queue.overruns,
             evicted=self._backend.evicted,
@@ -106,9 +115,13 @@ class Overview:
 
     def sessions(self) -> list[dict[str, object]]:
         """One entry a live connection, oldest first."""
-        entries = [c.entry() for c in sorted(self._connections, key=lambda c: c.number)]
-        # Both are in order; most hosts have none of the second.
-        return entries + self._tcps.sessions()
+        entries = [c.entry() for c in self._connections] + self._of_packets()
+        return sorted(entries, key=lambda entry: int(str(entry["id"])))
+
+    def _of_packets(self) -> list[dict[str, object]]:
+        """Those that stay connections of their programs; most hosts have none."""
+        segments = self._segments.sessions() if self._segments is not None else []
+        return self._tcps.sessions() + segments
 
     def peers(self) -> list[dict[str, object]]:
         """One entry a service of another host that applications here used lately."""
@@ -134,7 +147,7 @@ class Overview:
             ends = connection.ends
             if ends in (one, other):
                 return connection.entry()
-        return None
+        return None if self._segments is None else self._segments.find(local, remote)
 
     def flush(self, peer: str | None) -> int:
         """Forget secrets for resumption, and what is known of paths; how many entries.
@@ -142,11 +155,14 @@ class Overview:
         `peer` is an address; None means all of them.  Raises `LocalError` if it is none.
         """
         resumption, paths = self._context.resumption, self._context.paths
+        segments = self._segments
         if peer is None:
-            return resumption.flush() + paths.forget()
+            found = resumption.flush() + paths.forget()
+            return found + (segments.flush(None) if segments is not None else 0)
         try:
             address = ipaddress.ip_address(peer).packed
         except ValueError:
             raise LocalError(f"{peer!r} is no address") from None
         names = [address, *(peer_name(a, port) for a, port, _ in paths if a == address)]
-        return sum(resumption.flush(name) for name in names) + paths.forget(address)
+        found = sum(resumption.flush(name) for name in names) + paths.forget(address)
+        return found + (segments.flush(address) if segments is not None else 0)

@@ -74,11 +74,18 @@ class DirectPrivileges:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_DONE | _foreign(mark))
 
 
-def tcp_socket(family: int) -> socket.socket:
-    """A new nonblocking TCP socket of IPv4 or of IPv6 alone."""
-    sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6)
-    sock.setblocking(False)
-    if family == 6:
+def tcp_socket(family: int, descriptor: int | None = None) -> socket.socket:
+    """A nonblocking TCP socket of IPv4 or of IPv6 alone: a new one, or one made so before.
+
+    What is known of it is said: else the kernel would be asked for each of them.
+    """
+    sock = socket.socket(
+        socket.AF_INET if family == 4 else socket.AF_INET6,
+        socket.SOCK_STREAM | socket.SOCK_NONBLOCK,
+        socket.IPPROTO_TCP,
+        fileno=descriptor,
+    )
+    if family == 6 and descriptor is None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
 

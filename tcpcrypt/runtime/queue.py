@@ -7,7 +7,6 @@ dropped, and TCP sends it again.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -23,7 +22,8 @@ __all__ = ["PacketQueue", "Receiver"]
 Receiver = Callable[[memoryview, int, bytearray], tuple[int, int]]
 """Takes datagrams, so many at most; says how many, and how long the last one is that
 lies in the memory and waits for a decision: 0 if none does, -1 if there are no more.
-Before it decides itself it sends the verdicts that it is given, and empties them."""
+Before it decides itself it takes the verdicts that it is given, and sends them with its own
+or gives all back, in their order."""
 
 _NETLINK_NETFILTER: Final = 12
 _SO_RCVBUFFORCE: Final = 33
@@ -184,8 +184,11 @@ class PacketQueue:
     def _send(self, verdicts: bytes | bytearray) -> None:
         # Netlink hands verdicts over within the call; ENOBUFS there reports a
         # lost packet of the other direction, and is counted when receiving.
-        with contextlib.suppress(BlockingIOError):
+        try:
             self._socket.send(verdicts)
+        except OSError as error:
+            if error.errno not in {errno.ENOBUFS, errno.EAGAIN}:
+                raise
 
     def close(self) -> None:
         self._socket.close()

@@ -35,11 +35,12 @@ from tcpcrypt.core.events import (
     Established,
     PeerProved,
     Rekeyed,
+    Role,
     StreamEnded,
 )
 from tcpcrypt.core.session import Session
 from tcpcrypt.errors import AuthenticationError, LocalError, PeerError, PeerReason
-from tcpcrypt.runtime.channel import Channel
+from tcpcrypt.runtime.channel import Channel, ask_whether_alive
 from tcpcrypt.runtime.loop import Loop, Timer
 from tcpcrypt.runtime.pump import Back, Loan, Pumping, Why
 from tcpcrypt.runtime.tcp_info import has_sack, lost_order
@@ -100,7 +101,9 @@ class Relay:
         rekeyed: Callable[[Rekeyed], None],
         proved: Callable[[PeerProved], None],
         pump: Pumping | None = None,
+        accepted: bool = False,
     ) -> None:
+        """`accepted`: `outer` came from a listener that was prepared for it (`Steering`)."""
         self.session = session
         self.rekeys = 0
         """Key changes of both directions (RFC 8548 section 3.8)."""
@@ -126,14 +129,15 @@ class Relay:
         self._peer_ended = False
         self._outer_at_eof = False
         self._timer: Timer | None = None
-        # RFC 8548 section 3.9 allows these to find out that a peer is gone.
-        outer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if not accepted:
+            ask_whether_alive(outer)
         self._outer = Channel(
             loop,
             outer,
             readable=self._read_outer,
             drained=self._regulate,
             failed=lambda _error: self._outer_lost(),
+            equipped=accepted,
         )
         self._watchful = False
         """Whether the peer, once it has lost its place, sends what it did not mean."""
@@ -162,8 +166,6 @@ class Relay:
 
     def start(self) -> None:
         """Begin: speak to the peer, and call `ready` as soon as data can pass."""
-        # Whoever sets URG on the path would take a byte out of the stream.
-        self._outer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         if self.session is None:
             self._outer.watch()
             self._ready(None)
@@ -175,17 +177,22 @@ class Relay:
         else:
             self._outer.reading = True
         self.settle()
+        if not self._over and self.session.role is Role.B and not self.session.established:
+            # Init1 may have brought the ACK with it that opened the connection.
+            self._read_outer()
 
-    def attach(self, inner: socket.socket) -> None:
-        """Give the relay the application's connection, which is open."""
-        # Urgent data stay in their place in the stream.
-        inner.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    def attach(self, inner: socket.socket, *, accepted: bool = False) -> None:
+        """Give the relay the application's connection, which is open.
+
+        `accepted`: it came from a listener that was prepared for it.
+        """
         self._inner = Channel(
             self._loop,
             inner,
             readable=self._read_inner,
             drained=self._regulate,
             failed=lambda _error: self._finish(Ending.RESET_BY_APPLICATION),
+            equipped=accepted,
         )
         early, self._early = self._early, []
         for data in early:

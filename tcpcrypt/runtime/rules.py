@@ -16,6 +16,7 @@ __all__ = [
     "HOOKS",
     "LISTENER_ADDRESS",
     "MARK_ACCEPTED",
+    "MARK_ANSWERED",
     "MARK_DIRECT",
     "MARK_DONE",
     "MARK_HANDSHAKE",
@@ -23,10 +24,13 @@ __all__ = [
     "MARK_MASK",
     "MARK_PASSED",
     "MARK_REFUSED",
+    "MARK_SEGMENT",
     "MARK_STEERED",
     "MARK_UNREACHABLE",
     "QUEUE_NUMBER",
     "SEGMENT_INNER_QUEUE",
+    "SEGMENT_OUTER_QUEUE",
+    "SYN_QUEUE",
     "Rule",
     "go_to",
     "marked",
@@ -59,11 +63,22 @@ MARK_UNREACHABLE: Final = 0x00800000
 MARK_PASSED: Final = 0x00900000
 """A packet of a handshake that has been through the daemon's queue.  As a connection
 mark: a peer opens it, and its SYN went to the daemon's listener."""
+MARK_SEGMENT: Final = 0x00A00000
+"""A packet that the segment plane has added.  As a connection mark: a gateway's
+connection that the plane has in hand."""
+MARK_ANSWERED: Final = 0x00B00000
+"""The SYN-ACK of a peer, from the queue's verdict, when it settled that the connection
+is encrypted; as a connection mark: this host opens it, and of what comes in nothing
+needs to be seen any more.  What leaves has the option until the first of that comes."""
 
 QUEUE_NUMBER: Final = 29795
 """Where the packets of handshakes wait that TCP-ENO has to see or to write in."""
+SYN_QUEUE: Final = 29799
+"""Where the SYNs of peers wait: a flood of them takes no room from what has been answered."""
 SEGMENT_INNER_QUEUE: Final = 29790
 """To which the segment plane's rules send what comes from this host, or from those behind it."""
+SEGMENT_OUTER_QUEUE: Final = 29791
+"""What comes to them from others."""
 
 CHAIN_PREFIX: Final = "TCPCRYPT-"
 HOOKS: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")

@@ -31,7 +31,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
+from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.following import (
     asked_of_the_dead,
@@ -188,7 +188,7 @@ def _steering_what_follows(policy: Policy) -> list[Rule]:
     """For packets whose connection has lost its mark."""
     if policy.mode is Mode.NEVER or policy.match.direction is FlowDirection.INCOMING:
         return []
-    if policy.profile == TCPS:
+    if policy.by_packets:
         return []
     return [
         Rule("mangle", "OUTPUT", (*_TCP, *where, "!", "--syn", *go_to(_STEER)), (family,))
@@ -203,7 +203,7 @@ def _resets_of(policy: Policy) -> list[Rule]:
     the peer would never learn that there is nobody any more.  They reflect the mark
     of what they answer.
     """
-    if policy.mode is Mode.NEVER or policy.profile == TCPS:
+    if policy.mode is Mode.NEVER or policy.by_packets:
         return []
     return [
         Rule(
@@ -220,8 +220,8 @@ def _opening_rules_of(policy: Policy, queue: int | None) -> list[Rule]:
     owned = tuple(_owners(policy.match))
     for family, where in selectors(policy.match, outgoing=True):
         to = (*_TCP, *where)
-        if policy.profile == TCPS:
-            # What it diverts (`tcpcrypt.runtime.tcps`) does not come here.
+        if policy.by_packets:
+            # What is diverted packet by packet does not come here.
             rules.append(Rule("mangle", "OUTPUT", (*to, "-j", "RETURN"), (family,)))
             continue
         if policy.mode is not Mode.NEVER:
@@ -276,7 +276,7 @@ def accepting_rules(
             if family not in listeners:
                 continue
             from_outside = ("!", "-i", "lo", *_TCP, *where)
-            if policy.mode is Mode.NEVER or policy.profile == TCPS:
+            if policy.mode is Mode.NEVER or policy.by_packets:
                 leave = (*from_outside, "--syn", "-j", "RETURN")
                 rules.append(Rule("mangle", "PREROUTING", leave, (family,)))
                 continue
@@ -316,7 +316,7 @@ def guard_rules(policies: Sequence[Policy], *, serving: bool) -> list[Rule]:
         target: Words = ("-j", "RETURN")
         if policy.mode is Mode.REQUIRE:
             target = reset
-        elif policy.mode is Mode.OPPORTUNISTIC and serving and policy.profile != TCPS:
+        elif policy.mode is Mode.OPPORTUNISTIC and serving and not policy.by_packets:
             target = ("-j", "DROP")
         for family, where in selectors(policy.match, outgoing=True):
             for owner in _owners(policy.match):
@@ -418,11 +418,11 @@ def _owners(match: Match) -> Iterator[Words]:
 
 
 def _for(policies: Sequence[Policy], direction: FlowDirection) -> Iterator[tuple[int, Policy]]:
-    """The policies that can match connections of `direction`, with their places."""
+    """The policies that can match connections of this host, with their places."""
     for index, policy in enumerate(policies):
-        if policy.match.direction in {None, direction}:
+        if not policy.match.inner and policy.match.direction in {None, direction}:
             yield index, policy
 
 
 def _requires(policies: Sequence[Policy]) -> bool:
-    return any(policy.mode is Mode.REQUIRE for policy in policies)
+    return any(policy.mode is Mode.REQUIRE and not policy.match.inner for policy in policies)

@@ -47,6 +47,7 @@ from tcpcrypt.runtime.privileges import Privileges
 from tcpcrypt.runtime.rules import (
     MARK_ACCEPTED,
     MARK_DIRECT,
+    MARK_DONE,
     MARK_HANDSHAKE,
     MARK_MASK,
     MARK_PASSED,
@@ -122,6 +123,9 @@ def pass_rules() -> list[Rule]:
     )
     answer = ("-p", "tcp", *marked(MARK_DIRECT), "--tcp-flags", "SYN,ACK", "SYN,ACK")
     return [
+        # The port of an application's connection that has ended may be the daemon's next one,
+        # and connection tracking takes that for the same: it is not steered any more.
+        Rule("mangle", "OUTPUT", ("-p", "tcp", *marked(MARK_DONE), "--syn", *over)),
         # The service has answered, not our listener.
         Rule("mangle", "OUTPUT", (*answer, *over)),
         # Not only by its SYN, which is forgotten sooner than a cookie ends.

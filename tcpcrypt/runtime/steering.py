@@ -38,6 +38,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.channel import ask_whether_alive, equip
 from tcpcrypt.runtime.eno_backend import SocketAddress
 from tcpcrypt.runtime.privileges import be_transparent, stay_within_host, tcp_socket
 from tcpcrypt.runtime.rules import (
@@ -109,6 +110,7 @@ class TransparentSteering:
                     socket.SOL_SOCKET, socket.SO_MARK, MARK_ACCEPTED
                 )
                 self._peer[family] = self._listener(family)
+                ask_whether_alive(self._peer[family])
         except BaseException:
             self.close()
             raise
@@ -128,6 +130,7 @@ class TransparentSteering:
         # What is accepted has the service's address and port, and inherits this:
         # the service may be started again while there are such connections.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        equip(sock)
         # Nobody but TPROXY reaches an address of the loopback from outside.
         sock.bind((LISTENER_ADDRESS[family], 0))
         self._own.add(sock.getsockname()[:2])

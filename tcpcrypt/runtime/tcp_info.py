@@ -6,11 +6,13 @@ import socket
 import struct
 from typing import Final
 
-__all__ = ["has_sack", "lost_order"]
+__all__ = ["has_heard", "has_sack", "lost_order"]
 
 _OPTIONS: Final = 5
 """Byte of `tcpi_options`."""
 _OPTION_SACK: Final = 2
+_ACKED: Final = struct.Struct("=120xQQ")
+"""Up to and with `tcpi_bytes_acked` and `tcpi_bytes_received`."""
 _OUT_OF_ORDER: Final = struct.Struct("=224xI")
 """Up to and with `tcpi_rcv_ooopack`, which there is since Linux 5.4."""
 
@@ -19,6 +21,16 @@ def has_sack(sock: socket.socket) -> bool:
     """Whether both ends announced selective acknowledgements (RFC 2018)."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _OPTIONS + 1)
     return bool(info[_OPTIONS] & _OPTION_SACK)
+
+
+def has_heard(sock: socket.socket) -> bool:
+    """Whether the peer of a connection that this host opened has sent more than its SYN.
+
+    Data, or an acknowledgement of some: the SYN counts for a byte.
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
+    acked, received = _ACKED.unpack(info)
+    return bool(received) or acked > 1
 
 
 def lost_order(sock: socket.socket) -> bool:

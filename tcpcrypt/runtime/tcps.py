@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy, select
+from tcpcrypt.core.policy import TCPS, FlowDirection, Mode, Policy, select
 from tcpcrypt.core.policy import Flow as PolicyFlow
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.older import OlderConnection
@@ -32,14 +31,9 @@ from tcpcrypt.tcps.known_hosts import KnownHosts
 from tcpcrypt.tcps.states import State
 from tcpcrypt.tcps.weaknesses import LACKS
 
-__all__ = ["TCPS_QUEUE", "TcpsDivert", "diverted_by", "may_be_plain", "tcps_rules"]
+__all__ = ["TCPS_QUEUE", "TcpsDivert", "may_be_plain", "tcps_rules"]
 
 TCPS_QUEUE: Final = 29797
-_QUEUED: Final = re.compile(rf"output.*(?:--queue-num|queue num|queue to) {TCPS_QUEUE}\b", re.I)
-"""A rule of `tcps_rules` in OUTPUT, as iptables or nft tells it."""
-_ENDS: Final = re.compile(r"(?:-s|saddr) (\S+)"), re.compile(r"(?:-d|daddr) (\S+)")
-"""The local and the remote address in one."""
-_PORTS: Final = re.compile(r"(?:--|tcp )([sd])ports? (\{[^}]*\}|\S+)")
 _TCP: Final = ("-p", "tcp")
 _STATES: Final = {
     State.ENCRYPTED: "encrypted",
@@ -227,33 +221,3 @@ def may_be_plain(policies: Sequence[Policy], flow: PolicyFlow) -> bool:
         if anybody == policy.match:
             return True
     return True
-
-
-def diverted_by(lines: Iterable[str]) -> list[Policy]:
-    """Policies for what the rules of a former daemon divert, which nobody else remembers.
-
-    `lines` are all of its rules, as iptables or nft tells them.
-    """
-    found = []
-    for line in lines:
-        if not _QUEUED.search(line):
-            continue
-        local, remote = (
-            tuple(ipaddress.ip_network(text) for text in pattern.findall(line)) for pattern in _ENDS
-        )
-        direction: FlowDirection | None = None
-        ports: tuple[range, ...] = ()
-        told = _PORTS.search(line)
-        if told is not None:
-            side, text = told.groups()
-            direction = FlowDirection.OUTGOING if side == "d" else FlowDirection.INCOMING
-            ports = tuple(_ports(text))
-        match = Match(direction, local, remote, ports)
-        found.append(Policy(Mode.REQUIRE, match, profile=TCPS))
-    return found
-
-
-def _ports(text: str) -> Iterable[range]:
-    for part in text.strip("{} ").split(","):
-        first, *last = re.split("[:-]", part.strip())
-        yield range(int(first), int(last[0] if last else first) + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tcpcrypt.segment.opening import Opening, Side
+from tcpcrypt.segment.opening import MSS_MIN, Opening, Side
 from tcpcrypt.segment.packets import Header, Options, make_packet, timestamps_and_blocks
 from tcpcrypt.segment.stream import Stream
 from tcpcrypt.wire.segment import Segment, TcpFlags
@@ -25,6 +25,9 @@ _ROOM: Final = PACKET_MAX + 60
 """Payload, and beneath TCP as much as IPv4 has at most."""
 _MODULUS: Final = 1 << 32
 _BLOCKS_MAX: Final = 4
+_SACK_LEN: Final = 4
+"""Of the option and its padding, without blocks."""
+_BLOCK_LEN: Final = 8
 _TIMESTAMPS_LEN: Final = 12
 _ACK_OPTION_LEN: Final = 4
 _PASSING: Final = TcpFlags.PSH | TcpFlags.ECE | TcpFlags.CWR
@@ -106,7 +109,12 @@ class Composer:
         `region`, if they are given.
         """
         stream = self._streams[to.other]
-        most = PACKET_MAX if came is not None and came.joined else self.most(to)
+        most = self.most(to)
+        if came is not None and came.joined:
+            most = PACKET_MAX
+        elif came is not None and came.side is not to and self.blocks and came.options.blocks:
+            # Its SACK option goes on, and what else is to be sent may be more than it had.
+            most -= _SACK_LEN + _BLOCK_LEN * min(len(came.options.blocks), self._blocks_max)
         # The header that is lent may be as long as its sender likes (RFC 8200 section 4).
         room = PACKET_MAX if came is None else _ROOM - came.segment.header_at
         while True:
@@ -127,7 +135,7 @@ class Composer:
             return PACKET_MAX
         options = _TIMESTAMPS_LEN if self.timestamps else 0
         if to is Side.INNER:
-            return max(self._opening.mss[to] - options, 1)
+            return max(self._opening.mss[to], MSS_MIN) - options
         options += 0 if self._opening.negotiation.finished else _ACK_OPTION_LEN
         return max(self._opening.segment - options, 1)
 
@@ -186,6 +194,11 @@ class Composer:
         if like is None:
             return make_packet(self._addresses[to], header, data)
         return make_packet(self._addresses[to], header, data, like.segment, like.packet)
+
+    @property
+    def _blocks_max(self) -> int:
+        """How many blocks the options of a segment have room for."""
+        return _BLOCKS_MAX - 1 if self.timestamps else _BLOCKS_MAX
 
     def _region(self, to: Side, like: Came | None, *, bare: bool) -> bytes:
         """The options of a segment that is no SYN."""

@@ -7,6 +7,7 @@ one by one, so that it is known which input each output holds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.core.config import Config
@@ -15,6 +16,8 @@ from tcpcrypt.core.events import (
     DataReceived,
     Established,
     Event,
+    PeerProved,
+    Rekeyed,
     Role,
     StreamEnded,
     UrgentReceived,
@@ -32,12 +35,21 @@ from tcpcrypt.wire.messages import message_length
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["Crypt"]
+__all__ = ["Crypt", "Ended"]
 
 _INIT_MAX: Final = 1 << 16
 _DATALESS_MAX: Final = 1024
 """Frames without data (answers to new keys) that a peer may leave unacknowledged:
 it can ask for any number of them, and they are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is still asked of a `Crypt` whose streams have both ended."""
+
+    established: Established | None
+    peer_proved: bool
+    rekeys: int
 
 
 class Crypt:
@@ -80,6 +92,10 @@ class Crypt:
         self.peer_urgent: int | None = None
         """Offset in the peer's application stream of its last urgent byte."""
         self.established: Established | None = None
+        self.peer_proved = False
+        """Whether the peer has proved what `established` tells of it."""
+        self.rekeys = 0
+        """Key changes of both directions."""
         self._drain()
 
     @property
@@ -194,6 +210,10 @@ class Crypt:
             self.peer_urgent = event.index
         elif isinstance(event, Established):
             self.established = event
+        elif isinstance(event, PeerProved):
+            self.peer_proved = True
+        elif isinstance(event, Rekeyed):
+            self.rekeys += 1
         elif isinstance(event, StreamEnded):
             self.peer_finished = True
         elif isinstance(event, Aborted):
@@ -207,11 +227,14 @@ class Crypt:
         return bytes(self._begun)
 
     def lend(self) -> Lease | None:
-        """Let another seal and open, until `take_back`; None unless both is to be done."""
+        """Let another seal and perhaps open, until `take_back`; None if this is to seal.
+
+        The peer's first frame is opened here, for where its stream begins is in doubt.
+        """
         if self._init_due or self._init_owed or self._urgent is not None or self.error:
             return None
         lease = self.session.lend()
-        if lease is not None and (lease.sealing is None or lease.opening is None):
+        if lease is not None and lease.sealing is None:
             self.session.take_back(lease.unused())
             return None
         return lease
@@ -220,6 +243,12 @@ class Crypt:
         """Go on where the borrower stopped; `begun` is what there is of the next frame."""
         self.session.take_back(returned)
         self._begun[:] = begun
+        self._hear()
+
+    def end(self) -> Ended:
+        """Both streams have ended: forget the keys, and let the session go."""
+        self.wipe()
+        return Ended(self.established, self.peer_proved, self.rekeys)
 
     def wipe(self) -> None:
         """Forget the keys."""

@@ -21,36 +21,34 @@ from typing import Final
 
 from tcpcrypt import _fast
 from tcpcrypt.core.config import Config
+from tcpcrypt.core.events import Established
 from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.negotiation import Fallback, Negotiated
 from tcpcrypt.core.resumption import ResumptionCache
-from tcpcrypt.errors import LocalError, PeerError, PeerReason, TruncationError
+from tcpcrypt.errors import LocalError, PeerError
 from tcpcrypt.segment.composer import Came, Composer, Packets
-from tcpcrypt.segment.crypt import Crypt
+from tcpcrypt.segment.crypt import Crypt, Ended
+from tcpcrypt.segment.exchange import Exchange
 from tcpcrypt.segment.lending import Lending, Timer, make_stream
 from tcpcrypt.segment.opening import Opening, Side
-from tcpcrypt.segment.packets import ECN_CE, Options, ecn, read_options, timestamps_and_blocks
+from tcpcrypt.segment.packets import Options, read_options, timestamps_and_blocks
 from tcpcrypt.segment.plain import Passing, Plain
-from tcpcrypt.segment.stream import Stream
-from tcpcrypt.wire.segment import Segment, TcpFlags
+from tcpcrypt.segment.quoting import Quotation
+from tcpcrypt.wire.segment import Segment
 
-__all__ = ["Flow", "Outcome", "Report"]
+__all__ = ["Flow", "Outcome", "Report", "fitted"]
 
 Report = Callable[[str, dict[str, object]], None]
 
 INNER, OUTER = Side.INNER, Side.OUTER
 _MODULUS: Final = 1 << 32
-_HALF: Final = 1 << 31
-_FORGED_FINS: Final = 3
-"""FINs without FINp, at the edge, with nothing authentic between them, that are
-taken for the peer's own: it repeats what nobody acknowledges."""
+_TCP_LEN: Final = 20
 _RTO_MIN: Final = 0.2
 _RTO_FIRST: Final = 1.0
 """RFC 6298 section 2.1."""
 _RTO_MAX: Final = 60.0
 _LINGER: Final = 60.0
 """RFC 9293 section 3.4.2: TIME-WAIT; Linux has 60 s."""
-_TRIES_MAX: Final = 12
 _GIVEN_UP: Final = 1000.0
 """Seconds after which whoever still wants an acknowledgement has stopped asking for it
 (RFC 9293 section 3.8.3; Linux repeats for 924 s, two minutes apart at most)."""
@@ -58,6 +56,11 @@ _HALF_CLOSED: Final = 3600.0
 _PLAIN_IDLE: Final = 86_400.0
 _IDLE: Final = 432_000.0
 """Seconds of silence after which an open connection is forgotten, and then refused."""
+
+
+def fitted(config: Config) -> Config:
+    """`config` with frames as long as segments; the same if it has them already."""
+    return replace(config, small_frames_until=0) if config.small_frames_until else config
 
 
 @dataclass(slots=True)
@@ -99,12 +102,15 @@ class Flow:
         """Reset, or refused: no segment passes any more."""
         self._timer = Timer(clock())
         # A frame is as long as the data of a segment, which fits a segment again.
-        self._config = replace(config, small_frames_until=0)
+        self._config = fitted(config)
         self._resumption = resumption
         self._key_log = key_log
         self._report = report
         self._clock = clock
-        self._opening = Opening(self._config, opener, b"%b:%d" % (flow[2], flow[3]), resumption)
+        # As the relay calls them: a service by its port, too, a client not.
+        peer = flow[2] + flow[3].to_bytes(2, "big") if opener is INNER else flow[2]
+        self._forwards = forwards
+        self._opening = Opening(self._config, opener, peer, resumption)
         self._streams = {side: make_stream(lanes, seals=side is INNER) for side in Side}
         """By the side of their source."""
         self._composer = Composer(
@@ -114,18 +120,22 @@ class Flow:
             forwards=forwards,
         )
         self._ends = self._composer.ends
+        self._exchange = Exchange(self._streams, self._composer, self._timer)
         self._lending = Lending(lanes, flow, self._streams, self._composer, self._opening)
         self._crypt: Crypt | None = None
+        self._ended: Ended | None = None
+        """What is left of it: what is over stays for a minute, and there may be very many."""
         self._asked = Options()
         """Those of the SYN."""
+        self._crossed = False
+        """Both have sent one, and neither an answer before."""
         self._begun = clock()
         self._rto = _RTO_FIRST
-        self._forged_fins = 0
         self._told = False
-        self._greeted = False
-        """Whether an acknowledgement has been passed on."""
+        self._proof_told = False
         self._over_since: float | None = None
         self._plainly: Plain | None = None
+        self._agreed = False
 
     @property
     def due(self) -> float | None:
@@ -140,19 +150,59 @@ class Flow:
     @property
     def ready(self) -> bool:
         """Whether segments that were held will pass."""
-        crypt = self._crypt
-        return self.plain or self.dead or (crypt is not None and crypt.established is not None)
+        return self.plain or self.dead or self.established is not None
 
     @property
     def session_id(self) -> bytes | None:
         """The session ID, once there are keys."""
-        crypt = self._crypt
-        return None if crypt is None or crypt.established is None else crypt.established.session_id
+        established = self.established
+        return None if established is None else established.session_id
+
+    @property
+    def established(self) -> Established | None:
+        """What the session tells of itself, once there are keys."""
+        known = self._crypt or self._ended
+        return None if known is None else known.established
+
+    @property
+    def proved(self) -> bool:
+        """Whether the peer has proved what `established` tells of it."""
+        known = self._crypt or self._ended
+        return known is not None and known.peer_proved
+
+    @property
+    def rekeys(self) -> int:
+        """Key changes of both directions."""
+        known = self._crypt or self._ended
+        return 0 if known is None else known.rekeys
+
+    @property
+    def transcript(self) -> bytes:
+        """The ENO options of both SYNs (RFC 8547 section 4.8); empty before that."""
+        outcome = self._opening.negotiation.outcome
+        return outcome.eno_transcript if isinstance(outcome, Negotiated) else b""
+
+    @property
+    def state(self) -> str:
+        """`connecting`, `exchanging`, `encrypted`, `plain` or `closed`."""
+        if self.over:
+            return "closed"
+        if self.plain:
+            return "plain"
+        if self._crypt is None:
+            return "connecting"
+        return "exchanging" if self._crypt.established is None else "encrypted"
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Application data of the inner side and of the outer one, where it is encrypted."""
+        sealing, opening = (self._streams[side].cells.app_end for side in (INNER, OUTER))
+        return sealing, opening
 
     @property
     def over(self) -> bool:
         """Whether both sides have ended it, and heard that the other has."""
-        return self.dead or self._over_since is not None
+        return self.dead or self._over_since is not None or self._lending.over
 
     def superseded(self, side: Side, syn: Segment) -> bool:
         """Whether a SYN is one of a later attempt, where this one got no answer.
@@ -160,12 +210,33 @@ class Flow:
         Of the peer's only before the inner host has answered, for anybody can send one.
         """
         unanswered = side is INNER or self._ends[INNER].isn < 0
+        if side is INNER and self._opening.opener is OUTER:
+            return self._unanswered
         if self._crypt is not None or self.plain or side is not self._opening.opener:
             return False
         return unanswered and self._ends[side].isn != syn.seq
 
+    @property
+    def _unanswered(self) -> bool:
+        """Whether the inner host has not answered the SYN of a peer, or of a stranger."""
+        if self._opening.opener is INNER or self._ends[INNER].isn >= 0:
+            return False
+        return self._plainly is None or self._plainly.asked
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the peer is one that hears what the inner host says."""
+        if not self.plain:
+            return self.ready
+        return self._agreed or (self._plainly is not None and self._plainly.agreed)
+
     def forgotten(self, now: float) -> bool:
-        """Whether nobody will ask for this connection any more."""
+        """Whether nobody will ask for this connection any more.
+
+        Once both have ended it nothing that comes is proof of anything, or makes it stay.
+        """
+        if self._ended is not None and self._over_since is not None:
+            return now - self._over_since > _LINGER
         return now - self.last_heard > self._patience
 
     @property
@@ -175,7 +246,8 @@ class Flow:
         if self.over:
             return _LINGER
         if self.plain:
-            return _PLAIN_IDLE
+            half = self._plainly is not None and self._plainly.ends
+            return _HALF_CLOSED if half else _PLAIN_IDLE
         if any(stream.una < stream.emitted for stream in streams):
             return _GIVEN_UP
         return _IDLE if all(stream.fin is None for stream in streams) else _HALF_CLOSED
@@ -187,6 +259,8 @@ class Flow:
         self._timer.last_heard = self._clock()
         packets = self._lending.take(side, packet, self._timer)
         if packets is not None:
+            if self._lending.over:
+                self._recall()
             return Outcome(packets)
         self._recall()
         outcome = self._take(side, segment, packet)
@@ -198,6 +272,8 @@ class Flow:
             return self._from_the_grave(side, segment)
         if self.plain:
             return self._in_clear(side, segment)
+        if self._ended is not None:
+            return self._after_the_end(side, segment)
         try:
             options = read_options(segment.options)
         except PeerError:
@@ -209,57 +285,133 @@ class Flow:
         elif flags.syn:
             self._syn(side, segment, options, outcome)
         elif flags.ack and min(self._ends[INNER].isn, self._ends[OUTER].isn) >= 0:
-            largest = self._opening.largest if side is INNER else self._opening.segment
+            largest = self._opening.single if side is INNER else self._opening.segment
             joined = len(segment.payload) > largest
             self._segment(Came(side, segment, packet, options, joined), outcome)
+        elif side is INNER and self._unanswered:
+            # Of an older connection, which may have been encrypted.
+            return self._from_the_grave(side, segment)
         if self.plain and not outcome.packets:
             outcome.passed = True
         self._schedule()
         return outcome
 
+    def quoted(self, side: Side, error: Quotation) -> Outcome:
+        """An ICMP error, from `side`, about a segment to the wire.
+
+        Whoever does not know which segments are under way must not say anything of them
+        (RFC 5927 section 4.1).  A host finds out by itself that its packets are longer
+        than the path takes; one behind a gateway is told how much of that a frame needs.
+        """
+        self._recall()
+        outcome = Outcome()
+        seq, mtu = self._number_inside(side, error), error.mtu
+        if seq is not None:
+            if mtu is not None:
+                self._opening.narrow(OUTER, mtu - error.beneath - _TCP_LEN)
+                mtu -= self._opening.overhead if self._forwards else 0
+            outcome.packets.append((side.other, error.with_numbers(seq, mtu)))
+        self._lend()
+        return outcome
+
+    def quoted_open(self, error: Quotation) -> Outcome:
+        """An ICMP error about a segment that was opened, from behind a gateway.
+
+        It is in clear, and goes no further.  Who has sent too much for a link there is told
+        so nevertheless: with the number on the wire, and nothing else.
+        """
+        self._recall()
+        outcome = Outcome()
+        opening, seq, mtu = self._streams[OUTER], error.seq, error.mtu
+        if seq is not None and mtu is not None:
+            offset = self._exchange.offset(OUTER, seq, opening.una)
+            if opening.una <= offset < opening.emitted:
+                self._opening.narrow(INNER, mtu - error.beneath - _TCP_LEN)
+                number = self._ends[OUTER].isn + 1 + opening.input_to(offset)
+                outcome.packets.append((OUTER, error.with_numbers(number, mtu, short=True)))
+        self._lend()
+        return outcome
+
+    def _number_inside(self, side: Side, error: Quotation) -> int | None:
+        """The inner host's number of the segment that is quoted; None: there is no such segment."""
+        sealing, seq, data = self._streams[INNER], error.seq, bytes(error.data)
+        if seq is None:
+            return None
+        offset = self._exchange.offset(INNER, seq, sealing.una)
+        sent = sealing.una <= offset < sealing.emitted
+        if side is INNER:
+            # A gateway's kernel looks at packets before the engine does, and once more afterwards.
+            stop = min(offset + len(data), sealing.emitted)
+            sent = sent and sealing.cut(offset, stop)[0] == data[: stop - offset] != b""
+            if not sent:
+                offset = self._exchange.offset(INNER, seq, sealing.input.end)
+                return seq if sealing.arrived <= offset <= sealing.limit else None
+        return self._ends[INNER].isn + 1 + sealing.input_to(offset) if sent else None
+
     def _lend(self) -> None:
         """Whoever does it faster may have the usual segments, once nothing is left to do."""
         crypt = self._crypt
-        if crypt is None or crypt.established is None or not self._greeted or self.over:
+        if crypt is None or crypt.established is None or not self._exchange.greeted or self.over:
             return
         self._lending.lend(crypt, self._timer, self._rto)
 
+    def ended_elsewhere(self) -> Outcome:
+        """Both sides have ended it while it was lent.  Idempotent."""
+        self._recall()
+        return Outcome()
+
     def _recall(self) -> None:
-        if self._lending.recall(self._crypt, self._timer):
-            self._forged_fins = 0
+        if self._lending.lends:
+            if self._lending.recall(self._crypt, self._timer):
+                self._exchange.opened_elsewhere()
+            self._note_end()
+
+    def _note_end(self) -> None:
+        if self._crypt is None or self._over_since is not None or not self._exchange.ended:
+            return
+        self._over_since = self._clock()
+        self._ended, self._crypt = self._crypt.end(), None
+        self._report("closed", {})
 
     def _in_clear(self, side: Side, segment: Segment) -> Outcome:
         if self._plainly is None:
             opener = self._opening.opener
             answered = opener is INNER or self._ends[INNER].isn >= 0
-            self._plainly = Plain(None if answered else self._ends[opener].isn)
+            begun = {side: end.isn for side, end in self._ends.items() if end.isn >= 0}
+            self._plainly = Plain(None if answered else self._ends[opener].isn, begun)
         passing = self._plainly.take(side, segment)
         if self._plainly.over:
             self._over_since = self._timer.last_heard
         if passing is Passing.REFUSED:
             return self._from_the_grave(side, segment)
+        if segment.flags.syn and len(segment.payload):
+            # Of a later connection, it may be, that is to be encrypted (RFC 7413).
+            return Outcome([(side.other, segment.with_payload_dropped())])
         return Outcome(passed=passing is Passing.PASSED)
 
     def _syn(self, side: Side, segment: Segment, options: Options, outcome: Outcome) -> None:
         end, flags = self._ends[side], segment.flags
         known = self._crypt is not None or (end.isn >= 0 and end.isn != segment.seq)
-        answer = flags.ack
-        if known or answer is (side is self._opening.opener):
+        answer, other = flags.ack, self._ends[side.other]
+        opens = side is self._opening.opener
+        # RFC 9293 section 3.5: both open at once, and each answers the other's SYN.
+        crosses = not answer and not opens and (self._crossed or end.isn < 0 <= other.isn)
+        if known or not (crosses or answer is not opens or (answer and self._crossed)):
             # RFC 5961 section 4: a SYN on an open connection is answered by an
             # acknowledgement; whoever is really new there will reset it.
             if self._crypt is not None:
                 self._composer.bare(side, outcome.packets)
             return
-        other = self._ends[side.other]
         if answer and (other.isn < 0 or (segment.ack - other.isn) % _MODULUS != 1):
             outcome.passed = True  # its own TCP will say what it thinks of it
             return
+        self._crossed |= crosses
         end.isn = segment.seq
         end.scale = options.scale or 0
         end.timestamp = options.timestamps[:4]
         passing = self._opening.leaves if side is INNER else self._opening.comes
         changed = passing(segment)
-        if answer:
+        if not opens:
             self._measured()
             # Of both, for an answer may have what was not asked for.
             asked = self._asked
@@ -267,13 +419,20 @@ class Flow:
             self._composer.blocks = asked.sack_permitted and options.sack_permitted
             if asked.scale is None or options.scale is None:
                 self._ends[INNER].scale = self._ends[OUTER].scale = 0
-        else:
+        elif not answer:
             self._asked = options
         # RFC 7323 section 2.2: the window in a SYN is not scaled.
         self._streams[side.other].acknowledged(0, segment.window, [])
         self._begun = self._clock()
         if self._judge(outcome) and not self.plain:
             outcome.packets.append((side.other, changed))
+            self._greet_across(outcome)
+
+    def _greet_across(self, outcome: Outcome) -> None:
+        """Where SYNs have crossed no first ACK need follow that would take Init1 along."""
+        sealing = self._streams[INNER]
+        if self._crypt is not None and sealing.emitted < sealing.end:
+            self._composer.emit(OUTER, outcome.packets, sealing.emitted, sealing.end)
 
     def _measured(self) -> None:
         self._rto = min(max(3 * (self._clock() - self._begun), _RTO_MIN), _RTO_FIRST)
@@ -306,6 +465,12 @@ class Flow:
 
     def _tell(self) -> None:
         crypt = self._crypt
+        self._tell_keys(crypt)
+        if crypt is not None and crypt.peer_proved and not self._proof_told:
+            self._proof_told = True
+            self._report("proved", {})
+
+    def _tell_keys(self, crypt: Crypt | None) -> None:
         if crypt is not None and crypt.established is not None and not self._told:
             self._told = True
             found = crypt.established
@@ -321,11 +486,12 @@ class Flow:
             )
 
     def _segment(self, came: Came, outcome: Outcome) -> None:
-        side, segment, options = came.side, came.segment, came.options
+        side, segment = came.side, came.segment
         payload, flags = segment.payload, segment.flags
         if side is OUTER:
-            if not self._plausible(segment):
+            if not self._exchange.plausible(segment, begun=self._crypt is not None):
                 return
+            self._agreed = True
             self._opening.negotiation.segment_received(False, True, segment.options)
             self._judge(outcome)
         elif self._crypt is None:
@@ -337,50 +503,12 @@ class Flow:
             outcome.held = bool(len(payload) or flags.fin)
         if outcome.held or (outcome.packets and not (len(payload) or flags.fin)):
             return
-        end = self._ends[side]
-        source, sink = self._streams[side], self._streams[side.other]
-        offset = self._offset(side, segment.seq, source.input.end)
-        una = sink.una
-        news = self._acknowledgement(came, sink) or not self._greeted
-        if sink.una > una:
-            self._timer.due = None  # RFC 6298 section 5.3; `_schedule` sets it anew
-        self._greeted = True
-        if options.timestamps:
-            end.timestamp = options.timestamps[:4]
-        end.congestion |= ecn(came.packet) == ECN_CE
-        if len(payload) or flags.fin:
-            before = source.input.end
-            self._data(came, crypt, source, offset)
-            if crypt.error is not None:
-                self._fail(crypt.error, outcome)
-                return
-            self._forward(came, outcome, offset, before, news=news)
+        self._exchange.take(came, crypt, outcome.packets)
+        self._tell()
+        if crypt.error is not None:
+            self._fail(crypt.error, outcome)
         else:
-            probe = offset < source.arrived
-            at = source.una - 1 if probe else None
-            self._composer.bare(side.other, outcome.packets, came, at)
-        self._flush(outcome)
-        if self._over_since is None and all(
-            s.fin is not None and s.una > s.fin for s in self._streams.values()
-        ):
-            self._over_since = self._clock()
-            self._report("closed", {})
-
-    def _plausible(self, segment: Segment) -> bool:
-        """RFC 5961 section 5: whether the numbers are within the windows of the connection.
-
-        Who sees no packet of it must not be able to talk a handshake into plain
-        TCP, nor have the engine give his timestamps numbers that are believed.
-        In the handshake only one acknowledgement is right.
-        """
-        sealing, opening = self._streams[INNER], self._streams[OUTER]
-        acknowledged = self._offset(INNER, segment.ack, sealing.una)
-        offset = self._offset(OUTER, segment.seq, opening.input.end)
-        if self._crypt is None:
-            return acknowledged == 0 <= offset <= opening.limit
-        if not sealing.una - sealing.widest <= acknowledged <= sealing.emitted:
-            return False
-        return opening.input.end - opening.widest <= offset <= opening.limit
+            self._note_end()
 
     def _first_ack(self, came: Came, outcome: Outcome) -> None:
         """The opener's ACK takes Init1 along, whether data comes with it or not."""
@@ -396,91 +524,8 @@ class Flow:
         self._measured()
         end = self._streams[INNER].end
         self._composer.emit(OUTER, outcome.packets, 0, end, came=came, region=option)
-
-    def _offset(self, side: Side, number: int, near: int) -> int:
-        """The offset, near `near`, of a sequence number of `side`."""
-        distance = (number - self._ends[side].isn - 1 - near) % _MODULUS
-        return near + (distance if distance < _HALF else distance - _MODULUS)
-
-    def _acknowledgement(self, came: Came, stream: Stream) -> bool:
-        """What the segment acknowledges of the stream to its side; whether it is news."""
-        segment, end = came.segment, self._ends[came.side]
-        offset = self._offset(came.side.other, segment.ack, stream.una)
-        window = segment.window << end.scale
-        blocks = [
-            (
-                self._offset(came.side.other, start, stream.una),
-                self._offset(came.side.other, stop, stream.una),
-            )
-            for start, stop in came.options.blocks
-        ]
-        return stream.acknowledged(offset, offset + window, blocks)
-
-    def _data(self, came: Came, crypt: Crypt, source: Stream, offset: int) -> None:
-        """Input: seal or open what is in order now."""
-        segment = came.segment
-        payload = segment.payload
-        if len(payload) and source.fin is None:
-            new = source.take(offset, payload)
-            if new and came.side is INNER:
-                urgent = None
-                if segment.flags & TcpFlags.URG:
-                    urgent = offset + segment.urgent_pointer - 1
-                crypt.seal(new, urgent)
-            elif new:
-                self._forged_fins = 0
-                crypt.receive(new)
-                self._composer.urgent = crypt.peer_urgent
-                self._tell()
-        if not segment.flags.fin or source.fin is not None or crypt.error is not None:
-            return
-        if offset + len(payload) != source.input.end:
-            return  # it comes again, when what is before it has
-        if came.side is INNER:
-            crypt.finish()
-        elif crypt.peer_finished:
-            source.finish()
-        elif crypt.between_frames:
-            self._forged_fins += 1
-            if self._forged_fins >= _FORGED_FINS:
-                crypt.error = TruncationError(PeerReason.TRUNCATED)
-
-    def _forward(
-        self, came: Came, outcome: Outcome, offset: int, before: int, *, news: bool
-    ) -> None:
-        """Send on what the segment has brought, or brought once more."""
-        side, source = came.side, self._streams[came.side]
-        to = side.other
-        last = offset + len(came.segment.payload) + (1 if came.segment.flags.fin else 0)
-        start, stop = source.emitted, source.sendable
-        if offset < before:
-            # A repetition: cut from what is kept, byte for byte.
-            again = max(source.output_from(offset), source.una)
-            until = min(source.output_to(min(last, before)), source.emitted)
-            if again < until:
-                if until < start or start == stop:
-                    self._composer.emit(to, outcome.packets, again, until, came=came)
-                    return
-                start = again
-        if start < stop:
-            self._composer.emit(to, outcome.packets, start, stop, came=came)
-            return
-        if last <= min(before, source.input_to(source.una)):
-            # Long done with, a probe as a rule: its receiver is to acknowledge again.
-            self._composer.bare(to, outcome.packets, came, source.una - 1)
-            return
-        if news:
-            self._composer.bare(to, outcome.packets, came)
-        sink = self._streams[to]
-        if sink.emitted == sink.sendable:  # or what is sent anyway acknowledges it
-            self._composer.bare(side, outcome.packets)
-
-    def _flush(self, outcome: Outcome) -> None:
-        """Send what is there without a segment to take it along."""
-        for to in (INNER, OUTER):
-            stream = self._streams[to.other]
-            if stream.emitted < stream.sendable:
-                self._composer.emit(to, outcome.packets, stream.emitted, stream.sendable)
+        if self.ready:
+            self._exchange.greeted = True  # what else would pass on an acknowledgement may begin
 
     # --- how it ends -------------------------------------------------------------------------
 
@@ -493,43 +538,41 @@ class Flow:
             if side is INNER or (first - self._ends[opener].isn) % _MODULUS == 1:
                 self._over_since = self._timer.last_heard
             return
-        source = self._streams[side]
-        offset = self._offset(side, segment.seq, source.input.end)
-        if side is OUTER:
-            if offset != source.input.end or source.emitted < source.end:
-                return  # not where the peer's stream stands: not believed
-            at = source.emitted
-        elif offset <= source.input_to(source.una):
-            at = source.una  # where the peer stands
-        else:
-            at = min(source.output_from(offset), source.emitted)
+        at = self._exchange.reset_at(side, segment)
+        if at is None:
+            return
         self._report("reset", {"by": side.name.lower()})
         outcome.packets.append((side.other, self._composer.reset(side.other, at)))
         self._die()
 
     def _fail(self, error: PeerError, outcome: Outcome) -> None:
-        self._report("aborted", {"reason": error.reason.value})
+        detail = {"detail": error.detail} if error.detail else {}
+        self._report("aborted", {"reason": error.reason.value, **detail})
         self._abort(outcome)
 
     def _abort(self, outcome: Outcome) -> None:
         """Reset both sides."""
         outcome.packets.clear()
-        for to in (INNER, OUTER):
-            if self._ends[to].isn >= 0:
-                # Where it stands, for it believes no other place: behind all that it was
-                # sent, or behind what it has acknowledged if the rest was lost.
-                stream = self._streams[to.other]
-                for at in dict.fromkeys((stream.emitted, stream.una)):
-                    outcome.packets.append((to, self._composer.reset(to, at)))
+        self._exchange.abort(outcome.packets)
         self._die()
 
     def abort(self) -> Outcome:
-        """Reset both sides, and forget the keys."""
+        """Reset both sides, and forget the keys.
+
+        Not if both have ended it: there is nothing to end, and one of them may have
+        begun another one.
+        """
         self._recall()
         outcome = Outcome()
-        if not self.dead and not self.plain:
+        if not self.dead and not self.plain and self._ended is None:
             self._abort(outcome)
         return outcome
+
+    def forget(self) -> None:
+        """Nothing is heard of it any more, nor said: forget the keys."""
+        self._recall()
+        if not self.dead:
+            self._die()
 
     def give_up(self, error: Exception) -> Outcome:
         """Reset both sides, for the engine itself has failed; nothing more passes."""
@@ -548,6 +591,21 @@ class Flow:
             return Outcome()
         return Outcome([(side, self._composer.reset_answer(side, segment))])
 
+    def _after_the_end(self, side: Side, segment: Segment) -> Outcome:
+        """Both hosts have all of it, and are not to be asked again.
+
+        One that was in LAST-ACK has forgotten the connection, and would reset it for an
+        acknowledgement too many; of which the other, that may not have read all, would hear.
+        Whoever repeats something has not heard that it arrived (RFC 9293 section 3.10.7.4);
+        a stranger, who has nothing to repeat, is not to have answers sent to the peer.
+        """
+        outcome, flags = Outcome(), segment.flags
+        if side is OUTER and not self._exchange.plausible(segment, begun=True):
+            return outcome
+        if (len(segment.payload) or flags.fin) and not flags.rst:
+            self._composer.bare(side, outcome.packets)
+        return outcome
+
     def _die(self) -> None:
         self.dead = True
         self._timer.due = None
@@ -561,7 +619,7 @@ class Flow:
         waiting = self._crypt is not None and not self.ready
         if self.dead or self.plain:
             self._timer.due = None
-        elif waiting or any(stream.overdue for stream in self._streams.values()):
+        elif waiting or self._exchange.overdue:
             if self._timer.due is None:
                 self._timer.tries = 0
                 self._timer.due = self._clock() + self._rto
@@ -586,14 +644,9 @@ class Flow:
                 self._fail(crypt.session.error, outcome)
                 return outcome
         self._timer.tries += 1
-        for to in (INNER, OUTER):
-            stream = self._streams[to.other]
-            if stream.overdue:
-                if self._timer.tries > _TRIES_MAX:
-                    self._fail(PeerError(PeerReason.TIMEOUT), outcome)
-                    return outcome
-                stop = stream.una + self._composer.most(to)
-                stop = min(stop, stream.responsible, stream.emitted)
-                self._composer.emit(to, outcome.packets, stream.una, stop)
+        error = self._exchange.repeat(outcome.packets)
+        if error is not None:
+            self._fail(error, outcome)
+            return outcome
         self._timer.due = self._clock() + min(self._rto * 2**self._timer.tries, _RTO_MAX)
         return outcome

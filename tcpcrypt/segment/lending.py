@@ -1,8 +1,8 @@
 """An established connection, lent to whoever changes its usual segments without Python.
 
-What is usual stands in `ext/lane.pxi`: data in order and acknowledgements, on
-a connection where nobody lacks anything.  For every other segment the
-connection comes back first, and is lent again when all is in order.
+What is usual stands in `ext/lane.pxi`: data and acknowledgements, in order, with
+gaps or repeated.  For every other segment the connection comes back first,
+and is lent again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from tcpcrypt.core.lease import Returned
 from tcpcrypt.segment.composer import Composer, Packets
 from tcpcrypt.segment.crypt import Crypt
 from tcpcrypt.segment.opening import Opening, Side
-from tcpcrypt.segment.reassembly import Reassembly
 from tcpcrypt.segment.stream import Stream
 
 __all__ = ["Lending", "Timer", "make_stream"]
 
 _TAG_LEN: Final = 16
+_GREETING: Final = b"\x45\x02\0\0"
+"""All that lanes know to say besides data (RFC 8547 section 4.1), padded."""
 
 
 def make_stream(lanes: _fast.Lanes | None, *, seals: bool) -> Stream:
     """A stream; one of the extension's own if it is to be lent."""
     if lanes is None:
         return Stream(seals=seals)
-    made: Stream = lanes.stream(Reassembly(), seals=seals)
+    made: Stream = lanes.stream(seals=seals)
     return made
 
 
@@ -58,11 +59,22 @@ class Lending:
         self._composer = composer
         self._opening = opening
         self._lane: _fast.Lane | None = None
+        self._greeting = False
 
     @property
     def last_heard(self) -> float:
         """When a segment came of a connection that is lent; 0 of another one."""
         return self._lane.last_heard if self._lane is not None else 0.0
+
+    @property
+    def lends(self) -> bool:
+        """Whether the connection is lent."""
+        return self._lane is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether a connection that is lent was ended by both sides."""
+        return self._lane is not None and self._lane.over
 
     def take(self, side: Side, packet: bytes | memoryview, timer: Timer) -> Packets | None:
         """What becomes of a usual segment; None if it is not, or the connection not lent."""
@@ -75,11 +87,15 @@ class Lending:
         return [(Side(to), made) for to, made in found]
 
     def lend(self, crypt: Crypt, timer: Timer, rto: float) -> None:
-        """Lend it if all is in order."""
-        if self._lanes is None or self._lane is not None or not self._in_order():
+        """Lend it if nothing but data and acknowledgements is to be expected."""
+        if self._lanes is None or self._lane is not None or not self._usual():
+            return
+        # Until the peer is heard of, segments to it have more than data.
+        self._greeting = not self._opening.negotiation.finished
+        if self._greeting and self._opening.option(b"") != _GREETING:
             return
         lease = crypt.lend()
-        if lease is None or lease.sealing is None or lease.opening is None:
+        if lease is None or lease.sealing is None:
             return
         sealing, opening = lease.sealing, lease.opening
         composer, ends = self._composer, self._composer.ends
@@ -93,7 +109,7 @@ class Lending:
                 largest,
             )
             for side, largest in (
-                (Side.INNER, self._opening.largest),
+                (Side.INNER, self._opening.single),
                 (Side.OUTER, self._opening.segment),
             )
         )
@@ -103,28 +119,29 @@ class Lending:
             self._streams[Side.OUTER],
             (inner, outer),
             composer.timestamps,
+            composer.blocks,
             sealer=sealing.sealer,
             seal_at=sealing.offset,
             seal_end=sealing.end,
             frames_left=sealing.frames,
             frame_data=sealing.frame_data,
-            opener=opening.opener,
-            open_at=opening.offset,
+            opener=opening.opener if opening is not None else None,
+            open_at=opening.offset if opening is not None else 0,
             begun=crypt.begun,
             rto=rto,
             due=timer.due or 0.0,
             tries=timer.tries,
             last_heard=timer.last_heard,
+            greeting=self._greeting,
         )
 
-    def _in_order(self) -> bool:
-        """Whether both sides have what was sent to them, as far as they have told."""
+    def _usual(self) -> bool:
+        """Whether nothing is under way that lanes know nothing of."""
         urgent = self._composer.urgent
         if urgent is not None and urgent >= self._streams[Side.OUTER].una:
             return False
-        return self._opening.negotiation.finished and not any(
-            stream.fin is not None or stream.sacked or stream.dataless or stream.input.waiting
-            for stream in self._streams.values()
+        return not any(
+            stream.fin is not None or stream.dataless for stream in self._streams.values()
         )
 
     def recall(self, crypt: Crypt | None, timer: Timer) -> bool:
@@ -132,7 +149,22 @@ class Lending:
         if self._lane is None or crypt is None:
             return False
         lane, self._lane = self._lane, None
-        sealed_to, frames, opened_to, opened, begun, due, tries, heard, ends = lane.recall()
+        (
+            sealed_to,
+            frames,
+            opened_to,
+            opened,
+            begun,
+            due,
+            tries,
+            heard,
+            greeting,
+            finished,
+            peer_finished,
+            ends,
+        ) = lane.recall()
+        if self._greeting and not greeting:
+            self._opening.negotiation.segment_received(False, True, b"")
         timer.due, timer.tries = due or None, tries
         timer.last_heard = max(timer.last_heard, heard)
         for side, (timestamp, congestion) in zip(Side, ends, strict=True):
@@ -140,5 +172,13 @@ class Lending:
             end.congestion = congestion
             if self._composer.timestamps:
                 end.timestamp = timestamp
-        crypt.take_back(Returned(sealed_to, frames, opened_to, opened), begun)
+        returned = Returned(
+            sealed_to,
+            frames,
+            opened_to,
+            opened,
+            finished=finished,
+            peer_finished=peer_finished,
+        )
+        crypt.take_back(returned, begun)
         return opened > 0

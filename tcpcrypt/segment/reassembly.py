@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 __all__ = ["Reassembly"]
 
 _PIECES_MAX: Final = 4096
-"""Separate pieces that wait; more only comes of somebody who means harm."""
+"""Separate pieces that wait; more only comes of somebody who means harm.  What is in order never
+counts."""
+_BLOCKS_MAX: Final = 4
 
 
 class Reassembly:
@@ -23,7 +25,13 @@ class Reassembly:
         self._starts: list[int] = []
         self._pieces: list[bytearray] = []
         """What waits beyond `end`: ascending, and never two that touch."""
-        self._latest = 0
+        self._recent: list[int] = []
+        """An offset in each of the pieces that grew last, the last one first."""
+
+    @property
+    def gaps(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._pieces)
 
     @property
     def waiting(self) -> int:
@@ -48,21 +56,26 @@ class Reassembly:
         if offset == self.end and not self._pieces:
             self.end += len(view)
             return view
-        self._insert(offset, view)
+        index = self._insert(offset, view)
+        if index is not None and offset > self.end:
+            start = self._starts[index]
+            stop = start + len(self._pieces[index])
+            others = [other for other in self._recent if not start <= other < stop]
+            self._recent = [offset, *others][:_BLOCKS_MAX]
         return self._contiguous()
 
-    def _insert(self, offset: int, data: memoryview) -> None:
+    def _insert(self, offset: int, data: memoryview) -> int | None:
+        """The index of the piece that it is in now; None if it would be one too many."""
         starts, pieces = self._starts, self._pieces
-        self._latest = offset
         index = bisect_right(starts, offset)
         if index and starts[index - 1] + len(pieces[index - 1]) >= offset:
             index -= 1
             pieces[index] += data[starts[index] + len(pieces[index]) - offset :]
-        elif len(pieces) < _PIECES_MAX:
+        elif len(pieces) < _PIECES_MAX or offset == self.end:
             starts.insert(index, offset)
             pieces.insert(index, bytearray(data))
         else:
-            return
+            return None
         start, piece = starts[index], pieces[index]
         following = index + 1
         while following < len(starts) and starts[following] <= start + len(piece):
@@ -70,6 +83,7 @@ class Reassembly:
             piece[at : at + len(known)] = known
             following += 1
         del starts[index + 1 : following], pieces[index + 1 : following]
+        return index
 
     def _contiguous(self) -> bytes:
         if not self._starts or self._starts[0] != self.end:
@@ -79,11 +93,16 @@ class Reassembly:
         self.end += len(piece)
         return piece
 
-    def blocks(self, most: int = 4) -> list[tuple[int, int]]:
-        """RFC 2018 section 4: ranges that wait, the one that grew last first."""
+    def blocks(self, most: int = _BLOCKS_MAX) -> list[tuple[int, int]]:
+        """RFC 2018 section 4: ranges that wait, the one that grew last first.
+
+        Those that grew before it follow, for what told of them may have been lost.
+        """
         starts, pieces = self._starts, self._pieces
-        if not starts:
-            return []
-        latest = max(bisect_right(starts, self._latest) - 1, 0)
-        order = [latest, *(index for index in range(len(starts))[:most] if index != latest)]
+        order: list[int] = []
+        for offset in self._recent:
+            index = bisect_right(starts, offset) - 1
+            if index >= 0 and offset < starts[index] + len(pieces[index]) and index not in order:
+                order.append(index)
+        order += [index for index in range(len(starts))[:most] if index not in order]
         return [(starts[index], starts[index] + len(pieces[index])) for index in order[:most]]

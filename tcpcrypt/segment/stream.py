@@ -28,6 +28,9 @@ _SLACK: Final = 1 << 17
 """What a source may send beyond its window: a frame and what rounding hides."""
 _FIRST_WINDOW: Final = 1 << 16
 _FIELD_MAX: Final = 0xFFFF
+_WINDOW_MAX: Final = 1 << 25
+"""Of a sink's window so much is believed, 32 MiB: what is under way is kept, and two hosts
+that are in league could have a gateway keep a GiB (RFC 7323) for each of their connections."""
 
 
 class Stream:
@@ -96,14 +99,16 @@ class Stream:
         """Input at `offset`; what has become contiguous."""
         return self.input.put(offset, data, self._limit)
 
-    def sealed(self, data_len: int, frame: ReadableBuffer, *, tag_len: int = 16) -> None:
+    def sealed(self, data_len: int, frame: ReadableBuffer) -> None:
         """A frame, or an Init message, is output that holds `data_len` bytes of input.
 
-        What holds none is for the engine to repeat.
+        What holds none is for the engine to repeat.  A frame is made once, so that nobody
+        asks where in it the data is: byte `i` of the data is byte `i` of the frame.  Then
+        a segment that the kernel cuts from it is a segment of the source's, and
+        what is lost or told of in SACK blocks is none of the source's segments in part.
         """
         length = len(memoryview(frame))
-        header = length - tag_len - data_len if data_len else length
-        self.cells.add(data_len, header, length)
+        self.cells.add(data_len, 0 if data_len else length, length)
         self._kept += frame
         if not data_len:
             self.responsible = self.end
@@ -147,6 +152,7 @@ class Stream:
         """
         if offset > self.emitted:
             return False
+        edge = min(edge, offset + _WINDOW_MAX)
         news = offset > self.una or edge > self.edge or bool(blocks)
         if offset >= self.una:
             self.edge = edge
@@ -189,6 +195,12 @@ class Stream:
             # Nothing is left that the sink could lack; parts of a frame count, for
             # a source may send no more before it hears of them.
             done = self.cells.app_end if self.seals else self.input.end
+        elif self.input.gaps and not self.seals and self.fin is None and self.emitted == self.end:
+            # The source hears of what came behind a gap, and takes all before it that is not
+            # acknowledged for lost: not to say that the sink has yet to answer would cost
+            # much.  So the engine answers for what is on its way to the sink.
+            done = self.input.end
+            self.responsible = self.end
         else:
             done = self.input_to(self.una)
         self._told = max(self._told, done)

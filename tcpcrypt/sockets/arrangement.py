@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tcpcrypt.auth.known_peers import KnownPeer, KnownPeers, TrustLevel
@@ -27,6 +27,7 @@ from tcpcrypt.errors import LocalError
 from tcpcrypt.registry import Tep
 from tcpcrypt.sockets.keys import KeyDirectory, Keys
 from tcpcrypt.sockets.peer import Demand, PeerSpec
+from tcpcrypt.sockets.preface import Usual
 
 __all__ = [
     "HANDSHAKE_TIMEOUT",
@@ -73,6 +74,7 @@ _UNAUTHENTICATED: Final = replace(
     resume=False,
     cache=False,
 )
+_UNAUTHENTICATED_USUAL: Final = Usual()
 _AUTH: Final = {Demand.TOFU: Auth.TOFU, Demand.PIN: Auth.PINNED, Demand.PSK: Auth.PSK}
 _EXPERIMENTAL: Final = int(Tep.EXPERIMENTAL)
 
@@ -92,6 +94,8 @@ class Arrangement:
     remembered."""
     own_fingerprint: str = ""
     """What this host shows; empty: nothing."""
+    usual: Usual = field(default_factory=Usual, compare=False)
+    """What all connections of this `config` have in common."""
 
 
 class _Pinned(KnownPeers):
@@ -142,10 +146,13 @@ def arrange(spec: PeerSpec, role: Role, name: str, keys: Keys = None) -> Arrange
     """
     cached_as = name.encode()
     if spec.demand is Demand.UNAUTHENTICATED:
-        return Arrangement(_UNAUTHENTICATED, None, cached_as, _nothing_to_learn)
+        return Arrangement(
+            _UNAUTHENTICATED, None, cached_as, _nothing_to_learn, usual=_UNAUTHENTICATED_USUAL
+        )
     directory = KeyDirectory.at(keys)
     trust = directory.trust()
-    config, terms = _settled(directory, trust, spec, role, name if role is Role.A else INCOMING)
+    scope = name if role is Role.A else INCOMING
+    config, terms, usual = _settled(directory, trust, spec, role, scope)
 
     def learn(packed: bytes) -> None:
         if spec.demand is not Demand.PIN:
@@ -158,12 +165,13 @@ def arrange(spec: PeerSpec, role: Role, name: str, keys: Keys = None) -> Arrange
         cached_as,
         learn,
         "" if trust.identity is None else trust.identity.fingerprint,
+        usual,
     )
 
 
 def _settled(
     directory: KeyDirectory, trust: Trust, spec: PeerSpec, role: Role, scope: str
-) -> tuple[Config, TrustTerms]:
+) -> tuple[Config, TrustTerms, Usual]:
     """Made once for as long as the own keys are the same; all else is asked of trust anew."""
     key = spec, role, scope
     # Looked at first: another thread may meet new ones meanwhile, and then it is made again.
@@ -175,8 +183,9 @@ def _settled(
     config = authenticated(terms)
     if len(directory.settled) >= _SETTLED_MAX:
         directory.settled.clear()
-    directory.settled[key] = identity, psks, config, terms
-    return config, terms
+    usual = Usual()
+    directory.settled[key] = identity, psks, config, terms, usual
+    return config, terms, usual
 
 
 def _terms(trust: Trust, spec: PeerSpec, role: Role, scope: str) -> TrustTerms:
@@ -189,7 +198,7 @@ def _terms(trust: Trust, spec: PeerSpec, role: Role, scope: str) -> TrustTerms:
     terms = asked.terms(
         _AUTH[spec.demand],
         # As B: what A prefers.
-        PostQuantum.OFF if role is Role.A else PostQuantum.PREFER,
+        spec.pq or (PostQuantum.OFF if role is Role.A else PostQuantum.PREFER),
         direction,
         scope,
         psk=spec.psk,

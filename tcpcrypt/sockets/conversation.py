@@ -107,7 +107,8 @@ class Conversation:
         self._key_log = key_log()
         self._random = random
         self._clock = clock
-        self._events: deque[Event] = deque()
+        self.events: deque[Event] = deque()
+        """What `next_event` hands out, for who takes all there are."""
         self._out: list[memoryview | bytes] = []
         self._session: Session | None = None
         self._waiting: Established | None = None
@@ -120,6 +121,7 @@ class Conversation:
             resumption=arrangement.resumption,
             peer=arrangement.name,
             random=random,
+            usual=arrangement.usual,
         )
         self._take_preface(self._preface)
         self._prepared: Prepared | None = None
@@ -234,6 +236,11 @@ class Conversation:
         if self.deadline is not None:
             self._fail(HandshakeTimeoutError(PeerReason.TIMEOUT, why))
 
+    def use_idle_time(self) -> None:
+        """While the other end is at work: do what would otherwise be done when it has answered."""
+        if self._session is not None:
+            self._session.use_idle_time()
+
     # --- from the application ------------------------------------------------------------
 
     def send(self, data: ReadableBuffer) -> None:
@@ -296,7 +303,7 @@ class Conversation:
 
     def next_event(self) -> Event | None:
         """The next event, or None."""
-        return self._events.popleft() if self._events else None
+        return self.events.popleft() if self.events else None
 
     # --- inside ----------------------------------------------------------------------------
 
@@ -335,7 +342,7 @@ class Conversation:
         """What the session has to tell, as the program is to see it."""
         while self.error is None and (event := session.next_event()) is not None:
             if isinstance(event, DataReceived | StreamEnded):
-                self._events.append(event)
+                self.events.append(event)
             elif isinstance(event, Established):
                 how = "from the earlier one" if event.resumed else "from the key exchange"
                 self._step(Step.KEYS, f"session secret {how}")
@@ -368,7 +375,7 @@ class Conversation:
             self._fail(LocalError(f"{step.value} in state {old.value}"))
             return
         self.state = new
-        self._events.append(StateChanged(old, new, reason))
+        self.events.append(StateChanged(old, new, reason))
 
     def _fail(self, error: TcpcryptError) -> None:
         if self.error is not None:
@@ -376,8 +383,8 @@ class Conversation:
         old, self.state = self.state, TABLE.get((self.state, Step.FAULT), State.FAIL)
         self.error, self.deadline = error, None
         self._wipe()
-        self._events.append(StateChanged(old, self.state, str(error)))
-        self._events.append(Failed(error))
+        self.events.append(StateChanged(old, self.state, str(error)))
+        self.events.append(Failed(error))
 
     def _wipe(self) -> None:
         if self._preface is not None:

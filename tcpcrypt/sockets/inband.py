@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections import deque
 from typing import Final
 
 from tcpcrypt.core.events import DataReceived, StreamEnded
+from tcpcrypt.crypto.groups import group
 from tcpcrypt.errors import LocalError, TcpcryptError
+from tcpcrypt.registry import Tep
 from tcpcrypt.sockets import options
 from tcpcrypt.sockets.buffers import BUFFERS, FRAME_MAX, WIRE_MAX
 from tcpcrypt.sockets.conversation import Conversation
-from tcpcrypt.sockets.secure import OnState, SecureSocket
+from tcpcrypt.sockets.secure import OnState, SecureSocket, Use
 from tcpcrypt.sockets.state import State, StateChanged
 from tcpcrypt.sockets.streams import Streams
 from tcpcrypt.sockets.waiting import READ, WRITE, Deadline, wait
@@ -20,6 +23,8 @@ from tcpcrypt.sockets.waiting import READ, WRITE, Deadline, wait
 __all__ = ["InBandSocket"]
 
 _HANDSHAKE_READ: Final = 8192
+_KEYS: Final = group(Tep.ECDHE_CURVE25519)
+"""The group of every exchange that is offered within a stream."""
 _KEPT_MAX: Final = 16 << 10
 """Data bytes that wait for the program in memory of their own size."""
 _VECTOR_MAX: Final = 64
@@ -50,6 +55,8 @@ class InBandSocket(SecureSocket):
         """What the kernel had no room for."""
         self._out_buffer: bytearray | None = None
         self._fin_sent = False
+        self._asked = False
+        """Something was sent since the last look at what came: as a rule that is awaited."""
 
     # --- what is known -------------------------------------------------------------------
 
@@ -111,15 +118,14 @@ class InBandSocket(SecureSocket):
         For who runs many at once (`tcpcrypt.sockets.listener`).
         """
         conversation = self._conversation
-        buffer = bytearray(_HANDSHAKE_READ)
         while True:
             conversation.handle_timeout()
             self._out.extend(map(memoryview, conversation.data_to_send()))
             self._tell()
-            try:
-                written = self._write_out()
-            except OSError:
-                written = True  # reading finds out what happened
+            written = True
+            if self._out:
+                with contextlib.suppress(OSError):  # reading finds out what happened
+                    written = self._write_out()
             if conversation.state is State.FAIL:
                 return 0
             if conversation.state is State.AES_MODE:
@@ -129,17 +135,27 @@ class InBandSocket(SecureSocket):
                 return 0
             if not written:
                 return WRITE
+            if self._asked:
+                self._asked = False
+                self._use_idle_time()
+                return READ
             try:
-                size = self._sock.recv_into(buffer)
+                data = self._sock.recv(_HANDSHAKE_READ)
             except (BlockingIOError, InterruptedError):
                 return READ
             except OSError:
                 conversation.receive_reset()
                 continue
-            if size:
-                conversation.receive_data(memoryview(buffer)[:size])
+            if data:
+                conversation.receive_data(data)
             else:
                 conversation.receive_eof()
+
+    def _use_idle_time(self) -> None:
+        """The other end is at work: do what need not be done while it waits."""
+        self._conversation.use_idle_time()
+        if not _KEYS.ready:
+            _KEYS.prepare()  # for the connection after this one
 
     def settle(self) -> None:
         """For who called `advance`: a connection that failed lets go of its descriptor."""
@@ -190,7 +206,7 @@ class InBandSocket(SecureSocket):
 
     def _flush(self, streams: Streams, deadline: Deadline) -> None:
         """Write what there is, and the FIN behind the last of it."""
-        while True:
+        while streams.queue or self._out:
             while streams.queue:
                 self._out.append(memoryview(streams.queue.popleft()))
             try:
@@ -203,6 +219,8 @@ class InBandSocket(SecureSocket):
             self._check_open()
         if self._conversation.fin_due and not self._fin_sent:
             self._fin_sent = True
+            if self._closing:
+                return  # the descriptor goes next, which says it as well
             try:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError:
@@ -211,6 +229,7 @@ class InBandSocket(SecureSocket):
     def _write_out(self) -> bool:
         """Give the kernel what it takes; whether that is all.  Raises `OSError`."""
         out = self._out
+        self._asked = True
         try:
             while out:
                 if len(out) == 1 or not hasattr(self._sock, "sendmsg"):
@@ -244,7 +263,7 @@ class InBandSocket(SecureSocket):
         if size <= 0 or flags or not self._shaken:
             return super().recv(size, flags)
         deadline = Deadline(self._timeout)
-        with self._in_use(self._reading):
+        with Use(self, self._reading):
             while not self._plain:
                 if self._at_end():
                     return b""
@@ -292,6 +311,10 @@ class InBandSocket(SecureSocket):
             if len(streams.queue) + len(self._out) > _ANSWERS_MAX:
                 wait(self._sock, WRITE, deadline, self._gone)
                 return 0
+        if self._asked:
+            self._asked = False
+            if deadline.waits:
+                self._wait_readable(streams, deadline)
         buffer = BUFFERS.take()
         wire = memoryview(buffer)
         most = WIRE_MAX
@@ -378,7 +401,9 @@ class InBandSocket(SecureSocket):
 
     def _tell(self) -> None:
         """Take note of what the conversation has to tell."""
-        while (event := self._conversation.next_event()) is not None:
+        events = self._conversation.events
+        while events:
+            event = events.popleft()
             if isinstance(event, DataReceived):
                 self._plain.append(memoryview(event.data))
             elif isinstance(event, StreamEnded):

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tcpcrypt.auth.trust import PostQuantum
 from tcpcrypt.crypto.aead import AEADS
 from tcpcrypt.daemon import sockopt
 from tcpcrypt.daemon.client import Client, SessionInfo
@@ -42,6 +43,10 @@ _PATIENCE: Final = 1.0
 know of a connection which has to be its own (`eno`)."""
 
 
+_HYBRID: Final = "X25519MLKEM768"
+"""What the daemon calls the key agreement that `pq` means."""
+
+
 def encrypted_by_daemon(
     sock: socket.socket, control: Path | str | None, *, accepted: bool = False
 ) -> bool:
@@ -66,6 +71,9 @@ def judge(spec: PeerSpec, session: SessionInfo) -> None:
 
     What the daemon knows of keys is decided by its own files and policies.
     """
+    if spec.pq is PostQuantum.REQUIRE and session.kex != _HYBRID:
+        detail = f"keys were agreed on by {session.kex}; a policy with `pq` asks for {_HYBRID}"
+        raise AuthenticationError(PeerReason.AUTHENTICATION, detail)
     shown = session.fingerprint if session.proved else None
     if spec.demand is Demand.UNAUTHENTICATED:
         return

@@ -34,6 +34,7 @@ from tcpcrypt.auth.trust import Trust, TrustTerms
 from tcpcrypt.core.config import Config
 from tcpcrypt.crypto import hybrid
 from tcpcrypt.errors import LocalError
+from tcpcrypt.sockets.preface import Usual
 from tcpcrypt.sockets.sessions import SharedResumption
 
 __all__ = ["KeyDirectory", "Keys", "default_directory"]
@@ -60,6 +61,9 @@ def default_directory() -> Path:
     return base / "tcpcrypt"
 
 
+_Settled = tuple[Identity | None, PskStore, Config, TrustTerms, Usual]
+
+
 class KeyDirectory:
     """One directory, read anew when it has changed; for any number of threads.
 
@@ -77,11 +81,14 @@ class KeyDirectory:
         """Sessions with services."""
         self.incoming = SharedResumption()
         """Sessions with those that connected."""
-        self.settled: dict[Hashable, tuple[Identity | None, PskStore, Config, TrustTerms]] = {}
+        self.settled: dict[Hashable, _Settled] = {}
         """By what connections to whom go (`tcpcrypt.sockets.arrangement`), with what they
         were made of."""
         self._identity_path = path / "identity"
         self._psk_paths = (path / "psk", *((_SYSTEM_PSKS,) if path == _SYSTEM else ()))
+        # Looked at for each connection, for which a `Path` is slow.
+        self._identity_name = str(self._identity_path)
+        self._psk_names = [str(path) for path in self._psk_paths]
         self._file = KnownPeersFile(path / "known_peers")
         self._trust: Trust | None = None
         self._identity_stamp: Stamp = None
@@ -122,11 +129,11 @@ class KeyDirectory:
 
     def _refreshed(self) -> Trust:
         trust = self._trust
-        stamp = _stamp(self._identity_path)
+        stamp = _stamp(self._identity_name)
         if trust is None or stamp is None or stamp != self._identity_stamp:
             make_directory(self.path)
             identity, _made = ensure_identity(self._identity_path)
-            self._identity_stamp = _stamp(self._identity_path)
+            self._identity_stamp = _stamp(self._identity_name)
             if trust is None:
                 trust = Trust(KnownPeers(), PskStore(), identity, hybrid.available())
             elif trust.identity is None or trust.identity.public != identity.public:
@@ -134,7 +141,7 @@ class KeyDirectory:
                 trust.identity = identity
                 self.outgoing.flush()
                 self.incoming.flush()
-        psks_stamp = tuple(_stamp(path) for path in self._psk_paths)
+        psks_stamp = tuple([_stamp(name) for name in self._psk_names])
         if psks_stamp != self._psks_stamp:
             psks = load_psks(*self._psk_paths)
             self._forget(changed_psks(trust.psks, psks))
@@ -229,7 +236,7 @@ Keys = KeyDirectory | str | os.PathLike[str] | None
 """What `keys=` takes."""
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: str) -> Stamp:
     try:
         found = os.stat(path)
     except OSError:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Self
 
 from tcpcrypt.sockets.inband import InBandSocket
-from tcpcrypt.sockets.secure import SecureSocket, reset
+from tcpcrypt.sockets.secure import SecureSocket, prepare, reset
 from tcpcrypt.sockets.waiting import READ, WRITE, Deadline
 
 __all__ = ["HANDSHAKES_MAX", "SecureListener"]
@@ -44,6 +44,8 @@ class SecureListener:
 
     def __init__(self, sock: socket.socket, secure: Secure) -> None:
         sock.setblocking(False)
+        # Connections have it from the first byte on, which may come before `accept`.
+        prepare(sock)
         self._sock = sock
         self._secure = secure
         self._timeout: float | None = None
@@ -225,6 +227,8 @@ class SecureListener:
             self._running[secured] = address
             self._selector.register(secured, selectors.EVENT_READ)
             self._advance(secured)
+            if len(self._running) <= 1:
+                return  # nobody else was here: if another has come meanwhile, that is told anew
 
     def _make_room(self, error: BaseException) -> None:
         """Whoever keeps silent must not keep others from being heard, for want of descriptors.

@@ -29,6 +29,7 @@ def connect(
     address: tuple[str, int],
     *,
     peer: str,
+    pq: str | None = None,
     timeout: float | None = 5.0,
     transport: Transport = "auto",
     keys: Keys = None,
@@ -40,7 +41,8 @@ def connect(
     """A connection to a service, in AES_MODE.
 
     `address`: host and port, as for `socket.create_connection`.  `peer`: who it
-    has to be (`tcpcrypt.sockets.peer`).  `timeout`: seconds for finding the host
+    has to be, and `pq`: whether keys are agreed on with ML-KEM, too
+    (`tcpcrypt.sockets.peer`).  `timeout`: seconds for finding the host
     and for connecting; the handshake has its own 5 s, and the socket blocks
     afterwards until `settimeout` says otherwise.  `keys`: the directory of keys
     (`tcpcrypt.sockets.keys`).  `name`: under which the service's key is known,
@@ -50,7 +52,7 @@ def connect(
     does not have, and `OSError` as `socket.create_connection` does.
     """
     host, port = address[0], address[1]
-    spec, scope = PeerSpec.parse(peer), _scope(name, host, port)
+    spec, scope = PeerSpec.parse(peer, pq), _scope(name, host, port)
     _check(transport)
     # What is missing here is known before anybody is asked.
     arranged = None if transport == "eno" else arrange(spec, Role.A, scope, keys)
@@ -70,6 +72,7 @@ def create_server(
     address: tuple[str, int],
     *,
     peer: str,
+    pq: str | None = None,
     family: int = socket.AF_INET,
     backlog: int | None = None,
     reuse_port: bool = False,
@@ -86,7 +89,7 @@ def create_server(
     Raises `LocalError` for keys that are not there, `OSError` for an address
     that cannot be served.
     """
-    spec = PeerSpec.parse(peer)
+    spec = PeerSpec.parse(peer, pq)
     _check(transport)
     if transport != "eno":
         arrange(spec, Role.B, "", keys)
@@ -113,6 +116,7 @@ def wrap(
     sock: socket.socket,
     *,
     peer: str,
+    pq: str | None = None,
     server_side: bool = False,
     transport: Transport = "auto",
     keys: Keys = None,
@@ -126,7 +130,7 @@ def wrap(
     The handshake is done at the first use, and its 5 s count from here.  All
     else as for `connect`.
     """
-    spec = PeerSpec.parse(peer)
+    spec = PeerSpec.parse(peer, pq)
     _check(transport)
     remote = sock.getpeername()
     role = Role.B if server_side else Role.A

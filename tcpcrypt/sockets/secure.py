@@ -29,7 +29,7 @@ from tcpcrypt.sockets.waiting import Deadline
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["OnState", "SecureSocket", "prepare", "reset"]
+__all__ = ["OnState", "SecureSocket", "Use", "prepare", "reset"]
 
 OnState = Callable[[StateChanged], None]
 """Told of each change of state, by the thread that meets it; it must not use the socket."""
@@ -44,11 +44,17 @@ class _Settable(Protocol):
 
 
 def prepare(sock: _Settable) -> None:
-    """What each connection has: a write leaves at once, and a peer that is gone shows."""
-    with contextlib.suppress(OSError):  # one of a kind that has neither
+    """What each connection has: a write leaves at once, a peer that is gone shows, and no
+    byte leaves its place.  On a listening socket for all that it accepts, where that is so.
+    """
+    try:
+        # A byte that somebody on the path marks as urgent stays where it is in the stream.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # RFC 8548 section 3.9 allows these to find out that a peer is gone.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except OSError:
+        pass  # one of a kind that has none of them
 
 
 def reset(sock: socket.socket) -> None:
@@ -56,6 +62,31 @@ def reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     sock.close()
+
+
+class Use:
+    """An operation in one direction: the descriptor stays until it is over."""
+
+    __slots__ = ("_direction", "_socket")
+
+    def __init__(self, secured: SecureSocket, direction: threading.Lock) -> None:
+        self._socket = secured
+        self._direction = direction
+
+    def __enter__(self) -> None:
+        self._socket._check_owner()
+        self._direction.acquire()
+        try:
+            self._socket._begin_use()
+        except BaseException:
+            self._direction.release()
+            raise
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            self._socket._end_use()
+        finally:
+            self._direction.release()
 
 
 class SecureSocket(Facts):
@@ -77,6 +108,8 @@ class SecureSocket(Facts):
         self._users = 0
         self._owner = os.getpid()
         self._aborted = False
+        self._closing = False
+        """The descriptor is closed once the own stream has ended."""
         self._torn = False
         """Nothing may be begun any more, not even what remains of `close`."""
         self._corked: bytearray | None = None
@@ -97,7 +130,7 @@ class SecureSocket(Facts):
         # A lock of its own: who waits for it must not wait for what is read afterwards.
         with self._shaking:
             if not self._shaken:
-                with self._in_use(self._reading), self._writing:
+                with Use(self, self._reading), self._writing:
                     self._hand_shake(Deadline(0 if self._timeout == 0 else None))
                     self._shaken = self.state is State.AES_MODE
 
@@ -113,7 +146,7 @@ class SecureSocket(Facts):
         view = memoryview(data).cast("B")
         self.do_handshake()
         deadline = Deadline(self._timeout)
-        with self._in_use(self._writing):
+        with Use(self, self._writing):
             if self._corked is not None:
                 self._add_corked(self._corked, view, deadline)
                 return len(view)
@@ -125,7 +158,7 @@ class SecureSocket(Facts):
         view = memoryview(data).cast("B")
         self.do_handshake()
         deadline = Deadline(self._timeout)
-        with self._in_use(self._writing):
+        with Use(self, self._writing):
             if self._corked is not None:
                 self._add_corked(self._corked, view, deadline)
             else:
@@ -157,7 +190,7 @@ class SecureSocket(Facts):
             view = view[:nbytes]
         self.do_handshake()
         deadline = Deadline(self._timeout)
-        with self._in_use(self._reading):
+        with Use(self, self._reading):
             return self._receive(view, deadline) if view else 0
 
     @abstractmethod
@@ -203,7 +236,7 @@ class SecureSocket(Facts):
         if how != socket.SHUT_WR:
             raise OSError(errno.EOPNOTSUPP, "only SHUT_WR ends a stream; close() ends both")
         self.do_handshake()
-        with self._in_use(self._writing):
+        with Use(self, self._writing):
             self._end_behind_all(Deadline(self._timeout))
 
     def close(self) -> None:
@@ -304,22 +337,18 @@ class SecureSocket(Facts):
 
     # --- inside -----------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _in_use(self, direction: threading.Lock) -> Iterator[None]:
-        """An operation: the descriptor stays until it is over."""
-        self._check_owner()
-        with direction:
-            with self._guard:
-                if self._torn:
-                    raise OSError(errno.EBADF, "the socket is closed")
-                self._users += 1
-            try:
-                yield
-            finally:
-                with self._guard:
-                    self._users -= 1
-                    if self._torn or self.error is not None:
-                        self._let_go()
+    def _begin_use(self) -> None:
+        """The descriptor stays until `_end_use`."""
+        with self._guard:
+            if self._torn:
+                raise OSError(errno.EBADF, "the socket is closed")
+            self._users += 1
+
+    def _end_use(self) -> None:
+        with self._guard:
+            self._users -= 1
+            if self._torn or self.error is not None:
+                self._let_go()
 
     def _add_corked(self, corked: bytearray, view: memoryview, deadline: Deadline) -> None:
         corked += view
@@ -345,6 +374,7 @@ class SecureSocket(Facts):
             self._sock.close()  # and nothing is said: the connection is not its own to end
             return
         if self.state is State.AES_MODE and self._writing.acquire(blocking=False):
+            self._closing = True
             patience = _CLOSE_PATIENCE if self._timeout is None else self._timeout
             try:
                 self._end_behind_all(Deadline(patience))

@@ -44,6 +44,7 @@ class SharedResumption(ResumptionCache):
         self.lock = threading.RLock()
         super().__init__(_CONFIG)
 
+    keeps = _one_at_a_time(ResumptionCache.keeps)
     store = _one_at_a_time(ResumptionCache.store)
     offer = _one_at_a_time(ResumptionCache.offer)
     recognise = _one_at_a_time(ResumptionCache.recognise)

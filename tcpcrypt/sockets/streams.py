@@ -104,7 +104,7 @@ class Streams:
         as long as what was received and `rest` at least.
         """
         with self._for_opening:
-            opening, written = self._opening, 0
+            opening, written, stop = self._opening, 0, _fast.STOP_NEED_MORE
             start = FRAME_MAX - len(self.rest)
             buffer[start:FRAME_MAX] = self.rest
             wire, self.rest = buffer[start:end], b""
@@ -129,7 +129,8 @@ class Streams:
                 else:
                     self._take_back()
                     self.conversation.receive_data(wire)
-                self._go_on()
+                # Behind the peer's end there is little to say, as a rule.
+                self._go_on(lend=stop != _fast.STOP_FIN)
             return written
 
     def finish(self) -> None:
@@ -139,7 +140,8 @@ class Streams:
             try:
                 self.conversation.finish()
             finally:
-                self._go_on()
+                # As a rule little comes behind it: lent again when there is more.
+                self._go_on(lend=False)
 
     def receive_eof(self) -> None:
         """The peer's TCP FIN came."""
@@ -213,9 +215,10 @@ class Streams:
             )
         )
 
-    def _go_on(self) -> None:
+    def _go_on(self, *, lend: bool = True) -> None:
         self.queue.extend(self.conversation.data_to_send())
-        self._lend()
+        if lend:
+            self._lend()
 
     def _lend(self) -> None:
         lease = self.conversation.lend()

@@ -27,6 +27,11 @@ class Deadline:
         self._blocking = timeout != 0
         self._end = None if timeout is None else time.monotonic() + timeout
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is one of an operation that waits at all."""
+        return self._blocking
+
     def left(self, most: float | None = None) -> float | None:
         """Seconds, `most` at most; None: any number.
 

@@ -27,12 +27,18 @@ _START_PATIENCE: Final = 30.0
 class LabDaemon:
     """Starts the daemon in `host` and returns when its rules are in place.
 
-    `through` is a command that runs it, as `prlimit`.  The environment variable
-    BACKEND can say what carries the option.  Raises `LocalError` with
-    what it wrote to stderr if it does not start.
+    `through` is a command that runs it, as `prlimit`; `python` an interpreter of another
+    installation.  The environment variable BACKEND can say what carries the option.
+    Raises `LocalError` with what it wrote to stderr if it does not start.
     """
 
-    def __init__(self, host: Host, *arguments: str, through: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *arguments: str,
+        through: Sequence[str] = (),
+        python: str = sys.executable,
+    ) -> None:
         self.host = host
         self._directory = tempfile.TemporaryDirectory(prefix="tcpcrypt-lab-")
         self._log = Path(self._directory.name) / "log"
@@ -40,7 +46,7 @@ class LabDaemon:
         self._errors = Path(self._directory.name) / "stderr"
         with self._errors.open("w") as errors:
             self.process = host.start(
-                *(*through, sys.executable, "-m", "tcpcrypt.cli.tcpcryptd"),
+                *(*through, python, "-m", "tcpcrypt.cli.tcpcryptd"),
                 *("--log-file", str(self._log), *arguments),
                 *(("--backend", backend) if backend else ()),
                 stderr=errors,

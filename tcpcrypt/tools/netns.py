@@ -83,6 +83,12 @@ def wait_until(
         time.sleep(step)
 
 
+_ONE_RECEIVING_PROCESSOR: Final = """\
+mount -t sysfs none /sys
+for queue in /sys/class/net/*/queues/rx-*/rps_cpus; do echo 1 >$queue; done
+"""
+
+
 class Host:
     """A network namespace with its loopback interface up."""
 
@@ -158,6 +164,15 @@ class Host:
         path = Path("/proc/sys") / name.replace(".", "/")
         with self.entered():
             path.write_text(value)
+
+    def keep_order(self) -> None:
+        """Have one processor take up what comes in by the links that there are.
+
+        A veth pair has a queue for each processor from which somebody sends, so that a
+        program that moves to another one overtakes itself.  An interface card keeps a
+        flow in one queue.  This is for peers that no segment may overtake.
+        """
+        self.run("unshare", "--mount", "sh", "-c", _ONE_RECEIVING_PROCESSOR)
 
     def stop(self, process: subprocess.Popen[Any], sig: int = signal.SIGTERM) -> int:
         """End one process that `start` began; returns its exit status."""

@@ -16,7 +16,7 @@ from tcpcrypt.core.policy import Policy
 from tcpcrypt.daemon.launcher import find_daemon
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime import iptables, nft
-from tcpcrypt.runtime.installation import rules_for
+from tcpcrypt.runtime.installation import remaining_rules, rules_for
 from tcpcrypt.runtime.older import older_connections
 from tcpcrypt.runtime.routing import TABLE_LOCAL
 from tcpcrypt.runtime.rules import (
@@ -27,7 +27,6 @@ from tcpcrypt.runtime.rules import (
     QUEUE_NUMBER,
     Rule,
 )
-from tcpcrypt.runtime.ruleset import guard_rules
 from tcpcrypt.runtime.steering import TransparentSteering
 from tcpcrypt.tools.netns import Lab, become_root
 
@@ -223,7 +222,7 @@ def _choices(
     policies: Sequence[Policy], families: Sequence[int], result: Comparison
 ) -> Iterator[list[Rule]]:
     if result.daemon is None:
-        yield guard_rules(policies, serving=False)
+        yield remaining_rules(policies)
         return
     with _listeners(families) as steering:
         # A reload takes the other set of queues, and who started the daemon may have told

@@ -11,11 +11,14 @@ from tcpcrypt.runtime.installation import QUEUE_NUMBERS
 from tcpcrypt.runtime.nft_words import TABLE
 from tcpcrypt.runtime.routing import TABLE_LOCAL
 from tcpcrypt.runtime.rules import CHAIN_PREFIX
+from tcpcrypt.runtime.segment_queue import INNER_QUEUE, OUTER_QUEUE
+from tcpcrypt.runtime.segment_rules import is_segment
 from tcpcrypt.tools.findings import Check, Facts, Finding, Need
 
 __all__ = ["SURROUNDINGS"]
 
 _IPV6_MTU_MIN: Final = 1280
+_QUEUES: Final = QUEUE_NUMBERS | {INNER_QUEUE, OUTER_QUEUE}
 _OTHERS: Final = {
     "Docker": r"^:DOCKER",
     "ufw": r"^:ufw6?-",
@@ -63,8 +66,27 @@ def _running(facts: Facts) -> Finding:
     if not daemon_runs(facts):
         return Finding(True, "none in this network namespace")
     queues = [line.split() for line in facts.lines("proc/net/netfilter/nfnetlink_queue")]
-    pids = {q[1] for q in queues if len(q) > 1 and q[0].isdecimal() and int(q[0]) in QUEUE_NUMBERS}
+    pids = {q[1] for q in queues if len(q) > 1 and q[0].isdecimal() and int(q[0]) in _QUEUES}
     return Finding(True, f"running, process {', '.join(sorted(pids))}" if pids else "running")
+
+
+def _gateway(facts: Facts) -> Finding:
+    """What policies of a gateway (`match.inner`) depend on."""
+    text = facts.read(str(DEFAULT_PATH).lstrip("/"))
+    try:
+        policies = parse(text or "", str(DEFAULT_PATH)).policies
+    except ConfigurationError:
+        return Finding(True, "the configuration cannot be read")
+    names = {name for policy in policies if is_segment(policy) for name in policy.match.inner}
+    if not names:
+        return Finding(True, "no policy is for one")
+    missing = [name for name in sorted(names) if facts.read(f"sys/class/net/{name}/mtu") is None]
+    if missing:
+        return Finding(False, f"no interface {', '.join(missing)}")
+    ways = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+    if not any(facts.read(f"proc/sys/net/{way}") == "1" for way in ways):
+        return Finding(False, "this host forwards nothing")
+    return Finding(True, f"forwards for {', '.join(sorted(names))}")
 
 
 def daemon_runs(facts: Facts) -> bool:
@@ -130,6 +152,12 @@ SURROUNDINGS: Final[tuple[Check[Facts], ...]] = (
         " on the wire instead",
     ),
     Check(*("surroundings", "tcpcryptd", I, _running), "", ""),
+    Check(
+        *("surroundings", "gateway", O, _gateway),
+        "policies with `match.inner` protect nothing: no packet comes by where they look",
+        "correct the name of the interface, which `ip link` shows; sysctl -w"
+        " net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+    ),
     Check(
         *("surroundings", "left over of a dead daemon", O, _left_over),
         "a daemon was killed: its rules wait for the next one, or keep up what `require` says",

@@ -132,7 +132,7 @@ STANFORD: Final = WireProfile(
     # As a proxy it has a backlog of 5, and searches all of the connection tracking of
     # its host for every SYN, one after the other; twice, for it never finds what the
     # first one asks for.
-    openings_at_once=8,
+    openings_at_once=4,
     lacks=(
         "the end of a stream is not authenticated: a forged FIN cuts it off unnoticed",
         "a resumed session has no fresh randomness: its keys follow from the one before, and"

@@ -200,8 +200,9 @@ class Segment:
         *,
         flags: int | None = None,
         seq: int | None = None,
+        window: int | None = None,
     ) -> bytes:
-        """The packet with other TCP options and payload, and flags and number if given.
+        """The packet with other TCP options and payload, and header fields as given.
 
         Raises `LocalError` as `with_options` does.
         """
@@ -210,6 +211,8 @@ class Segment:
             packet[self._tcp + 13] = flags
         if seq is not None:
             packet[self._tcp + 4 : self._tcp + 8] = seq.to_bytes(4, "big")
+        if window is not None:
+            packet[self._tcp + 14 : self._tcp + 16] = window.to_bytes(2, "big")
         return _fast.rebuild_segment(packet, self._tcp, region, payload)
 
     def with_payload_dropped(self) -> bytes:

@@ -298,7 +298,8 @@ async def test_48_3_8_answers_that_the_peer_does_not_read_are_bounded(
             await asyncio.sleep(0.01)
             most = max(most, writer.transport.get_write_buffer_size())
         assert sent < len(flood), "the peer was never slowed down"
-        assert limit <= most <= 5 * limit + (64 << 10)
+        # The kernel may have taken some of it after it was full for the first time.
+        assert limit // 2 <= most <= 5 * limit + (64 << 10)
         # Nothing is lost by it: once the peer reads, everything goes on.
         rest = asyncio.create_task(loop.sock_sendall(sock, flood[sent:]))
         while session._receiver.generation < rekeys:

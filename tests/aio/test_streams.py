@@ -589,6 +589,7 @@ async def test_options_by_name_and_by_number(ends: Ends) -> None:
             assert writer.getsockopt(TCP, "TCP_ENO_ROLE") == role
             assert writer.getsockopt(TCP, socket.TCP_NODELAY), "a write is on the wire at once"
             assert writer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert writer.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
             writer.setsockopt(TCP, socket.TCP_NODELAY, 0)
             assert not writer.getsockopt(TCP, socket.TCP_NODELAY)
             writer.setsockopt(TCP, "TCP_CRYPT_CACHE_FLUSH", 1)

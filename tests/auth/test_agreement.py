@@ -1,5 +1,6 @@
 """The key agreement of TEP 0x20: every value again by other means, and strict tails."""
 
+import dataclasses
 import hmac
 
 import pytest
@@ -14,6 +15,7 @@ from tcpcrypt.core.events import Role
 from tcpcrypt.core.session import Session
 from tcpcrypt.core.tep import Exchanged
 from tcpcrypt.crypto.groups import group
+from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import AuthenticationError, PeerError, PeerReason
 from tcpcrypt.wire.messages import Init1, Init2
 
@@ -218,7 +220,8 @@ def test_keys_of_small_order_abort(u: int, place: str) -> None:
 
 def test_a_wrong_psk_of_the_right_hint_is_no_proof() -> None:
     ours, theirs = shared(9), shared(9)
-    theirs.key._octets[0] ^= 1
+    first, *others = theirs.key.view()
+    theirs = dataclasses.replace(theirs, key=Secret(bytes((first ^ 1, *others))))
     one, other, init1 = started(
         ta_host(Conditions(A_KEY, psk=ours)), ta_host(Conditions(B_KEY, psks=[theirs]))
     )

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 
 import pytest
+from cryptography.exceptions import InvalidTag
 from support.hosts import Host, connect, data_of, drain, events, exchange, negotiate, outcome
 from support.terms import Conditions, identity, needs_psk, only, shared, ta_host
 
@@ -13,6 +14,7 @@ from tcpcrypt.auth.identity import Identity
 from tcpcrypt.core.events import Established, PeerProved
 from tcpcrypt.core.negotiation import Opener
 from tcpcrypt.core.session import Session
+from tcpcrypt.crypto.aead import aead
 from tcpcrypt.crypto.kdf import cprf, extract
 from tcpcrypt.crypto.secret import Secret
 from tcpcrypt.errors import (
@@ -102,6 +104,27 @@ def test_a_prober_that_claims_s_a_never_reads_s_b() -> None:
     assert "cannot be opened" in str(refused(one))
     other.receive_data(b"\x00\x00\x20" + bytes(32))
     assert isinstance(refused(other), IntegrityError)
+
+
+def test_a_prober_that_steals_s_a_later_reads_s_b_then() -> None:
+    """A stated limit: what a prober kept of an answer lacks se, and nothing else."""
+    one, other = connect(client(identity=Pretender(A_KEY)), server())
+    init1 = drain(one)
+    other.receive_data(init1)
+    init2 = drain(other)
+    e_a = one._beginning.exchange._agreement._ephemeral  # type: ignore[union-attr]
+    eno, n_a, e_b = other.negotiated.eno_transcript, init1[15:47], init2[42:74]
+    i2a, sealed = init2[:75], init2[75:123]
+    for se, opens in ((bytes(32), False), (A_KEY.agree(e_b), True)):
+        k1 = extract(n_a, eno, init1, i2a, e_a.agree(e_b), se)
+        algorithm = aead(int.from_bytes(init2[8:10], "big"))
+        key = bytes(cprf(k1, b"\x20", algorithm.key_len).view())
+        cipher = algorithm.construct(key)
+        if opens:
+            assert cipher.decrypt(bytes(12), sealed, init1 + i2a) == B_KEY.public
+        else:
+            with pytest.raises(InvalidTag):
+                cipher.decrypt(bytes(12), sealed, init1 + i2a)
 
 
 def test_s_a_leaked_does_not_let_another_pass_for_b() -> None:
@@ -468,16 +491,21 @@ def test_a_key_revoked_while_a_resumption_is_negotiated_gets_nothing() -> None:
     silent(other)
 
 
+@pytest.mark.parametrize("derived", [False, True])
 @pytest.mark.parametrize("how", ["eof", "reset", "timeout", "wiped"])
-def test_b_forgets_a_peer_that_never_proves_itself(how: str) -> None:
+def test_b_forgets_a_peer_that_never_proves_itself(how: str, derived: bool) -> None:
     now = [0.0]
     one_host, other_host = client(), server()
     one, other = connect(one_host, other_host)
     other._clock = lambda: now[0]
     other.deadline = 10.0
     other.receive_data(drain(one))
+    agreed = other._beginning.agreed
+    assert agreed is not None
+    if derived:  # while A is at work
+        other.use_idle_time()
     unproved = other._unproved
-    assert unproved is not None
+    assert (unproved is not None) is derived
     assert len(other_host.cache) == 0, "and keeps nothing to resume by"
     if how == "eof":
         other.receive_eof()
@@ -494,7 +522,8 @@ def test_b_forgets_a_peer_that_never_proves_itself(how: str) -> None:
         assert other.error is not None
         assert other.error.reason is PeerReason.TIMEOUT
     silent(other)
-    assert unproved.following._ss.wiped
+    assert agreed.prk.wiped
+    assert unproved is None or unproved.following._ss.wiped
     assert len(other_host.cache) == 0
 
 

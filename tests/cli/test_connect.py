@@ -67,6 +67,16 @@ def test_both_ends_name_the_same_session(programs: Programs) -> None:
     assert (here.wait(), there.wait()) == (0, 0)
 
 
+def test_post_quantum_keys_or_none(programs: Programs) -> None:
+    there = programs.listen("--keep", "--pq", "require")
+    port = there.port()
+    assert programs.connect(port, "--pq", "off").wait() == 1
+    here = programs.connect(port, "--pq", "require")
+    here.event("connected")
+    here.write(b"", end=True)
+    assert here.wait() == 0
+
+
 def test_each_step_is_told_when_asked_for(programs: Programs) -> None:
     there = programs.listen()
     here = programs.start("connect", f"{HOST}:{there.port()}", "-v")

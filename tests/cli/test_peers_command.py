@@ -110,7 +110,7 @@ def _forbid(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     real = os.stat
 
     def stat(what: object, **more: object) -> os.stat_result:
-        if what == path:
+        if what in (path, str(path)):
             raise PermissionError(13, "Permission denied")
         return real(what, **more)  # type: ignore[arg-type]
 

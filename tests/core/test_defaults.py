@@ -101,7 +101,7 @@ PROFILES = {
         "init_as_data": True,
         "frame_per_segment": True,
         "repeats_anew": True,
-        "openings_at_once": 8,
+        "openings_at_once": 4,
     },
 }
 
@@ -169,7 +169,7 @@ def test_a_policy_that_says_nothing_more_than_its_mode() -> None:
         if field.default is not dataclasses.MISSING
     }
     match = found.pop("match")
-    asked = {"auth": "none", "pq": "off", "psk": "", "profile": "rfc8548"}
+    asked = {"auth": "none", "pq": "off", "psk": "", "profile": "rfc8548", "plane": "relay"}
     assert found == asked | {"application_aware": False}
     assert not any(fields(match).values()), "every connection"
 

@@ -145,3 +145,45 @@ def test_wiping_takes_the_early_frame_along() -> None:
     _one, other = sessions(client, server)
     other.wipe()
     assert drain(other) == b""
+
+
+# --- keys that B derives while A is at work ------------------------------------------------
+
+
+def test_b_derives_its_keys_once_init2_has_left() -> None:
+    """B says nothing before the first frame of an A that proves itself, so that they can wait."""
+    client, server = hosts()
+    one, other = sessions(client, server)
+    other.receive_data(drain(one))
+    assert other._receiver is None
+    one.receive_data(drain(other))
+    other.use_idle_time()
+    assert other._receiver is not None
+    other.use_idle_time()
+    exchange(one, other)
+    assert proved(one)
+    assert proved(other)
+
+
+def test_the_first_frame_brings_about_what_waits() -> None:
+    client, server = hosts()
+    one, other = sessions(client, server)
+    other.receive_data(drain(one))
+    one.receive_data(drain(other))
+    other.receive_data(b"")
+    assert other._receiver is None
+    exchange(one, other)
+    assert proved(other)
+    assert one.session_id == other.session_id
+
+
+def test_what_waits_is_wiped_with_the_session() -> None:
+    client, server = hosts()
+    one, other = sessions(client, server)
+    other.receive_data(drain(one))
+    agreed = other._beginning.agreed
+    assert agreed is not None
+    other.wipe()
+    assert agreed.prk.wiped
+    with pytest.raises(LocalError, match="nothing is agreed"):
+        other._beginning.derive()

@@ -8,6 +8,7 @@ from support.hosts import Host, connect, data_of, drain, events, exchange, open_
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Aborted, Rekeyed, StreamEnded
 from tcpcrypt.core.lease import LEASE_MIN, Lease, Returned
+from tcpcrypt.core.lifecycle import SessionState
 from tcpcrypt.core.session import Session
 from tcpcrypt.errors import LocalError, PeerReason
 from tcpcrypt.wire.frame import sealed_size
@@ -69,6 +70,51 @@ def test_a_borrower_opens_what_the_peer_sealed() -> None:
     place = lease.opening.offset + opened[0]
     one.take_back(Returned(lease.sealing.offset, 0, place, 5, second))
     assert data_of(events(one)) == b"second"
+
+
+def test_rfc8548_3_7_a_borrower_may_end_both_streams() -> None:
+    one, other = talked()
+    lease = lent(one)
+    assert lease.sealing is not None
+    assert lease.opening is not None
+    finp = bytearray(sealed_size(0, 1, 16, False))
+    sealing = lease.sealing
+    sealing.sealer.seal(b"", finp, sealing.offset, 1, False, True)
+    other.receive_data(finp)
+    assert [event for event in events(other) if isinstance(event, StreamEnded)]
+    other.finish()
+    theirs = drain(other)
+    consumed = lease.opening.opener.open(theirs, bytearray(64), lease.opening.offset)[0]
+    assert consumed == len(theirs)
+    place = lease.opening.offset + consumed
+    one.take_back(
+        Returned(sealing.offset + len(finp), 1, place, 0, finished=True, peer_finished=True)
+    )
+    assert events(one) == [StreamEnded(True)]
+    assert one.state is SessionState.CLOSED
+    with pytest.raises(LocalError, match="finished"):
+        one.send_data(b"more")
+    with pytest.raises(RuntimeError, match="wiped"):
+        sealing.sealer.seal(b"", finp, 0, 1)
+    one.receive_data(b"more")
+    assert one.error is not None
+    assert one.error.reason is PeerReason.DATA_AFTER_FINP
+
+
+def test_rfc8548_3_7_nothing_follows_an_own_end_that_a_borrower_has_sent() -> None:
+    one, _other = talked()
+    lease = lent(one)
+    assert lease.sealing is not None
+    assert lease.opening is not None
+    finp = bytearray(sealed_size(0, 1, 16, False))
+    lease.sealing.sealer.seal(b"", finp, lease.sealing.offset, 1, False, True)
+    place = lease.opening.offset
+    one.take_back(Returned(lease.sealing.offset + len(finp), 1, place, 0, finished=True))
+    assert one.state is SessionState.FINISHED
+    for more in (lambda: one.send_data(b"more"), one.finish, one.rekey, one.keep_alive):
+        with pytest.raises(LocalError, match="the own stream is finished"):
+            more()
+    assert drain(one) == b""
 
 
 def test_what_is_more_than_data_is_the_sessions() -> None:

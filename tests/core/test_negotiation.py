@@ -636,3 +636,33 @@ def test_48_3_5_ten_resumptions_in_a_row_with_changing_openers() -> None:
         assert any(isinstance(event, Established) for event in events(first))
         seen.add(first.session_id)
     assert len(seen) == 10
+
+
+def test_only_what_names_no_session_comes_out_the_same_again() -> None:
+    client, server = Host(X25519), Host(X25519)
+    a, b = client.negotiation(Opener.ACTIVE), server.negotiation(Opener.PASSIVE)
+    assert not a.repeatable
+    first = [option for *_, option in negotiate(a, b).segments]
+    assert a.repeatable
+    assert b.repeatable
+    again = client.negotiation(Opener.ACTIVE), server.negotiation(Opener.PASSIVE)
+    assert [option for *_, option in negotiate(*again).segments] == first
+    assert outcome(again[0]) == outcome(a)
+    assert not client.cache.keeps(client.peer)
+    used(client, server)
+    assert client.cache.keeps(client.peer)
+    a, b = client.negotiation(Opener.ACTIVE), server.negotiation(Opener.PASSIVE)
+    negotiate(a, b)
+    assert not a.repeatable
+    assert not b.repeatable
+
+
+def test_an_offer_of_a_session_that_is_gone_is_not_what_is_usual() -> None:
+    client, server = Host(X25519), Host(X25519)
+    used(client, server)
+    server.cache.flush()
+    a, b = client.negotiation(Opener.ACTIVE), server.negotiation(Opener.PASSIVE)
+    negotiate(a, b)
+    assert not outcome(b).resuming
+    assert not a.repeatable
+    assert not b.repeatable

@@ -7,6 +7,7 @@ from tcpcrypt.core.config import Config
 from tcpcrypt.core.policy import (
     BOTH,
     NOTHING_NAMED,
+    SEGMENT,
     TCPS,
     Flow,
     FlowDirection,
@@ -88,3 +89,10 @@ def test_the_owner_of_the_socket() -> None:
     for other in ("system", "system.slice/postgresql", "user.slice"):
         assert not Match(cgroups=(other,)).covers(of_postgres)
     assert not Match(cgroups=("/",)).covers(OUT)
+
+
+def test_what_goes_by_packets_is_told_by_dialect_or_plane() -> None:
+    relayed = Policy(Mode.REQUIRE, Match())
+    assert not relayed.by_packets
+    assert dataclasses.replace(relayed, profile=TCPS).by_packets
+    assert dataclasses.replace(relayed, plane=SEGMENT).by_packets

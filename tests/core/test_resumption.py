@@ -141,6 +141,17 @@ def test_a_listener_recognises_a_window_of_indices() -> None:
     assert all(cache.recognise(0x23, i) is None for i in identifiers), "earlier ones are void"
 
 
+def test_to_know_a_session_holds_nothing() -> None:
+    cache = ResumptionCache(Config())
+    stored(cache, role=Role.B)
+    identifier = secret(7).resume_ids()[Role.A]
+    for _ in range(2):
+        assert cache.knows(0x23, identifier)
+    assert not cache.knows(0x24, identifier)
+    assert not cache.knows(0x23, bytes(9))
+    assert cache.recognise(0x23, identifier) is not None
+
+
 def test_a_window_of_one_recognises_the_next_index_alone() -> None:
     cache = ResumptionCache(Config(resumption_window=1))
     stored(cache, role=Role.B)
@@ -289,10 +300,11 @@ def test_chains_end_with_their_lifetime() -> None:
     assert cache.offer(b"other", (0x23,)) is not None
 
 
-def test_what_nobody_asks_for_goes_too_after_its_lifetime() -> None:
+@pytest.mark.parametrize("expires", [10.0, 600.0])
+def test_what_nobody_asks_for_goes_too_after_its_lifetime(expires: float) -> None:
     now = [0.0]
     cache = ResumptionCache(Config(), clock=lambda: now[0])
-    cache.store(b"p", tep=0x23, aead=1, original_role=Role.B, secret=secret(1), expires=10.0)
+    cache.store(b"p", tep=0x23, aead=1, original_role=Role.B, secret=secret(1), expires=expires)
     stored(cache, 2)
     now[0] = 599.0
     assert cache.offer(b"x", (0x23,)) is None
@@ -300,6 +312,23 @@ def test_what_nobody_asks_for_goes_too_after_its_lifetime() -> None:
     now[0] = 600.0
     assert cache.offer(b"x", (0x23,)) is None
     assert len(cache) == 1
+
+
+def test_what_is_past_its_lifetime_is_forgotten_by_who_proved_it_as_well() -> None:
+    now = [0.0]
+    cache = ResumptionCache(Config(), clock=lambda: now[0])
+    cache.store(
+        b"p",
+        tep=0x23,
+        aead=1,
+        original_role=Role.B,
+        secret=secret(1),
+        peer_identity=b"who",
+        expires=10.0,
+    )
+    now[0] = 11.0
+    assert cache.flush_identity(lambda identity: identity == b"who") == 1
+    assert len(cache) == 0
 
 
 def test_flushing_by_what_was_proved() -> None:

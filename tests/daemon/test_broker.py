@@ -300,6 +300,7 @@ def test_an_unprivileged_worker_does_its_work(loop: Loop) -> None:
         for number in range(3 * BATCH):
             kept.append(privileges.opener(4))
             assert not kept[-1].getblocking()
+            assert not os.get_blocking(kept[-1].fileno()), "what Python believes is not enough"
             kept.append(privileges.service(6))
             if number % 40 == 0:
                 special = privileges.opener(6, FOREIGN)
@@ -599,6 +600,21 @@ def test_an_unprivileged_worker_decides_on_packets(loop: Loop, host) -> None:
     relay.close()
     receiver.close()
     sender.close()
+
+
+def test_a_worker_whose_verdicts_the_kernel_does_not_take_ends_alone(loop: Loop) -> None:
+    """How much it takes at once is the host's setting (`net.core.wmem_default`)."""
+    ours, theirs = verdict_pair()
+    kernel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    kernel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    lost: list[str] = []
+    relay = VerdictRelay(loop, ours, kernel.fileno(), {QUEUE}, lost.append)
+    packet = QueuedPacket(QUEUE, 1, Hook.OUTPUT, 0, memoryview(b""))
+    theirs.send(netlink.verdict(packet, Verdict.ACCEPT, bytes(60_000)))
+    loop.step(1)
+    assert lost == [f"[Errno {errno.EMSGSIZE}] Message too long"]
+    for sock in (relay, theirs, kernel, other):
+        sock.close()
 
 
 def test_a_worker_that_sends_no_verdicts_is_dropped(loop: Loop, host) -> None:

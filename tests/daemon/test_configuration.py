@@ -32,7 +32,8 @@ NOBODY = pwd.getpwnam("nobody").pw_uid
 def written(key: Key, value: str) -> str:
     """A whole file with this one key."""
     if key.section == MATCH:
-        return f'[[policy]]\nmode = "never"\nmatch = {{ {key.name} = {value} }}\n'
+        plane = 'plane = "segment"\n' if key.name == "inner" else ""
+        return f'[[policy]]\nmode = "never"\n{plane}match = {{ {key.name} = {value} }}\n'
     if key.section == "policy":
         mode = "" if key.name == "mode" else 'mode = "never"\n'
         if key.name in ("auth", "pq", "psk"):
@@ -65,6 +66,7 @@ def outcome(configuration: Configuration, key: Key) -> Any:
 POLICY = '[[policy]]\nmode = "never"\n'
 REQUIRE = '[[policy]]\nmode = "require"\n'
 OPEN = '[[policy]]\nmode = "opportunistic"\n'
+OF_SEGMENT = OPEN + "match.ports = 80\nplane = 'segment'\n"
 OF_TCPS = OPEN + "match.ports = 80\nprofile = 'tcps'\n"
 X25519_ALONE = "[crypto]\nteps = [0x23]\n"
 CHACHA_ALONE = "[crypto]\naeads = ['chacha20-poly1305']\n"
@@ -144,9 +146,13 @@ GOOD = [
      (range(1000, 2000), range(7, 8), range(NOBODY, NOBODY + 1))),
     ("policy.match.cgroup", '"/system.slice/a.service/"', ("system.slice/a.service",)),
     ("policy.match.cgroup", r"['user.slice', 'a\x2db']", ("user.slice", r"a\x2db")),
+    ("policy.match.inner", '"eth1"', ("eth1",)),
+    ("policy.match.inner", '["eth1", "br-lan.20", "eth1"]', ("eth1", "br-lan.20")),
+    ("policy.plane", '"relay"', "relay"),
+    ("policy.plane", '"segment"', "segment"),
 ]  # fmt: skip
-FIXED = {"policy.profile": '"rfc8548"', "policy.plane": '"relay"'}
-"""Keys that take one value, which changes nothing yet."""
+FIXED = {"policy.profile": '"rfc8548"'}
+"""Keys of which one value changes nothing."""
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), GOOD)
@@ -294,7 +300,24 @@ BAD = [
         "before all others",
     ),
     (OF_TCPS + "match.uid = 0", 5, "policy 1, match.uid", "have no owner"),
-    (POLICY + "plane = 'segment'", 3, "policy 1, plane", "this version does not have"),
+    (OPEN + "plane = 'segment'", 3, "policy 1, plane", '"segment" needs `match.ports`'),
+    (OPEN + "plane = 'fast'", 3, "policy 1, plane", 'is not "relay" or "segment"'),
+    (OPEN + OF_SEGMENT, 6, "policy 2, plane", '"segment" have to stand before those with'),
+    (OF_SEGMENT + OF_TCPS, 8, "policy 2, profile", '"tcps" have to stand before all others'),
+    (OF_SEGMENT + "match.uid = 0", 5, "policy 1, match.uid", "have no owner"),
+    (OF_SEGMENT + "match.cgroup = 'a'", 5, "policy 1, match.cgroup", "have no owner"),
+    (OF_SEGMENT + "profile = 'both'", 4, "policy 1, plane", 'the profile "rfc8548" alone'),
+    (OF_SEGMENT + "profile = 'tcps'", 4, "policy 1, plane", 'the profile "rfc8548" alone'),
+    (OPEN + "match.inner = 'eth1'", 3, "policy 1, match.inner", "takes `plane` ="),
+    (OF_SEGMENT + "match.inner = 'lo'", 5, "policy 1, match.inner", "to other hosts"),
+    (OF_SEGMENT + "match.inner = 'eth+'", 5, "policy 1, match.inner", "is not the name"),
+    (OF_SEGMENT + "match.inner = 5", 5, "policy 1, match.inner", "is not the name"),
+    (
+        OF_SEGMENT + "match.inner = 'eth1'\n" + OF_SEGMENT + "match.inner = ['eth1', 'eth2']",
+        10,
+        "policy 2, match.inner",
+        "names other interfaces than an earlier policy",
+    ),
     # what is not what it should be
     ("daemon = 3", 1, "daemon", "3 is not a table of keys"),
     ("[[daemon]]", 1, "daemon", "a list of 1 is not a table of keys"),

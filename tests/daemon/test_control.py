@@ -702,6 +702,7 @@ def test_policies_are_explained() -> None:
         "auth": "none",
         "pq": "off",
         "psk": None,
+        "plane": "relay",
         "match": {
             "direction": "outgoing",
             "local": ["10.0.0.0/8"],

@@ -56,6 +56,35 @@ def test_expand_wants_buffers_of_the_right_kind(twin: ModuleType) -> None:
         twin.expand(bytes(32), b"", bytes(32))
 
 
+@given(st.binary(max_size=100), st.lists(st.binary(max_size=100), max_size=5))
+def test_extract_is_hkdf(twins: list[ModuleType], salt: bytes, parts: list[bytes]) -> None:
+    """RFC 5869 section 2.2, of all parts one behind the other."""
+    for twin in twins:
+        out = bytearray(32)
+        twin.extract(salt, [memoryview(bytearray(part)) for part in parts], out)
+        assert out == hmac.digest(salt, b"".join(parts), "sha256")
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_extract_yields_32_bytes(twin: ModuleType, length: int) -> None:
+    with pytest.raises(ValueError, match="yields 32 bytes"):
+        twin.extract(b"salt", (b"input",), bytearray(length))
+
+
+def test_extract_wants_buffers(twin: ModuleType) -> None:
+    for salt, parts, out in (
+        ("text", (), bytearray(32)),
+        (b"", ("text",), bytearray(32)),
+        (b"", (b"input", None), bytearray(32)),
+        (b"", None, bytearray(32)),
+        (b"", (), "text"),
+    ):
+        with pytest.raises(TypeError):
+            twin.extract(salt, parts, out)
+    with pytest.raises(BufferError):
+        twin.extract(b"", (), bytes(32))
+
+
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 16), st.sampled_from([0, 1]))
 def test_identifiers_are_halves_of_resume(
     twins: list[ModuleType], ss: bytes, steps: int, half: int

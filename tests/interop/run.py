@@ -117,6 +117,8 @@ def _topology(lab: Lab) -> tuple[Host, Host, Link, Link]:
     middle.sysctl("net.ipv4.ip_forward", "1")
     for host, gateway in ((one, first), (other, second)):
         host.run("ip", "route", "add", "default", "via", gateway.v4)
+    for host in (one, middle, other):
+        host.keep_order()
     return one, other, near, far
 
 

@@ -34,15 +34,19 @@ _LENGTH = 8192
 class Box:
     """Carries what passes `host`; `faults` says by the client's address what happens to it.
 
-    A context manager.  Clients are the addresses that begin with `clients`.
+    A context manager.  Clients are the addresses that begin with `clients`, of IPv6 if
+    `family` is 6.
     `problems` are mistakes of the faults.
     """
 
-    def __init__(self, host: Host, clients: bytes) -> None:
+    def __init__(self, host: Host, clients: bytes, family: int = 4) -> None:
         self.faults: dict[bytes, Fault] = {}
         self.problems: list[Exception] = []
         self._host = host
         self._clients = clients
+        self._kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        self._destination = slice(16, 20) if family == 4 else slice(24, 40)
+        self._command = "iptables" if family == 4 else "ip6tables"
         self._due: list[tuple[float, int, bytes]] = []
         self._numbers = itertools.count()
         self._stopping = False
@@ -50,7 +54,7 @@ class Box:
     def __enter__(self) -> Self:
         with self._host.entered():
             self._queue = PacketQueue.open({_QUEUE: _LENGTH})
-            self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            self._raw = socket.socket(self._kind, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         self._rule("-A")
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -71,7 +75,7 @@ class Box:
 
     def send(self, packet: bytes) -> None:
         """To the address in its header, now."""
-        self._raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+        self._raw.sendto(packet, (socket.inet_ntop(self._kind, packet[self._destination]), 0))
 
     def later(self, seconds: float, packet: bytes) -> None:
         """As `send`, but then."""
@@ -79,7 +83,7 @@ class Box:
 
     def _rule(self, what: str) -> None:
         self._host.run(
-            *("iptables", "-t", "mangle", what, "FORWARD", "-p", "tcp"),
+            *(self._command, "-t", "mangle", what, "FORWARD", "-p", "tcp"),
             *("-j", "NFQUEUE", "--queue-num", str(_QUEUE)),
         )
 

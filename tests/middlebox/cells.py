@@ -6,6 +6,7 @@ or trust with another.
 
 client ---- veth1 ---- middle ---- veth2 ---- server
 10.97.0.0/16            box                   10.98.0.0/16      all of them, local
+fd97::/112                                    fd98::/112
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from netns.trusting import Pair, pair_of, policy
 from tcpcrypt.daemon.client import Client
 from tcpcrypt.tools.netns import Capture
 
-CLIENTS, SERVERS = bytes((10, 97)), bytes((10, 98))
+CLIENTS, SERVERS = (
+    {4: bytes((10, number)), 6: bytes((0xFD, 0x90 + number % 10)) + bytes(12)}
+    for number in (97, 98)
+)
+"""How their addresses begin; two bytes are left for the number of a cell."""
+_KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ENDS = {4: (slice(12, 16), slice(16, 20)), 6: (slice(8, 24), slice(24, 40))}
+"""Where the addresses are in a packet."""
 AT_ONCE = 24
 PATIENCE = 25.0
 """Seconds after which an application gives up; no cell may come to that."""
@@ -54,18 +62,20 @@ class Cell:
     kind: Kind
     mode: Mode
     number: int
+    family: int = 4
 
     @property
     def name(self) -> str:
-        return f"{self.fault.__name__}-{self.kind.value}-{self.mode.value}"
+        over = "" if self.family == 4 else "-ipv6"
+        return f"{self.fault.__name__}-{self.kind.value}-{self.mode.value}{over}"
 
     @property
     def client(self) -> bytes:
-        return CLIENTS + self.number.to_bytes(2)
+        return CLIENTS[self.family] + self.number.to_bytes(2)
 
     @property
     def server(self) -> bytes:
-        return SERVERS + self.number.to_bytes(2)
+        return SERVERS[self.family] + self.number.to_bytes(2)
 
     @property
     def port(self) -> int:
@@ -120,13 +130,14 @@ class Result:
 class Service:
     """Reads a stream to its end, then answers; what it saw, by the client's address."""
 
-    def __init__(self, network: Network, cells: Sequence[Cell]) -> None:
+    def __init__(self, network: Network, cells: Sequence[Cell], family: int) -> None:
+        self._kind = _KINDS[family]
         self.ends: defaultdict[bytes, list[End]] = defaultdict(list)
         self._cells = {cell.client: cell for cell in cells}
         self._threads: list[threading.Thread] = []
         self._listeners = []
         for port in _PORTS.values():
-            listener = network.server.socket(socket.AF_INET, socket.SOCK_STREAM)
+            listener = network.server.socket(self._kind, socket.SOCK_STREAM)
             listener.bind(("", port))
             listener.listen(512)
             self._listeners.append(listener)
@@ -146,7 +157,7 @@ class Service:
             self._start(self._serve, sock, address)
 
     def _serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        client = socket.inet_aton(address[0])
+        client = socket.inet_pton(self._kind, address[0])
         end = End(address[1])
         self.ends[client].append(end)
         cell = self._cells[client]
@@ -179,14 +190,19 @@ def _read(sock: socket.socket, end: End) -> None:
 
 
 class Middle:
-    """One lab with both daemons, the box and a service on each port."""
+    """One lab with both daemons, the box and a service on each port; all over one IP version."""
 
-    def __init__(self, network: Network, directory: Path, cells: Sequence[Cell]) -> None:
+    def __init__(
+        self, network: Network, directory: Path, cells: Sequence[Cell], family: int = 4
+    ) -> None:
         self._network = network
         self._cells = cells
+        self._family = family
         client, server = network.client, network.server
         for host, net in ((client, CLIENTS), (server, SERVERS)):
-            host.run("ip", "route", "add", "local", f"{net[0]}.{net[1]}.0.0/16", "dev", "lo")
+            host.run("ip", "route", "add", "local", self._prefix(net), "dev", "lo")
+            # What is local by a route alone may be bound with IPv4 anyhow.
+            host.sysctl("net.ipv6.ip_nonlocal_bind", "1")
             # A path that takes less than it says is found out, as most hosts do today.
             host.sysctl("net.ipv4.tcp_mtu_probing", "1")
             host.sysctl("net.ipv4.tcp_retries1", "1")
@@ -194,7 +210,8 @@ class Middle:
         client.sysctl("net.ipv4.tcp_syn_retries", "3")
         assert network.middle is not None
         for net, end in ((CLIENTS, network.client_end), (SERVERS, network.server_end)):
-            network.middle.run("ip", "route", "add", f"{net[0]}.{net[1]}.0.0/16", "via", end.v4)
+            via = end.v4 if family == 4 else end.v6
+            network.middle.run("ip", "route", "add", self._prefix(net), "via", via)
         for end in (network.client_end, network.server_end, *network.middle_ends):
             # One segment a packet: the box is to see what is on the wire.
             end.host.run("ip", "link", "set", end.device, "gso_max_segs", "1")
@@ -206,13 +223,18 @@ class Middle:
             )
         )
 
+    def _prefix(self, net: dict[int, bytes]) -> str:
+        start = socket.inet_ntop(_KINDS[self._family], net[self._family] + bytes(2))
+        return f"{start}/{16 if self._family == 4 else 112}"
+
     def run(self) -> dict[Cell, Result]:
         """Every cell, some at a time."""
         middle = self._network.middle
         assert middle is not None
-        service = Service(self._network, self._cells)
+        service = Service(self._network, self._cells, self._family)
         captures = [Capture(end) for end in (self._network.client_end, self._network.server_end)]
-        with Box(middle, CLIENTS) as box, captures[0] as near, captures[1] as far:
+        clients = CLIENTS[self._family]
+        with Box(middle, clients, self._family) as box, captures[0] as near, captures[1] as far:
             known = [cell for cell in self._cells if cell.kind is Kind.AUTHENTICATED]
             self._all(known, self._meet)
             for side in (self.hosts.client, self.hosts.server):
@@ -234,9 +256,12 @@ class Middle:
             near.settled()
         assert not box.problems, box.problems
         assert near.dropped == far.dropped == 0
+        source, destination = _ENDS[self._family]
         leaks = {
             forward: {
-                (packet[12:16], packet[16:20]) for packet in capture.packets if _IN_CLEAR in packet
+                (packet[source], packet[destination])
+                for packet in capture.packets
+                if _IN_CLEAR in packet
             }
             for forward, capture in ((True, near), (False, far))
         }
@@ -249,7 +274,7 @@ class Middle:
         reasons: defaultdict[str, list[str]] = defaultdict(list)
         for line in lines:
             text = line.get("reason", line.get("how", ""))
-            reasons[line["client"].partition(":")[0]].append(f"{line['event']}: {text}")
+            reasons[line["client"].rpartition(":")[0]].append(f"{line['event']}: {text}")
         return {
             cell: Result(
                 ends[cell],
@@ -263,7 +288,7 @@ class Middle:
                     True: (cell.client, cell.server) in leaks[True],
                     False: (cell.server, cell.client) in leaks[False],
                 },
-                reasons[socket.inet_ntoa(cell.client)],
+                reasons[_name(cell).rpartition(":")[0]],
             )
             for cell in self._cells
         }
@@ -281,12 +306,13 @@ class Middle:
 
     def _talk(self, cell: Cell, size: int) -> End:
         end = End()
-        with self._network.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        kind = _KINDS[cell.family]
+        with self._network.client.socket(kind, socket.SOCK_STREAM) as sock:
             sock.settimeout(PATIENCE)
-            sock.bind((socket.inet_ntoa(cell.client), 0))
+            sock.bind((socket.inet_ntop(kind, cell.client), 0))
             end.port = sock.getsockname()[1]
             try:
-                sock.connect((socket.inet_ntoa(cell.server), cell.port))
+                sock.connect((socket.inet_ntop(kind, cell.server), cell.port))
                 sock.sendall(cell.said(True, size))
                 sock.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -300,8 +326,9 @@ class Middle:
         return {line["client"]: line for line in side.daemon.events("enabled")}  # type: ignore[attr-defined]
 
 
-def _name(cell: Cell, port: int | None) -> str:
-    return f"{socket.inet_ntoa(cell.client)}:{port}"
+def _name(cell: Cell, port: int | None = None) -> str:
+    address = socket.inet_ntop(_KINDS[cell.family], cell.client)
+    return f"{address}:{port}" if cell.family == 4 else f"[{address}]:{port}"
 
 
 def outcome(cell: Cell, result: Result) -> Outcome:

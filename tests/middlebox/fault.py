@@ -57,6 +57,8 @@ class Fault:
 
     def __init__(self, later: Later) -> None:
         self.done = 0
+        self.too_late = False
+        """TCP has said that what was put in came behind what it should have come in front of."""
         self.streams = {True: Stream(), False: Stream()}
         """By direction: True is what the client sends."""
         self._later = later

@@ -19,10 +19,14 @@ from netns.network import Network, routed
 
 from tcpcrypt.tools.netns import Lab, become_root
 
+LONGEST = ("test_soak", "test_mutants", "test_multitudes", "test_fresh_root", "test_kill")
+"""Files that take longest under `make test-long`: an hour, half of one, some minutes each."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The soak first: of two processes that share the tests one would wait for it in the end."""
-    items.sort(key=lambda item: "test_soak" not in item.nodeid)
+    """These first: of processes that share the tests all but one would wait for them in the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session", autouse=True)

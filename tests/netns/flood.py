@@ -85,17 +85,26 @@ def latency(network: Network, family: int = 4, count: int = MEASURED) -> float:
 
 
 class SynFlood:
-    """Sends forged SYNs from the middle, evenly, until all are sent or it is left.
+    """Sends forged SYNs from the middle, `rate` a second, until all are sent or it is left.
 
     Each has an offer, and an address and a port of its own.  `again`: begins anew
     when all are sent.
     """
 
     def __init__(
-        self, network: Network, count: int, *, family: int = 4, again: bool = False
+        self,
+        network: Network,
+        count: int,
+        *,
+        family: int = 4,
+        again: bool = False,
+        rate: int = SYNS_A_SECOND,
+        flags: int = SYN,
     ) -> None:
         assert network.middle is not None
         self.sent = 0
+        self._rate = rate
+        self._flags = flags
         end = network.server_end
         self._kind = socket.AF_INET if family == 4 else socket.AF_INET6
         self._to = (end.v4 if family == 4 else end.v6, 0)
@@ -110,7 +119,7 @@ class SynFlood:
         network = socket.inet_pton(self._kind, _NOBODY[family].partition("/")[0])[:-host]
         one = Packet(
             *(network + bytes(host), socket.inet_pton(self._kind, self._to[0]), 1, PORT, 0, 0),
-            *(SYN, 64_000, 0, ((MSS, (1460).to_bytes(2)), (ENO, OFFER)), b""),
+            *(self._flags, 64_000, 0, ((MSS, (1460).to_bytes(2)), (ENO, OFFER)), b""),
         )
         for _ in range(count):
             yield replace(
@@ -133,7 +142,7 @@ class SynFlood:
     def _run(self) -> None:
         began = time.monotonic()
         for packet in self._packets:
-            if self._stop.wait(max(0.0, began + self.sent / SYNS_A_SECOND - time.monotonic())):
+            if self._stop.wait(max(0.0, began + self.sent / self._rate - time.monotonic())):
                 return
             self._raw.sendto(packet, self._to)
             self.sent += 1

@@ -58,13 +58,13 @@ class Network:
         for command in ("iptables", "ip6tables"):
             self.middle.run(command, "-t", "mangle", "-A", "FORWARD", *rule)
 
-    def listen(self, family: int = 4, port: int = PORT) -> socket.socket:
-        """A service of the server, listening."""
+    def listen(self, family: int = 4, port: int = PORT, address: str = "") -> socket.socket:
+        """A service of the server, listening at all addresses or this one."""
         kind = socket.AF_INET if family == 4 else socket.AF_INET6
         listener = self.server.socket(kind, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.settimeout(10)
-        listener.bind(("", port))
+        listener.bind((address, port))
         listener.listen()
         return listener
 

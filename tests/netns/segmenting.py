@@ -14,10 +14,18 @@ from tcpcrypt.tools.netns import Host, wait_until
 
 
 class SegmentHost:
-    """Starts the plane in `host`; `inner` makes it a gateway for who is behind that device."""
+    """Starts the plane in `host`; `inner` makes it a gateway for who is behind that device.
+
+    `more` are further arguments.
+    """
 
     def __init__(
-        self, host: Host, *, mode: str = "opportunistic", inner: str = "", port: int = 80
+        self,
+        host: Host,
+        *more: str,
+        mode: str = "opportunistic",
+        inner: str = "",
+        port: int = 80,
     ) -> None:
         self.host = host
         self._directory = tempfile.TemporaryDirectory(prefix="tcpcrypt-segment-")
@@ -28,6 +36,7 @@ class SegmentHost:
                 *(sys.executable, "-m", "tcpcrypt.cli.tcpcrypt", "segment", "--json"),
                 *("--port", str(port), "--mode", mode),
                 *(("--inner", inner) if inner else ()),
+                *more,
                 stdout=log,
                 stderr=errors,
                 # `-m` looks into the current directory first, and what is to run

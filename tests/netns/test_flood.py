@@ -32,6 +32,8 @@ from netns.flood import (
 from netns.network import PORT, Network
 
 from tcpcrypt.registry import INIT1_MAGIC
+from tcpcrypt.runtime.nfqueue import SYN_QUEUE_LENGTH
+from tcpcrypt.runtime.rules import QUEUE_NUMBER, SYN_QUEUE
 from tcpcrypt.tools.labdaemon import LabDaemon
 from tcpcrypt.tools.netns import Capture, Host, free_of, wait_until
 
@@ -84,6 +86,44 @@ def test_a_flood_beyond_the_backlog_costs_no_honest_client_its_connection(
     assert free_of(near.packets + far.packets, SECRET) == [SECRET]
 
 
+def waiting(host: Host, queue: int) -> tuple[int, int]:
+    """How many packets wait in a netfilter queue, and how many had no room in it."""
+    for line in host.run("cat", "/proc/net/netfilter/nfnetlink_queue").stdout.splitlines():
+        number, _process, total, _copies, _range, dropped, *_ = map(int, line.split())
+        if number == queue:
+            return total, dropped
+    raise LookupError(queue)
+
+
+@pytest.mark.parametrize(("family", "flags"), [(6, SYN), (4, ACK)])
+def test_syns_that_nobody_reads_take_no_room_from_what_was_answered(
+    path: Network, family: int, flags: int
+) -> None:
+    """They are what is dropped, and who comes afterwards waits for few of them.
+
+    So it is with what might answer a cookie, and belongs to nothing that is known.
+    """
+    nobody_there(path)
+    count = 2 * SYN_QUEUE_LENGTH
+    theirs = path.daemon(path.server, "--mode", "require")
+    path.daemon(path.client, "--mode", "require")
+    with service(path, family):
+        honest(path, family)
+        os.kill(theirs.worker, signal.SIGSTOP)
+        try:
+            # A worker that does nothing for ten seconds is given up by its parent.
+            with SynFlood(path, count, family=family, rate=20_000, flags=flags) as flood:
+                wait_until(lambda: flood.sent == count, "flood", 6)
+            wait_until(lambda: sum(waiting(path.server, SYN_QUEUE)) == count, "arrival", 2)
+            assert waiting(path.server, SYN_QUEUE)[0] <= SYN_QUEUE_LENGTH
+            assert waiting(path.server, QUEUE_NUMBER) == (0, 0)
+        finally:
+            os.kill(theirs.worker, signal.SIGCONT)
+        honest(path, family)
+    assert waiting(path.server, QUEUE_NUMBER)[1] == 0
+    assert not theirs.events("bug")
+
+
 class Asker:
     """Asks with the option for a service that `require` keeps, and has a SYN cookie for it.
 
@@ -91,7 +131,10 @@ class Asker:
     daemon's own connections to the service can make it such a one.
     """
 
-    def __init__(self, network: Network, family: int, capture: Capture) -> None:
+    def __init__(
+        self, network: Network, family: int, capture: Capture, *, address: str = ""
+    ) -> None:
+        """`address`: the service is bound to it alone, and there is a flood."""
         kind = socket.AF_INET if family == 4 else socket.AF_INET6
         here, there = (
             end.v4 if family == 4 else end.v6 for end in (network.client_end, network.server_end)
@@ -102,7 +145,10 @@ class Asker:
         for command in ("iptables", "ip6tables"):
             drop = ("-p", "tcp", "--tcp-flags", "RST", "RST", *DROP)
             network.client.run(command, "-A", "OUTPUT", *drop)
-        self.listener = network.listen(family)
+        self.listener = network.listen(family, address=address)
+        if address:
+            # A flood for a port on which nobody listens does not come as far.
+            wait_until(lambda: counter(network.server, "SyncookiesSent"), "cookies", 30)
         with network.server.socket(kind, socket.SOCK_STREAM) as local:
             local.connect((there, PORT))  # the service sends a cookie
             self.listener.accept()[0].close()
@@ -186,6 +232,34 @@ def test_a_cookie_of_ours_is_none_for_the_service(
         asker.send(SECRET)
         asker.assert_not_served()
     assert not theirs.events("enabled", "bug")
+
+
+@pytest.mark.parametrize("cookies", [1, 2])
+def test_a_service_at_one_address_takes_a_cookie_only_where_it_sends_some_itself(
+    path: Network, cookies: int
+) -> None:
+    """The rules cannot tell its listener from a connection that is older than they are.
+
+    2, "a cookie for everybody", is the limit; with 1, as it is by default, Linux takes
+    none at a listener that has not been flooded itself, and no flood from outside gets
+    as far as the service.
+    """
+    nobody_there(path)
+    path.server.sysctl("net.core.somaxconn", "16")
+    path.server.sysctl("net.ipv4.tcp_syncookies", str(cookies))
+    path.daemon(path.server, "--mode", "require")
+    forgetting(path)
+    with Capture(path.client_end) as capture, SynFlood(path, 200, again=True) as flood:
+        wait_until(lambda: flood.sent > 200, "flood")
+        with Asker(path, 4, capture, address=path.server_end.v4) as asker:
+            asker.wait_until_forgotten()
+            asker.send(SECRET)
+            if cookies == 1:
+                asker.assert_not_served()
+                return
+            opened, _address = asker.listener.accept()
+            with opened:
+                assert opened.getpeername()[1] == 4444
 
 
 @pytest.mark.parametrize("backend", ["nfqueue", "sockops"])

@@ -8,10 +8,17 @@ from netns.network import Network
 from netns.trusting import Pair, pair_of, policy
 
 from tcpcrypt import aio
-from tcpcrypt.errors import AuthenticationError, ResetError, TruncationError
+from tcpcrypt.errors import (
+    AuthenticationError,
+    FallbackReason,
+    NoEncryptionError,
+    ResetError,
+    TruncationError,
+)
 from tcpcrypt.sockets import KeyDirectory, State
 
 PATIENCE = 15.0
+ANYBODY = "insecure-unauthenticated"
 DATA = bytes(range(256)) * 4096
 
 
@@ -79,5 +86,39 @@ def test_the_wrong_identity_is_refused_before_a_byte(two: Pair, tmp_path: Path) 
                 await ours
             with pytest.raises((ResetError, TruncationError)):
                 await read(theirs)
+
+    asyncio.run(main())
+
+
+def test_a_policy_that_proves_nothing_is_not_enough(two: Pair) -> None:
+    two.start(policy("none"))
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE):
+            ours, theirs = opening(two, "tofu", ANYBODY)
+            with pytest.raises(AuthenticationError, match="no proof"):
+                await ours
+            with pytest.raises((ResetError, TruncationError)):
+                await read(theirs)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("flags", ["SYN", "SYN,ACK", "ACK"])
+def test_a_stripped_option_lets_no_byte_through(path: Network, tmp_path: Path, flags: str) -> None:
+    """RFC 8547 section 4.6: without the option there is plain TCP, and no stream to write to."""
+    two = pair_of(path, tmp_path)
+    two.start('[[policy]]\nmode = "opportunistic"\nmatch.ports = 80\n')
+    strip = ("-j", "TCPOPTSTRIP", "--strip-options", "69")
+    path.meddle("-p", "tcp", "--tcp-flags", "SYN,ACK", flags, *strip)
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE):
+            found = await asyncio.gather(*opening(two, ANYBODY, ANYBODY), return_exceptions=True)
+        # The end that finds it out first resets the connection, and the other one with it.
+        assert all(
+            isinstance(error, NoEncryptionError | ResetError | TruncationError) for error in found
+        ), found
+        assert FallbackReason.NOT_ENCRYPTED in [getattr(error, "reason", None) for error in found]
 
     asyncio.run(main())

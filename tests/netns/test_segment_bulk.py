@@ -33,11 +33,13 @@ def lose(road: Road, probability: str) -> None:
         host.run("iptables", *where, *LOSS, probability, "-j", "DROP")
 
 
-def send(network: Network, streams: int, blocks: int, timeout: float = 60) -> None:
+def send(
+    network: Network, streams: int, blocks: int, timeout: float = 60, *, block: bytes = BLOCK
+) -> None:
     """`blocks` MiB over each of `streams` connections at once, every byte compared."""
     wanted = hashlib.sha256()
     for _ in range(blocks):
-        wanted.update(BLOCK)
+        wanted.update(block)
     found: list[bytes] = []
 
     def receive(sock: socket.socket) -> None:
@@ -51,14 +53,14 @@ def send(network: Network, streams: int, blocks: int, timeout: float = 60) -> No
 
     def transmit(sock: socket.socket) -> None:
         for _ in range(blocks):
-            sock.sendall(BLOCK)
+            sock.sendall(block)
         sock.shutdown(socket.SHUT_WR)
 
     with network.listen() as listener:
-        socks = [network.connect(timeout=timeout) for _ in range(streams)]
-        threads = [
-            threading.Thread(target=receive, args=(listener.accept()[0],)) for _ in range(streams)
-        ]
+        socks, threads = [], []
+        for _ in range(streams):
+            socks.append(network.connect(timeout=timeout))
+            threads.append(threading.Thread(target=receive, args=(listener.accept()[0],)))
         threads += [threading.Thread(target=transmit, args=(sock,)) for sock in socks]
         for thread in threads:
             thread.start()

@@ -27,6 +27,7 @@ from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
 from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.errors import FallbackReason
 from tcpcrypt.runtime import bpf
+from tcpcrypt.runtime.cgroup import open_own_cgroup
 from tcpcrypt.runtime.eno_backend import Requested, Tuple4
 from tcpcrypt.runtime.privileges import DirectPrivileges, tcp_socket
 from tcpcrypt.runtime.sockops import Attachment, SockopsBackend
@@ -296,6 +297,27 @@ def test_an_acknowledgement_that_the_core_would_not_give_ends_the_connection(
 
 
 @pytest.fixture
+def own_group() -> Iterator[None]:
+    """This process is in a control group where nobody else is, whose connections would count."""
+    above = open_own_cgroup()
+    name = f"tcpcrypt-test-{os.getpid()}"
+
+    def move(where: str) -> None:
+        members = os.open(where, os.O_WRONLY, dir_fd=above)
+        with open(members, "w") as file:
+            file.write(str(os.getpid()))
+
+    os.mkdir(name, dir_fd=above)
+    try:
+        move(f"{name}/cgroup.procs")
+        yield
+    finally:
+        move("cgroup.procs")
+        os.rmdir(name, dir_fd=above)
+        os.close(above)
+
+
+@pytest.fixture
 def runs() -> Iterator[Callable[[], int]]:
     """How often programs of this process have run."""
     switch = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -315,7 +337,7 @@ def runs() -> Iterator[Callable[[], int]]:
 
 
 def test_it_does_not_run_for_segments_once_the_handshake_is_over(
-    pair: Network, side: Make, runs: Callable[[], int]
+    own_group: None, pair: Network, side: Make, runs: Callable[[], int]
 ) -> None:
     server, client = side(pair.server), side(pair.client)
     listener = server.listen(pair.server_end.v4)

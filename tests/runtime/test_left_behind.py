@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tcpcrypt.runtime.left_behind import segment_ports
-from tcpcrypt.runtime.older import connections_by_port
+from tcpcrypt.core.policy import SEGMENT, Match, Mode, Policy
+from tcpcrypt.runtime.left_behind import diverted_by
+from tcpcrypt.runtime.older import diverted_connections
 
 IPTABLES = """
 -A TCPCRYPT-OUTPUT -p tcp -m mark --mark 0x900000/0xf00000 -j RETURN
@@ -23,13 +24,31 @@ GATEWAY = "-A TCPCRYPT-FORWARD -i eth1 -p tcp -m tcp --dport 80 -j NFQUEUE --que
 HEAD = "  sl  local_address rem_address   st tx_queue\n"
 
 
+def told(lines: str) -> list[tuple[str, list[range]]]:
+    found = diverted_by(lines.splitlines())
+    return [
+        (str(p.match.direction and p.match.direction.value), list(p.match.ports)) for p in found
+    ]
+
+
 def test_ports_as_iptables_and_nft_tell_them() -> None:
-    assert segment_ports(IPTABLES.splitlines()) == [range(80, 81), range(8000, 8100)]
-    assert segment_ports(NFT.splitlines()) == [range(80, 81), range(8000, 8100)]
+    assert told(IPTABLES) == [
+        ("outgoing", [range(80, 81)]),
+        ("incoming", [range(80, 81)]),
+        ("outgoing", [range(8000, 8100)]),
+    ]
+    assert told(NFT) == [("outgoing", [range(80, 81)]), ("incoming", [range(8000, 8100)])]
+    several = (
+        "-A TCPCRYPT-OUTPUT ! -o lo -d 10.0.0.0/8 -p tcp -m multiport --dports 80,90:91"
+        " -j NFQUEUE --queue-num 29790"
+    )
+    (one,) = diverted_by([several])
+    assert (one.plane, [str(n) for n in one.match.remote]) == (SEGMENT, ["10.0.0.0/8"])
+    assert one.match.ports == (range(80, 81), range(90, 92))
 
 
 def test_what_a_gateway_forwards_is_no_connection_of_this_host() -> None:
-    assert segment_ports([GATEWAY]) == []
+    assert diverted_by([GATEWAY]) == []
 
 
 def test_connections_of_either_port_but_not_over_the_loopback(tmp_path: Path) -> None:
@@ -43,5 +62,6 @@ def test_connections_of_either_port_but_not_over_the_loopback(tmp_path: Path) ->
         + "   4: 00000000:0050 00000000:0000 0A 00000000\n"
         + "   5: 0100000A:138C 0200000A:0050 06 00000000\n"  # TIME-WAIT: nothing of it can leave
     )
-    found = connections_by_port([range(80, 81)], tmp_path)
+    policy = Policy(Mode.REQUIRE, Match(ports=(range(80, 81),)), plane=SEGMENT)
+    found = diverted_connections([policy], [], tmp_path)
     assert [(c.local_port, c.remote_port) for c in found] == [(5000, 80), (80, 5001)]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from middlebox.packet import ACK, ENO, MSS, RST, SYN, Packet
+from support.queues import Verdicts
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
@@ -16,6 +17,7 @@ from tcpcrypt.runtime.eno_backend import Requested, Tuple4
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.nfqueue import NfqueueBackend
 from tcpcrypt.runtime.rules import MARK_DIRECT, MARK_DONE, MARK_PASSED, QUEUE_NUMBER
+from tcpcrypt.wire.profile import RFC8548, STANFORD, WireProfile
 
 OTHERS = 0x7
 """Bits of the mark that are not ours."""
@@ -36,31 +38,18 @@ LEAVES = Packet(
 )
 
 
-class Queue:
-    def __init__(self) -> None:
-        self.verdicts: list[tuple[Verdict, bytes | None, int | None]] = []
-
-    def verdict(
-        self,
-        _packet: QueuedPacket,
-        what: Verdict,
-        payload: bytes | None = None,
-        mark: int | None = None,
-    ) -> None:
-        self.verdicts.append((what, payload, mark))
-
-
 class Passive:
     """The backend with a listener."""
 
-    def __init__(self) -> None:
-        self.queue = Queue()
+    def __init__(self, profile: WireProfile = RFC8548) -> None:
+        self.profile = profile
+        self.queue = Verdicts()
         self.negotiations: list[Negotiation] = []
         self.backend = NfqueueBackend(self.queue, None)  # type: ignore[arg-type]
         self.backend.adopt_listener(None, self._new)  # type: ignore[arg-type]
 
     def _new(self, _connection: Tuple4, **_of_the_syn: object) -> Requested:
-        config = Config()
+        config = replace(Config(), profile=self.profile)
         self.negotiations.append(Negotiation(config, Opener.PASSIVE))
         return Requested(self.negotiations[-1], POLICY, config, None)
 
@@ -78,6 +67,27 @@ def test_what_follows_a_syn_is_for_the_listener_and_settles_the_negotiation() ->
     assert Packet.parse(changed or b"").option(ENO) is not None
     assert passive.take(FOLLOWS, Hook.PREROUTING) == (Verdict.REPEAT, None, MARK_DONE | OTHERS)
     assert isinstance(passive.negotiations[0].outcome, Negotiated)
+
+
+@pytest.mark.parametrize(
+    ("profile", "option", "window"),
+    [(RFC8548, (ENO, b"\x21"), 64_000), (STANFORD, (253, b"\x45\x4e\x21"), 536)],
+    ids=["rfc8548", "stanford"],
+)
+def test_a_peer_that_cannot_be_overtaken_is_let_send_one_segment(
+    profile: WireProfile, option: tuple[int, bytes], window: int
+) -> None:
+    passive = Passive(profile)
+    passive.take(replace(COMES, options=(COMES.options[0], option)), Hook.INPUT)
+    answer = Packet.parse(passive.take(LEAVES, Hook.OUTPUT)[1] or b"")
+    assert answer.window == window
+    assert answer.option(option[0]) is not None
+
+
+def test_who_is_not_answered_in_that_dialect_keeps_the_window() -> None:
+    passive = Passive(STANFORD)
+    passive.take(COMES.without(ENO), Hook.INPUT)
+    assert passive.take(LEAVES, Hook.OUTPUT)[1] is None
 
 
 def test_rfc8547_4_6_what_follows_without_the_option_is_seen_as_well() -> None:

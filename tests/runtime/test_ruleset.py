@@ -10,7 +10,7 @@ from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime.iptables import Iptables, _left_behind, _transaction, rendered
 from tcpcrypt.runtime.older import OlderConnection, older_connections
-from tcpcrypt.runtime.rules import Rule
+from tcpcrypt.runtime.rules import SYN_QUEUE, Rule
 from tcpcrypt.runtime.ruleset import (
     HOLD_SLOTS,
     accepting_rules,
@@ -242,19 +242,22 @@ def test_what_follows_a_syn_is_looked_up_behind_the_queue(queue: int | None) -> 
         (only,) = follows
         assert "--tcp-option 69 -m addrtype --dst-type LOCAL -j TPROXY" in only
         return
-    queued = [n for n, line in enumerate(follows) if "NFQUEUE --queue-num 29795" in line]
+    queued = [n for n, line in enumerate(follows) if "NFQUEUE" in line]
     handed = [n for n, line in enumerate(follows) if "TPROXY" in line and "connmark" not in line]
     assert max(handed) < min(queued)
     assert "--tcp-option" not in follows[queued[0]], "what our listener was given, always"
+    assert follows[queued[0]].endswith(f"--queue-num {queue}")
     assert "--tcp-option 69" in follows[queued[1]]
+    assert follows[queued[1]].endswith(f"--queue-num {SYN_QUEUE}")
 
 
 def test_require_keeps_what_the_listener_was_given_from_the_service() -> None:
     refusing = words(everything(STRICT), "filter", "INPUT")
-    (ours, others) = (line for line in refusing if "connmark --mark 0x500000" in line)
-    assert ours.endswith("-m socket --nowildcard --transparent -j RETURN")
-    assert others.endswith("REJECT --reject-with tcp-reset")
-    assert refusing.index(ours) < refusing.index(others)
+    for mark in ("0x900000", "0x500000"):  # passed, accepted
+        (ours, others) = (line for line in refusing if f"connmark --mark {mark}" in line)
+        assert ours.endswith("-m socket --nowildcard --transparent -j RETURN")
+        assert others.endswith("REJECT --reject-with tcp-reset")
+        assert refusing.index(ours) < refusing.index(others)
     kept = words(guard_rules(STRICT, serving=False), "filter", "INPUT")
     gone = [line for line in kept if "connmark" in line]
     assert gone

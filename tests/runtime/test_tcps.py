@@ -7,17 +7,19 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 import pytest
+from support.queues import Verdicts
 from tcps.tcp import ACK, PSH, RST, SYN, packet, syn, syn_ack
 
 from tcpcrypt.core.policy import TCPS, FlowDirection, Match, Mode, Policy
 from tcpcrypt.daemon.demands import demands, sentences, warnings
 from tcpcrypt.errors import LocalError
 from tcpcrypt.runtime import sock_diag
+from tcpcrypt.runtime.left_behind import diverted_by
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.older import OlderConnection, diverted_connections, older_connections
 from tcpcrypt.runtime.rules import MARK_DONE, MARK_PASSED
 from tcpcrypt.runtime.ruleset import accepting_rules, guard_rules, opening_rules
-from tcpcrypt.runtime.tcps import TCPS_QUEUE, TcpsDivert, diverted_by, tcps_rules
+from tcpcrypt.runtime.tcps import TCPS_QUEUE, TcpsDivert, tcps_rules
 from tcpcrypt.tcps.schedule import X25519
 from tcpcrypt.tcps.weaknesses import LACKS
 
@@ -27,28 +29,12 @@ OPPORTUNISTIC = Policy(Mode.OPPORTUNISTIC, HTTP, auth="tofu", profile=TCPS)
 QUEUED = ("-j", "NFQUEUE", "--queue-num", str(TCPS_QUEUE))
 
 
-class Queue:
-    """Takes verdicts."""
-
-    def __init__(self) -> None:
-        self.verdicts: list[tuple[Verdict, bytes | None, int | None]] = []
-
-    def verdict(
-        self,
-        _packet: QueuedPacket,
-        what: Verdict,
-        payload: bytes | None = None,
-        mark: int | None = None,
-    ) -> None:
-        self.verdicts.append((what, payload, mark))
-
-
 class Side:
     """One host, by packets."""
 
     def __init__(self, *policies: Policy) -> None:
         self.policies: Sequence[Policy] = policies
-        self.queue = Queue()
+        self.queue = Verdicts()
         self.told: list[tuple[str, dict[str, object]]] = []
         self.numbers = iter(range(1, 100))
         self.divert = TcpsDivert(

@@ -271,8 +271,15 @@ class Tcp:
             self._ack()
 
     def _syn_came(self, segment: Segment, scale: int | None, timestamps: bytes) -> None:
-        if self.state == "open" or (self.state == "syn-received" and segment.flags.ack):
+        if self.state == "open":
             self._ack()
+            return
+        if self.state == "syn-received" and segment.flags.ack:
+            # RFC 9293 section 3.5, figure 8: both have opened.
+            assert segment.seq == self.peer_isn
+            self.state = "open"
+            self._ack()
+            self._push()
             return
         self.peer_isn = segment.seq
         self.peer_mss = mss(segment.options) or 536
@@ -282,8 +289,7 @@ class Tcp:
             self.scale = None
         self.peer_scale = 0 if self.scale is None else scale or 0
         self.timestamps = self.timestamps and bool(timestamps)
-        if self.state == "syn-sent":
-            assert segment.flags.ack
+        if self.state == "syn-sent" and segment.flags.ack:
             assert segment.ack == (self.isn + 1) % MODULUS
             self.state = "open"
             self._ack()

@@ -29,6 +29,8 @@ class Setup:
     wire: Faults = dataclasses.field(default_factory=Faults)
     inner: Faults = dataclasses.field(default_factory=lambda: Faults(delay=0.0001))
     forwards: bool = False
+    crossed: bool = False
+    """Both hosts open at once."""
     isn: tuple[int, int] = (1_000, 0xFFFFFF00)
     config: tuple[Config | None, Config | None] = (Config(), Config())
     caches: tuple[ResumptionCache | None, ResumptionCache | None] = (None, None)
@@ -65,7 +67,7 @@ class Path:
                 continue
             flow = Flow(
                 there if mine else back,
-                Side.INNER if mine else Side.OUTER,
+                Side.INNER if mine or setup.crossed else Side.OUTER,
                 config,
                 resumption=cache,
                 forwards=setup.forwards,
@@ -122,7 +124,10 @@ class Path:
         return engine.flow
 
     def open(self) -> None:
-        self.server.listen()
+        if self.setup.crossed:
+            self.server.connect()
+        else:
+            self.server.listen()
         self.client.connect()
         self.world.run(60, lambda: self.client.state == self.server.state == "open")
         assert self.client.state == self.server.state == "open"

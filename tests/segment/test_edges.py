@@ -1,6 +1,8 @@
 """Attacks, ends, windows and what else is not bulk; the flows stand between model hosts."""
 
+import gc
 import struct
+import weakref
 
 import pytest
 from segment.model import ACK, FIN, MODULUS, RST, SYN, Faults, TcpFlags
@@ -551,3 +553,83 @@ def test_the_application_gets_a_window_that_its_frames_fit() -> None:
     stream.acknowledged(0, 3000, [])
     assert stream.window(0) == 1400 + 1400 + 3000 - 2 * 1420 - 20
     assert stream.window(2) == 2940 >> 2
+
+
+def test_rfc9293_3_10_7_4_after_the_end_nobody_is_asked_again() -> None:
+    """Who was in LAST-ACK would reset it for an acknowledgement too many."""
+    path = Path()
+    path.exchange(b"all of it", b"and that", seconds=60)
+    path.world.run(5)
+    flow = path.flow(True)
+    assert flow.over
+    client, server = path.client, path.server
+    numbers = {
+        Side.INNER: (client.isn + 1 + client.nxt, client.peer_isn + 1 + client._rcv()),
+        Side.OUTER: (server.isn + 1 + flow._streams[Side.OUTER].input.end, 0),
+    }
+    for side, one in ((Side.INNER, client), (Side.OUTER, server)):
+        seq, ack = numbers[side]
+        for flags in (RST, RST | ACK, ACK):
+            header = Header(seq=seq, ack=ack, flags=flags, window=500)
+            packet = make_packet(one.flow, header)
+            outcome = flow.take(side, Segment.parse(packet), packet)
+            assert (outcome.packets, outcome.passed) == ([], False)
+        header = Header(seq=seq - 1, ack=ack, flags=FIN | ACK, window=500)
+        packet = make_packet(one.flow, header)
+        [(to, made)] = flow.take(side, Segment.parse(packet), packet).packets
+        answer = Segment.parse(made)
+        assert (to, answer.flags, answer.ack) == (side, ACK, seq % MODULUS)
+    assert path.names(True) == ["encrypted", "closed"]
+
+
+def test_of_a_connection_that_is_over_no_session_is_kept() -> None:
+    """It stays for a minute: those of a busy server must not cost what open ones do."""
+    path = opened()
+    flow = path.flow(True)
+    crypt, known = flow._crypt, flow.established
+    assert crypt is not None
+    kept = [weakref.ref(crypt), weakref.ref(crypt.session)]
+    del crypt
+    path.client.close()
+    path.server.close()
+    path.world.run(5)
+    assert flow.over
+    gc.collect()
+    assert [what() for what in kept] == [None, None]
+    # What is told of it is the same.
+    assert flow.established is known is not None
+    assert flow.session_id == known.session_id
+    assert (flow.ready, flow.agreed, flow.state) == (True, True, "closed")
+    assert (flow.rekeys, flow.proved) == (0, False)
+
+
+def test_what_both_hosts_have_ended_is_not_reset_by_its_owner() -> None:
+    """The engine stops, or has new rules: there is nothing left for anybody to read or say."""
+    path = Path()
+    path.exchange(b"all of it", b"and that", seconds=60)
+    path.world.run(5)
+    flow = path.flow(True)
+    assert flow.over
+    assert flow.abort().packets == []
+    assert not flow.dead
+    flow.forget()
+    assert flow.dead
+
+
+def test_a_stranger_has_nothing_answered_of_what_is_over_and_cannot_make_it_stay() -> None:
+    path = Path()
+    path.exchange(b"all of it", b"and that", seconds=60)
+    path.world.run(5)
+    flow, ended = path.flow(True), path.world.now
+    last = last_of_server(path)
+    # What came last of the peer, repeated, is answered: it has not heard that it arrived.
+    for off, answers in ((0, 1), (-(1 << 20), 0), (1 << 20, 0), (1 << 31, 0)):
+        header = Header(seq=(last.seq + off) % MODULUS, ack=last.ack, flags=FIN | ACK, window=9)
+        packet = make_packet(BACK, header, bytes(4))
+        outcome = flow.take(Side.OUTER, Segment.parse(packet), packet)
+        assert [to for to, _ in outcome.packets] == [Side.OUTER] * answers
+    while path.world.now < ended + 60:
+        assert not flow.forgotten(path.world.now - 6)
+        path.world.now += 20
+        flow.take(Side.OUTER, Segment.parse(packet), packet)
+    assert flow.forgotten(path.world.now + 1)

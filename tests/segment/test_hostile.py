@@ -1,5 +1,7 @@
 """Who wants plaintext out, an end of all connections, or the engine's memory."""
 
+from collections.abc import Callable
+
 import pytest
 from segment.model import ACK, FIN, MODULUS, RST, SYN, TcpFlags
 from segment.path import Path, Setup
@@ -11,11 +13,11 @@ from tcpcrypt.core.negotiation import Negotiation, Opener
 from tcpcrypt.errors import PeerReason
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER
-from tcpcrypt.segment import service
+from tcpcrypt.runtime.segment_queue import INNER_QUEUE, OUTER_QUEUE
+from tcpcrypt.runtime.segments import SegmentPlane
 from tcpcrypt.segment import table as module
 from tcpcrypt.segment.flow import Outcome
 from tcpcrypt.segment.opening import Side
-from tcpcrypt.segment.service import INNER_QUEUE, SegmentPlane
 from tcpcrypt.segment.stream import Stream
 from tcpcrypt.segment.table import Table
 from tcpcrypt.wire.segment import Segment
@@ -154,7 +156,8 @@ def test_an_init_message_that_goes_wrong_later_ends_its_connection_alone(
     _, outcome = one.take(
         Side.OUTER, segment(BACK, ACK, 101 + len(first), 501, options=eno, data=second)
     )
-    assert heard[-1] == ("aborted", {"reason": reason.value})
+    event, facts = heard[-1]
+    assert (event, facts["reason"]) == ("aborted", reason.value)
     assert [Segment.parse(packet).flags for _, packet in outcome.packets] == [RST | ACK] * 2
 
 
@@ -380,21 +383,22 @@ def test_nobody_has_a_packet_made_for_each_byte_of_his() -> None:
     assert flow._composer.most(Side.OUTER) >= 64
 
 
+def test_nor_has_a_host_behind_a_gateway_one_made_for_each_byte_that_comes_for_it() -> None:
+    one = table()
+    one.take(Side.OUTER, segment(BACK, SYN, 100, options=with_eno()), forwarded=True)
+    small = segment(THERE, SYN | ACK, 500, 101, options=b"\x02\x04\x00\x01")
+    one.take(Side.INNER, small, forwarded=True)
+    assert one.flows[THERE]._composer.most(Side.INNER) == 64
+
+
 # --- the kernel's queues ----------------------------------------------------------------------
 
 
 class Queue:
     """Instead of the kernel's."""
 
-    opened: dict[int, int]
-
     def __init__(self) -> None:
         self.verdicts: list[tuple[int, Verdict, bytes | None]] = []
-
-    def open(self, lengths: dict[int, int], *, joined: bool) -> "Queue":
-        assert joined
-        self.opened = lengths
-        return self
 
     def verdict(
         self, packet: QueuedPacket, what: Verdict, payload: bytes | None = None, mark: int = 0
@@ -415,45 +419,46 @@ class Queue:
 
 
 class Loop:
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+
     def watch(self, *_: object) -> None:
         pass
 
-    def call_later(self, *_: object) -> None:
-        pass
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.calls.append((seconds, call))
 
 
-class Raw:
-    def fileno(self) -> int:
-        return -1
+class Adding:
+    descriptors = (-1, -1, -1)
 
-    def sendto(self, *_: object) -> None:
+    def send(self, packet: bytes) -> None:
         pass
 
 
 @pytest.fixture
-def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
-    queue = Queue()
-    monkeypatch.setattr(service, "PacketQueue", queue)
-    monkeypatch.setattr(service, "_raw", lambda _family: Raw())
-    monkeypatch.setattr(SegmentPlane, "_be_liberal", lambda _self: None)
-    return queue
+def queue() -> Queue:
+    return Queue()
+
+
+def plane_of(queue: Queue, config: Config | None) -> SegmentPlane:
+    loop, adding = Loop(), Adding()
+    return SegmentPlane(loop, queue, adding, lambda *_: config)  # type: ignore[arg-type]
 
 
 def queued(number: int, identifier: int, packet: bytes) -> QueuedPacket:
     return QueuedPacket(number, identifier, Hook.FORWARD, 0, memoryview(packet))
 
 
-def test_whoever_finds_the_daemons_queue_free_takes_no_rules_away(queue: Queue) -> None:
-    # The name of the lock can be taken by anybody.
-    plane = SegmentPlane(Loop(), lambda _key, _side: Config())  # type: ignore[arg-type]
-    assert QUEUE_NUMBER in queue.opened
+def test_what_comes_from_another_queue_is_dropped(queue: Queue) -> None:
+    plane = plane_of(queue, Config())
     plane._on_packet(queued(QUEUE_NUMBER, 1, segment(THERE, SYN)))
     assert queue.verdicts == [(1, Verdict.DROP, None)]
 
 
 def test_what_waits_for_keys_does_not_leave_with_another_connection(queue: Queue) -> None:
     clock = Clock()
-    plane = SegmentPlane(Loop(), lambda _key, _side: Config())  # type: ignore[arg-type]
+    plane = plane_of(queue, Config())
     plane.table._clock = clock
     syn_ack = Negotiation(Config(), Opener.PASSIVE)
     plane._on_packet(queued(INNER_QUEUE, 1, segment(THERE, SYN, 500, options=MSS)))
@@ -461,20 +466,42 @@ def test_what_waits_for_keys_does_not_leave_with_another_connection(queue: Queue
     syn_ack.segment_received(True, False, offered)
     option = syn_ack.option_to_send(True, True, 36)
     answer = segment(BACK, SYN | ACK, 100, 501, options=MSS + option + bytes(-len(option) % 4))
-    plane._on_packet(queued(service.OUTER_QUEUE, 2, answer))
+    plane._on_packet(queued(OUTER_QUEUE, 2, answer))
     plane._on_packet(queued(INNER_QUEUE, 3, segment(THERE, ACK, 501, 101)))
     plane._on_packet(queued(INNER_QUEUE, 4, segment(THERE, ACK, 501, 101, data=b"secret")))
     assert 4 not in [identifier for identifier, _, _ in queue.verdicts]
     # A flood has the connection forgotten, and a SYN that its port begins in clear.
     plane.table._drop(THERE)
-    plane._on_packet(queued(service.OUTER_QUEUE, 5, segment(BACK, SYN, 100, options=MSS)))
+    plane._on_packet(queued(OUTER_QUEUE, 5, segment(BACK, SYN, 100, options=MSS)))
     assert queue.verdicts[-2:] == [(5, Verdict.ACCEPT, None), (4, Verdict.DROP, None)]
     assert plane._held_count == 0
 
 
+def test_what_is_due_earlier_does_not_wait_for_what_was_put_off(queue: Queue) -> None:
+    plane = plane_of(queue, Config())
+    clock = plane._clock = Clock()
+    loop = plane._loop
+    assert isinstance(loop, Loop)
+    plane._on_packet(queued(INNER_QUEUE, 1, segment(THERE, SYN, 500, options=MSS)))
+    flow = plane.table.flows[THERE]
+    asked: list[float] = []
+    plane.table.handle_timeout = lambda _key: (asked.append(clock.now), Outcome())[1]  # type: ignore[method-assign]
+    del loop.calls[:]
+    for due in (60.0, 60.0, 0.2, 0.2):
+        flow._timer.due = clock.now + due
+        plane._follow(THERE)
+    (late, put_off), (soon, at_once) = loop.calls
+    assert (late, round(soon, 6)) == (60.0, 0.2)
+    flow._timer.due = None
+    at_once()
+    put_off()
+    assert len(asked) == 1
+    assert not plane._timed
+
+
 def test_what_was_damaged_on_its_way_gets_no_good_checksum(queue: Queue) -> None:
     # Under keys it would be the peer's word that the damage is what was said.
-    plane = SegmentPlane(Loop(), lambda _key, _side: None)  # type: ignore[arg-type]
+    plane = plane_of(queue, None)
     good = segment(THERE, SYN, options=MSS)
     damaged = good[:-1] + b"\xb5"
     plane._on_packet(queued(INNER_QUEUE, 1, damaged))

@@ -38,7 +38,7 @@ def segment(
 
 def table(config: Config | None = None, **more: object) -> Table:
     chosen = Config() if config is None else config
-    return Table(lambda _key, _side: chosen, **more)  # type: ignore[arg-type]
+    return Table(lambda _key, _side, _forwarded: chosen, **more)  # type: ignore[arg-type]
 
 
 def test_a_syn_begins_a_connection_and_carries_the_option() -> None:
@@ -79,7 +79,7 @@ def test_what_is_not_known_fails_closed() -> None:
 
 
 def test_what_policy_leaves_alone_passes_untouched() -> None:
-    one = Table(lambda _key, _side: None)
+    one = Table(lambda _key, _side, _forwarded: None)
     for packet in (segment(THERE, SYN, options=MSS), segment(THERE, ACK, data=b"plain")):
         _, outcome = one.take(Side.INNER, packet)
         assert outcome.passed
@@ -186,3 +186,153 @@ def test_events_name_their_connection() -> None:
     assert one.take(Side.INNER, segment((CLIENT, 1, SERVER, 80), SYN, options=MSS))[1].packets == []
     one.take(Side.INNER, segment(THERE, SYN | ACK, 100, 101))
     assert one.take(Side.INNER, segment(THERE, ACK, data=b"plain"))[1].passed
+
+
+@pytest.mark.parametrize("insists", [False, True])
+def test_rfc8547_4_6_a_path_that_swallows_the_option_is_left_plain_unless_policy_insists(
+    insists: bool,
+) -> None:
+    one = table(Config(require_encryption=insists))
+    carried = []
+    for _ in range(5):
+        _, outcome = one.take(Side.INNER, segment(THERE, SYN, options=MSS))
+        leaving = [packet for _, packet in outcome.packets] or [segment(THERE, SYN, options=MSS)]
+        carried.append(69 in [o.kind for o in parse_options(Segment.parse(leaving[0]).options)])
+    assert carried == [True] * 3 + [insists] * 2
+    assert one.flows[THERE].plain is not insists
+
+
+ENO = b"\x45\x03\x23\0"
+
+
+def opened_from_outside(one: Table, seq: int = 200) -> None:
+    """A connection without ENO."""
+    one.take(Side.OUTER, segment(BACK, SYN, seq, options=MSS))
+    one.take(Side.INNER, segment(THERE, SYN | ACK, 100, seq + 1))
+    one.take(Side.OUTER, segment(BACK, ACK, seq + 1, 101))
+
+
+def test_a_plain_peer_may_be_silent_at_first_for_longer_than_a_handshake_takes() -> None:
+    clock = Clock()
+    one = table(clock=clock)
+    opened_from_outside(one)
+    clock.now += 131
+    assert one.sweep() == 0
+    assert one.take(Side.OUTER, segment(BACK, ACK, 201, 101, data=b"at last"))[1].passed
+
+
+def test_so_may_one_whose_option_got_lost_in_the_last_segment_of_the_handshake() -> None:
+    clock = Clock()
+    one = table(clock=clock)
+    one.take(Side.OUTER, segment(BACK, SYN, 200, options=MSS + ENO))
+    one.take(Side.INNER, segment(THERE, SYN | ACK, 100, 201, options=MSS))
+    assert one.take(Side.OUTER, segment(BACK, ACK, 201, 101))[1].passed
+    assert one.flows[THERE].plain
+    clock.now += 131
+    assert one.sweep() == 0
+
+
+def test_who_guesses_the_answer_to_his_syn_is_forgotten_with_it() -> None:
+    clock = Clock()
+    one = table(clock=clock)
+    one.take(Side.OUTER, segment(BACK, SYN, 200, options=MSS))
+    one.take(Side.INNER, segment(THERE, SYN | ACK, 100, 201))
+    one.take(Side.OUTER, segment(BACK, ACK, 201, 777))
+    clock.now += 131
+    assert one.sweep() == 1
+
+
+@pytest.mark.parametrize("option", [b"", ENO])
+def test_a_strangers_syn_keeps_no_inner_host_from_the_same_ports(option: bytes) -> None:
+    one = table()
+    one.take(Side.OUTER, segment(BACK, SYN, 200, options=MSS + option))
+    _, outcome = one.take(Side.INNER, segment(THERE, SYN, 100, options=MSS))
+    [(to, packet)] = outcome.packets
+    assert to is Side.OUTER
+    assert 69 in [option.kind for option in parse_options(Segment.parse(packet).options)]
+
+
+@pytest.mark.parametrize("option", [b"", ENO])
+def test_rfc9293_3_10_7_4_who_still_has_an_older_connection_is_reset(option: bytes) -> None:
+    one = table()
+    one.take(Side.OUTER, segment(BACK, SYN, 200, options=MSS + option))
+    _, outcome = one.take(Side.INNER, segment(THERE, ACK, 5000, 7777, data=b"older"))
+    assert not outcome.passed
+    [(to, packet)] = outcome.packets
+    reset = Segment.parse(packet)
+    assert (to, reset.flags, reset.seq) == (Side.INNER, RST, 7777)
+
+
+@pytest.mark.parametrize("opener", list(Side))
+def test_a_later_connection_is_negotiated_though_nobody_heard_the_end_of_a_plain_one(
+    opener: Side,
+) -> None:
+    """Policy requires encryption meanwhile."""
+    config = Config()
+    one = Table(lambda _key, _side, _forwarded: config)
+    if opener is Side.OUTER:
+        opened_from_outside(one)
+        ask, answer = BACK, THERE
+    else:
+        one.take(Side.INNER, segment(THERE, SYN, 100, options=MSS))
+        one.take(Side.OUTER, segment(BACK, SYN | ACK, 200, 101, options=MSS))
+        one.take(Side.INNER, segment(THERE, ACK, 101, 201))
+        ask, answer = THERE, BACK
+    assert one.flows[THERE].plain
+    config = Config(require_encryption=True)
+    early = segment(ask, SYN, 90_000, options=MSS, data=b"early")
+    [(to, packet)] = one.take(opener, early)[1].packets
+    assert (to, len(Segment.parse(packet).payload)) == (opener.other, 0)
+    again = segment(ask, SYN, 90_000, options=MSS)
+    # Who is still connected would say so: the SYN decides nothing.
+    assert one.take(opener, again)[1].passed
+    _, outcome = one.take(opener.other, segment(answer, SYN | ACK, 70_000, 90_001, options=MSS))
+    assert not outcome.passed
+    [(to, packet)] = outcome.packets
+    assert (to, Segment.parse(packet).flags, Segment.parse(packet).seq) == (
+        opener.other,
+        RST,
+        90_001,
+    )
+    _, outcome = one.take(opener, again)
+    assert not outcome.passed
+    if opener is Side.OUTER:  # refused, for there is no option
+        assert one.flows[THERE].dead
+    else:
+        assert one.flows[THERE].state == "connecting"
+
+
+def test_who_is_left_alone_may_ask_again_from_the_same_port_and_both_may_ask_at_once() -> None:
+    one = Table(lambda _key, _side, _forwarded: None)
+    for seq in (100, 7000):  # nobody answers the first
+        assert one.take(Side.INNER, segment(THERE, SYN, seq, options=MSS))[1].passed
+    assert one.take(Side.OUTER, segment(BACK, SYN | ACK, 200, 7001, options=MSS))[1].passed
+    assert one.take(Side.INNER, segment(THERE, ACK, 7001, 201, data=b"on"))[1].passed
+    # RFC 9293 section 3.5: two SYNs that cross.
+    one = Table(lambda _key, _side, _forwarded: None)
+    assert one.take(Side.INNER, segment(THERE, SYN, 100, options=MSS))[1].passed
+    assert one.take(Side.OUTER, segment(BACK, SYN, 200, options=MSS))[1].passed
+    assert one.take(Side.INNER, segment(THERE, SYN | ACK, 100, 201))[1].passed
+    assert one.take(Side.OUTER, segment(BACK, SYN | ACK, 200, 101))[1].passed
+
+
+def test_rfc5961_4_a_strangers_syn_does_not_end_a_plain_connection() -> None:
+    one = table()
+    opened_from_outside(one)
+    for seq in (90_000, 200):
+        assert one.take(Side.OUTER, segment(BACK, SYN, seq, options=MSS))[1].passed
+        assert one.take(Side.INNER, segment(THERE, ACK, 101, 201))[1].passed
+    # What is repeated of its own handshake is no other one.
+    assert one.take(Side.INNER, segment(THERE, SYN | ACK, 100, 201))[1].passed
+    assert one.take(Side.OUTER, segment(BACK, ACK, 201, 101, data=b"on"))[1].passed
+
+
+def test_a_plain_connection_that_is_half_closed_stays_for_an_hour() -> None:
+    clock = Clock()
+    one = table(clock=clock)
+    opened_from_outside(one)
+    one.take(Side.INNER, segment(THERE, TcpFlags.FIN | ACK, 101, 201))
+    clock.now += 3500
+    assert one.sweep() == 0
+    clock.now += 200
+    assert one.sweep() == 1

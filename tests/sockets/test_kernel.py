@@ -53,10 +53,13 @@ class Ends:
         addresses = self.sock.getsockname(), self.sock.getpeername()
         self.service.memory.by_socket[addresses] = facts
 
-    def wrap(self, peer: str = "tofu", transport: str = "eno") -> SecureSocket:
+    def wrap(
+        self, peer: str = "tofu", transport: str = "eno", pq: str | None = None
+    ) -> SecureSocket:
         secured = sockets.wrap(
             self.sock,
             peer=peer,
+            pq=pq,
             transport=transport,
             control=self.service.path,
             on_state=self.changes.append,
@@ -98,6 +101,14 @@ def test_each_way_to_ask(ends: Ends, peer: str) -> None:
     ends.know(authenticated(1, "-", "-"))
     with ends.wrap(peer) as secured:
         assert secured.send(b"x") == 1
+
+
+def test_post_quantum_keys_are_looked_for(ends: Ends) -> None:
+    ends.know(authenticated(1, "-", "-") | {"kex": "X25519"})
+    with ends.wrap("tofu", pq="require") as secured:
+        with pytest.raises(AuthenticationError, match="X25519MLKEM768"):
+            secured.send(b"x")
+        assert secured.state is State.FAIL
 
 
 def test_any_key_will_do_for_who_serves(ends: Ends) -> None:

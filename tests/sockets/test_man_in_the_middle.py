@@ -41,7 +41,8 @@ def strip(data: bytes, at: int) -> bytes:
 
 
 def insert(data: bytes, at: int) -> bytes:
-    return data[:at] + b"\x00" + data[at:]
+    # Another byte than the one it stands before, or the stream would be altered behind that.
+    return data[:at] + bytes([data[at] ^ 0x01]) + data[at:]
 
 
 class Middle:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.conversations import UNAUTHENTICATED, End, carry, taken, told
+from support.conversations import UNAUTHENTICATED, End, carry, connected, finished, taken, told
 
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.events import Role
 from tcpcrypt.errors import FallbackReason, NoCommonTEPError, NoEncryptionError
-from tcpcrypt.sockets.preface import MAGIC, PREFACE_MAX, VERSION, Preface
+from tcpcrypt.sockets.preface import MAGIC, PREFACE_MAX, VERSION, Preface, Usual
 from tcpcrypt.sockets.state import Failure, State
 
 HEAD = bytes.fromhex("54 43 45 4e 4f 01")
@@ -129,3 +129,60 @@ def test_abandoning_is_idempotent() -> None:
     preface = Preface(Config(), Role.A)
     preface.abandon()
     preface.abandon()
+
+
+def agree(usual: tuple[Usual, Usual]) -> tuple[Preface, Preface]:
+    config = Config(teps=(0x23,))
+    a = Preface(config, Role.A, usual=usual[0])
+    b = Preface(config, Role.B, usual=usual[1])
+    assert b.receive(a.to_send + b"Init1") == b"Init1"
+    assert a.receive(b.to_send + b"Init2") == b"Init2"
+    return a, b
+
+
+def test_what_is_usual_is_negotiated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Usual(), Usual()
+    first = agree(usual)
+    made = []
+    monkeypatch.setattr(Preface, "_negotiate", lambda *_: made.append(1))
+    again = agree(usual)
+    assert not made
+    for one, other in zip(first, again, strict=True):
+        assert one.outcome == other.outcome
+        assert one.to_send == other.to_send
+        assert one.only_offer == other.only_offer
+        assert (one.sent_len, one.received_len) == (other.sent_len, other.received_len)
+
+
+def test_another_answer_than_the_usual_one_is_judged_for_itself() -> None:
+    """Also where the own offer came from what is usual, and nobody has negotiated yet."""
+    usual = Usual(), Usual()
+    agree(usual)
+    a = Preface(Config(teps=(0x23,)), Role.A, usual=usual[0])
+    with pytest.raises(NoEncryptionError):
+        a.receive(HEAD + bytes.fromhex("45 04 01 24"))
+    a = Preface(Config(teps=(0x23,)), Role.A, usual=usual[0])
+    a.receive(HEAD + bytes.fromhex("45 04 03 23"))
+    assert a.outcome is not None
+    assert a.outcome.peer_application_aware
+
+
+def test_who_may_resume_does_not_offer_what_is_usual(tmp_path: Path) -> None:
+    ends = End.at(tmp_path / "a", "tofu"), End.at(tmp_path / "b", "tofu")
+    for turn in range(4):
+        a, b = connected(*ends)
+        assert a.resumed is b.resumed is (turn > 0)
+        finished(a, b)
+    ends[0].keys.outgoing.flush()
+    assert connected(*ends)[0].resumed is False
+
+
+def test_options_that_peers_make_up_are_not_kept_without_bound() -> None:
+    usual = Usual()
+    for number in range(300):
+        other = bytes((0x25 + number % 80, 0x24 if number < 80 else 0x22, 0x23, 0x7F - number % 7))
+        b = Preface(Config(teps=(0x23,)), Role.B, usual=usual)
+        with contextlib.suppress(NoEncryptionError):
+            b.receive(HEAD + bytes((0x45, 2 + len(other))) + other)
+        assert len(usual.outcomes) <= 64
+    assert usual.outcomes

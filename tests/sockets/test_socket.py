@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -18,7 +19,7 @@ import pytest
 
 from tcpcrypt import sockets
 from tcpcrypt.errors import IntegrityError, LocalError, ResetError, TruncationError
-from tcpcrypt.sockets import Failure, SecureSocket, State, StateChanged, arrangement
+from tcpcrypt.sockets import Failure, SecureSocket, State, StateChanged, arrangement, inband
 from tcpcrypt.sockets.buffers import WIRE_MAX
 
 PATIENCE = 10.0
@@ -761,3 +762,62 @@ def test_a_service_that_is_not_there(client_keys: Path) -> None:
 def test_a_missing_key_is_told_before_anybody_is_asked(client_keys: Path) -> None:
     with pytest.raises(LocalError, match="no pre-shared key 'pump'"):
         sockets.connect(("127.0.0.1", 1), peer="psk:pump", keys=client_keys)
+
+
+# --- urgent data ----------------------------------------------------------------------------
+
+
+def carry(one: socket.socket, other: socket.socket) -> None:
+    """To the end; the last byte of each piece is marked urgent."""
+    with contextlib.suppress(OSError):  # who has closed does not hear the other's end
+        while data := one.recv(1 << 16):
+            other.sendall(data[:-1])
+            other.send(data[-1:], socket.MSG_OOB)
+        other.shutdown(socket.SHUT_WR)
+
+
+def test_a_byte_that_is_marked_urgent_on_the_way_stays_in_its_place(listen, connect, pool) -> None:
+    """TCP's urgent pointer is not authenticated: it must not take a byte out of a frame."""
+    listener = listen()
+    with socket.create_server(("127.0.0.1", 0)) as middle:
+        accepted, shaken = pool.submit(listener.accept), pool.submit(connect, middle.getsockname())
+        near, _address = middle.accept()
+        with near, socket.create_connection(listener.getsockname(), PATIENCE) as far:
+            carried = pool.submit(carry, near, far), pool.submit(carry, far, near)
+            client, (server, _address) = shaken.result(PATIENCE), accepted.result(PATIENCE)
+            for one, other in ((client, server), (server, client)):
+                assert one.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
+                one.sendall(b"telemetry")
+                assert other.recv(100) == b"telemetry"
+            client.close()
+            assert server.recv(100) == b""
+            server.close()
+            for one in carried:
+                one.result(PATIENCE)
+
+
+# --- what is done while the other end is at work ---------------------------------------------
+
+
+def test_the_next_key_pair_is_made_ahead_and_used_once(listen, connect, pool) -> None:
+    listener = listen()
+    shown = set()
+    for _ in range(4):
+        accepted = pool.submit(listener.accept)
+        client = connect(listener.getsockname())
+        server, _address = accepted.result(PATIENCE)
+        assert 1 <= inband._KEYS.ready <= 2, "one for either end, which are one process here"
+        shown.add(client.session_id)
+        client.setsockopt(socket.IPPROTO_TCP, "TCP_CRYPT_CACHE_FLUSH", 1)
+        assert client.resumed is False
+        client.close()
+        server.close()
+    assert len(shown) == 4
+
+
+def test_closing_ends_tcp_too(pair: Pair) -> None:
+    client, server = pair
+    client.close()
+    assert server.recv(1) == b""
+    server._sock.settimeout(PATIENCE)
+    assert server._sock.recv(1) == b""

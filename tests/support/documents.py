@@ -168,7 +168,9 @@ class Shown:
                 continue
             for line in re.sub(r"\\\n\s*", " ", block).splitlines():
                 bare = _PROMPT.sub("", line)
-                if bare.split(" ")[0] in PROGRAMS:
+                name, _, rest = bare.partition(" ")
+                # A row of a table begins with a name, too: its columns stand further off.
+                if name in PROGRAMS and not rest.startswith(" "):
                     prompt = re.match(r"^[a-z]+\$ ", line)
                     command = re.sub(r"\s+# .*$", "", line[prompt.end() if prompt else 0 :])
                     yield cls(path.name, command)

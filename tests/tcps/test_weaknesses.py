@@ -388,7 +388,9 @@ def test_a1_fragments_reach_no_connection() -> None:
 
 
 @pytest.mark.parametrize("flags", [PSH | ACK, FIN | ACK, FIN | PSH | ACK, PSH])
-@pytest.mark.parametrize("options", [b"", b"\xfd\x14TM" + bytes(16), TI, LINUX_SYN])
+@pytest.mark.parametrize(
+    "options", [b"", b"\xfd\x14TM" + bytes(16), TI, LINUX_SYN], ids=["none", "TM", "TI", "SYN"]
+)
 def test_a2_nothing_without_its_tag_is_taken(flags: int, options: bytes) -> None:
     wire = Wire(ours(), ours()).open()
     data = b"" if not flags & PSH else WORDS

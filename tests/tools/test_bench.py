@@ -75,7 +75,9 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_quick_measures_everything_in_time() -> None:
     begun = time.monotonic()
     done = run("bench", "--quick", "--json")
-    assert time.monotonic() - begun < QUICK_MAX
+    if (took := time.monotonic() - begun) > QUICK_MAX:
+        # Says little on a machine that has other work.
+        raise TimeoutError(f"{took:.1f} s")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     bulk, opened, trip = found["bulk"], found["connections"], found["round_trip"]

@@ -27,6 +27,10 @@ def look(name: str, facts: Facts) -> Finding:
 
 
 CONFIG = "etc/tcpcrypt/tcpcrypt.toml"
+GATEWAY = (
+    '[[policy]]\nmode = "require"\nplane = "segment"\nmatch = { ports = 80, inner = "eth1" }\n'
+)
+INNER = "sys/class/net/eth1/mtu"
 CONNTRACK = "proc/sys/net/netfilter/nf_conntrack_"
 
 
@@ -68,6 +72,16 @@ CONNTRACK = "proc/sys/net/netfilter/nf_conntrack_"
         ("configuration", {}, False, "no /etc/tcpcrypt/tcpcrypt.toml"),
         ("configuration", {CONFIG: '[[policy]]\nmatch = {}\nmode = "never"\n'}, True, "1 policies"),
         ("configuration", {CONFIG: "[daemon]\nuser = 7\n"}, False, "tcpcrypt.toml:2: daemon.user"),
+        ("gateway", {}, True, "no policy"),
+        ("gateway", {CONFIG: "[daemon]\nuser = 7\n"}, True, "cannot be read"),
+        ("gateway", {CONFIG: GATEWAY}, False, "no interface eth1"),
+        ("gateway", {CONFIG: GATEWAY, INNER: "1500"}, False, "forwards nothing"),
+        (
+            "gateway",
+            {CONFIG: GATEWAY, INNER: "1500", "proc/sys/net/ipv4/ip_forward": "1"},
+            True,
+            "forwards for eth1",
+        ),
         ("cgroup v2", {"proc/mounts": "cgroup /sys/fs/cgroup cgroup rw 0 0\nodd\n"}, False, "not"),
         ("cgroup v2", {"proc/mounts": "none /cg cgroup2 rw 0 0\n"}, True, "at /cg"),
         ("AES in the CPU", {"proc/cpuinfo": "flags : fpu aes sse\n"}, True, "there"),

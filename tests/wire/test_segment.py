@@ -407,11 +407,12 @@ def check_parse(packet: bytes) -> None:
 
 
 @EACH_NETWORK
-def test_altered_has_the_flags_and_the_number_that_are_given(network: Any) -> None:
+def test_altered_has_the_header_fields_that_are_given(network: Any) -> None:
     packet = bytes(network / tcp(flags="PA", options=[("NOP", None)] * 4) / b"four bytes more")
     segment = Segment.parse(packet + b"padding")
     assert segment.altered(segment.options, segment.payload) == packet
-    other = Segment.parse(segment.altered(b"\x01" * 8, b"other", flags=0x14, seq=7))
+    other = Segment.parse(segment.altered(b"\x01" * 8, b"other", flags=0x14, seq=7, window=9))
     assert (other.options, other.payload) == (b"\x01" * 8, b"other")
     assert (int(other.flags), other.seq, other.ack) == (0x14, 7, segment.ack)
+    assert other.window == 9
     assert other.checksum_ok()

@@ -1,22 +1,16 @@
-"""The segment plane on Linux: netfilter queues, and raw sockets for what is added.
+"""The segment plane on Linux: packets from the queues to the engine, and back.
 
 A packet of the inner side waits in queue INNER_QUEUE, one of the outer side in
-OUTER_QUEUE; they have one socket, so that they come in their order.  What takes
-a packet's place leaves with its verdict; the rest leaves by a raw socket, with
-MARK_PASSED, for which the rules do not ask the queue.  Towards an application
-of this host that is by way of `lo`.
-
-Never fail-open: there is no bypass, and packets that come while nobody listens
-are dropped.
+OUTER_QUEUE (`tcpcrypt.runtime.segment_queue`).  What the engine makes of it takes
+its place, or is added.  Whoever holds the queue may have privileges, and decide
+itself (`tcpcrypt segment`), or none, and have the daemon's parent do so.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
+import math
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 
 from tcpcrypt import _fast
@@ -24,125 +18,69 @@ from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.runtime.loop import READ, Loop
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
-from tcpcrypt.runtime.nfqueue import QUEUE_NUMBER
 from tcpcrypt.runtime.queue import PacketQueue
-from tcpcrypt.runtime.rules import MARK_PASSED, SEGMENT_INNER_QUEUE, Rule, marked
+from tcpcrypt.runtime.rules import MARK_MASK, MARK_PASSED
+from tcpcrypt.runtime.segment_queue import INNER_QUEUE, OUTER_QUEUE, QUEUE_LENGTH, Adding
 from tcpcrypt.segment.flow import Flow, Outcome
 from tcpcrypt.segment.opening import Side
 from tcpcrypt.segment.table import Configure, Key, Table
 
-__all__ = ["INNER_QUEUE", "OUTER_QUEUE", "SegmentPlane", "segment_rules"]
+__all__ = ["SegmentPlane"]
 
-INNER_QUEUE: Final = SEGMENT_INNER_QUEUE
-OUTER_QUEUE: Final = 29791
 _SIDES: Final = {INNER_QUEUE: Side.INNER, OUTER_QUEUE: Side.OUTER}
-_QUEUE_LENGTH: Final = 4096
 _SWEEP_EVERY: Final = 10.0
 _HELD_MAX: Final = 16
 """Packets of one connection that wait for its keys: more than an initial window."""
-_HELD_IN_ALL: Final = _QUEUE_LENGTH // 4
+_HELD_IN_ALL: Final = QUEUE_LENGTH // 4
 """They have their places in the queue, of which enough must be left for others."""
 _ONE_SEGMENT: Final = 1600
 """A packet up to this size is no joined one any more, and the kernel would not know
 what to do with one of which it still believes so."""
-_SEND_BUFFER: Final = 1 << 20
-_IPV6_HDRINCL: Final = 36
 _CLOSING: Final = 0.5
 """Seconds for hosts to say that they do not believe a reset (RFC 5961 section 3.2):
 without the rules what they send would go in clear."""
-_LIBERAL: Final = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
-
-
-def segment_rules(ports: Iterable[range], inner: str | None = None) -> list[Rule]:
-    """What brings the packets to and from these ports of services to the queues.
-
-    Without `inner` those of this host; else those that it forwards from and to
-    the interface of that name.
-    """
-    passed = ("-p", "tcp", *marked(MARK_PASSED), "-j", "RETURN")
-    queues = {
-        number: ("-j", "NFQUEUE", "--queue-num", str(number))
-        for number in (INNER_QUEUE, OUTER_QUEUE)
-    }
-    ways: tuple[tuple[str, tuple[str, ...], int], ...]
-    if inner is None:
-        ways = (
-            ("OUTPUT", ("!", "-o", "lo"), INNER_QUEUE),
-            ("INPUT", ("!", "-i", "lo"), OUTER_QUEUE),
-        )
-    else:
-        ways = (("FORWARD", ("-i", inner), INNER_QUEUE), ("FORWARD", ("-o", inner), OUTER_QUEUE))
-    rules = [Rule("mangle", hook, passed) for hook in dict.fromkeys(way[0] for way in ways)]
-    for port in ports:
-        words = str(port[0]) if len(port) == 1 else f"{port[0]}:{port[-1]}"
-        for hook, where, number in ways:
-            rules += [
-                Rule("mangle", hook, (*where, "-p", "tcp", end, words, *queues[number]))
-                for end in ("--dport", "--sport")
-            ]
-    return rules
 
 
 class SegmentPlane:
-    """Serves the queues.  To be closed after the rules are gone, or dropped packets remain."""
+    """Serves the queues.  `swept` is called now and then, when what is over was forgotten."""
 
     def __init__(
         self,
         loop: Loop,
+        queue: PacketQueue,
+        adding: Adding,
         configure: Configure,
         *,
         resumption: ResumptionCache | None = None,
         key_log: KeyLog | None = None,
-        forwards: bool = False,
         report: Callable[[Key, str, dict[str, object]], None] = lambda _key, _event, _fields: None,
+        swept: Callable[[], None] = lambda: None,
     ) -> None:
-        """Raises `LocalError` or `OSError` where CAP_NET_ADMIN or CAP_NET_RAW is missing."""
         self._loop = loop
+        self._queue = queue
+        self._adding = adding
         self._clock = time.monotonic
         self._lanes = _fast.make_lanes()
         self.table = Table(
             configure,
             resumption=resumption,
             key_log=key_log,
-            forwards=forwards,
             lanes=self._lanes,
             report=report,
         )
         self._held: dict[Key, tuple[Flow, list[tuple[QueuedPacket, bytes]]]] = {}
         """They are for the keys of that flow, and not of a later one in its place."""
         self._held_count = 0
-        self._timed: set[Key] = set()
-        self.injected = 0
-        """Packets that were added."""
-        self._raw: dict[int, socket.socket] = {}
-        self._liberal_before = ""
-        # The daemon's queue too, empty: whoever finds it free may take the rules away.
-        queues = {**dict.fromkeys(_SIDES, _QUEUE_LENGTH), QUEUE_NUMBER: 1}
-        self._queue = PacketQueue.open(queues, joined=True)
-        try:
-            self._raw = {4: _raw(socket.AF_INET), 6: _raw(socket.AF_INET6)}
-        except BaseException:
-            self._queue.close()
-            raise
-        self._be_liberal()
+        self._timed: dict[Key, float] = {}
+        """When the next call for a connection comes."""
+        self._swept = swept
+        self._closed = False
         if self._lanes is not None:
-            raw4, raw6 = self._raw[4].fileno(), self._raw[6].fileno()
-            self._lanes.serve(self._queue.fileno(), raw4, raw6, INNER_QUEUE, OUTER_QUEUE)
-            self._queue.receive_by(self._lanes.receive)
-        loop.watch(self._queue.fileno(), READ, lambda _events: self._receive())
+            verdicts, raw4, raw6 = adding.descriptors
+            self._lanes.serve(queue.fileno(), verdicts, raw4, raw6, INNER_QUEUE, OUTER_QUEUE)
+            queue.receive_by(self._lanes.receive)
+        loop.watch(queue.fileno(), READ, lambda _events: self._receive())
         loop.call_later(_SWEEP_EVERY, self._sweep)
-
-    def _be_liberal(self) -> None:
-        """Let connection tracking believe sequence numbers.
-
-        It sees those of one side in one direction and those of the other in the
-        other, and would call segments invalid that firewalls drop then.
-        """
-        # Where there is no connection tracking there is no such file.
-        with contextlib.suppress(OSError):
-            before = _LIBERAL.read_text()
-            _LIBERAL.write_text("1")
-            self._liberal_before = before
 
     def _receive(self) -> None:
         self._queue.receive(self._on_packet)
@@ -150,19 +88,23 @@ class SegmentPlane:
             return
         for key, error in self._lanes.take_failed():
             self._inject(packet for _, packet in self.table.fail(key, error).packets)
+        for key in self._lanes.take_ended():
+            self._inject(packet for _, packet in self.table.ended(key).packets)
         for key, due in self._lanes.take_armed():
             self._wake_at(key, due)
 
     def _on_packet(self, queued: QueuedPacket) -> None:
         side = _SIDES.get(queued.queue)
-        if side is None:  # of rules that a daemon has left
+        if side is None:  # of rules that another has left
             self._queue.verdict(queued, Verdict.DROP)
             return
         decided = False
         try:
             # What the kernel has joined it has verified, and filled in no checksum.
             whole = queued.hook is Hook.OUTPUT or len(queued.payload) > _ONE_SEGMENT
-            key, outcome = self.table.take(side, queued.payload, verified=whole)
+            key, outcome = self.table.take(
+                side, queued.payload, verified=whole, forwarded=queued.hook is Hook.FORWARD
+            )
             decided = True
             self._decide(queued, side, key, outcome)
         finally:
@@ -171,12 +113,14 @@ class SegmentPlane:
 
     def _decide(self, queued: QueuedPacket, side: Side, key: Key | None, outcome: Outcome) -> None:
         added = outcome.packets
+        # By which the guard lets a SYN pass (`tcpcrypt.runtime.segment_rules`).
+        mark = MARK_PASSED | queued.mark & ~MARK_MASK
         if outcome.passed:
-            self._queue.verdict(queued, Verdict.ACCEPT)
+            self._queue.verdict(queued, Verdict.ACCEPT, None, mark)
         elif outcome.held and key is not None:
             self._hold(queued, key)
         elif added and added[0][0] is not side and _keeps_its_kind(queued.payload, added[0][1]):
-            self._queue.verdict(queued, Verdict.ACCEPT, added[0][1])
+            self._queue.verdict(queued, Verdict.ACCEPT, added[0][1], mark)
             added = added[1:]
         else:
             self._queue.verdict(queued, Verdict.DROP)
@@ -209,9 +153,10 @@ class SegmentPlane:
             self._wake_at(key, flow.due)
 
     def _wake_at(self, key: Key, due: float) -> None:
-        if key not in self._timed:
-            self._timed.add(key)
-            self._loop.call_later(max(due - self._clock(), 0.0), lambda: self._wake(key))
+        # The one that is set may be later, of a repetition that was put off again and again.
+        if due < self._timed.get(key, math.inf):
+            self._timed[key] = due
+            self._loop.call_later(max(due - self._clock(), 0.0), lambda: self._wake(key, due))
 
     def _discard(self, key: Key) -> None:
         """Drop what was held for a connection that is gone."""
@@ -220,65 +165,52 @@ class SegmentPlane:
         for queued, _ in waiting:
             self._queue.verdict(queued, Verdict.DROP)
 
-    def _wake(self, key: Key) -> None:
-        self._timed.discard(key)
+    def _wake(self, key: Key, due: float) -> None:
+        if self._timed.get(key) != due:
+            return  # there was an earlier one
+        del self._timed[key]
         self._inject(packet for _, packet in self.table.handle_timeout(key).packets)
         self._follow(key)
 
     def _inject(self, packets: Iterable[bytes]) -> None:
         for packet in packets:
             self._queue.flush()  # what was decided before leaves before
-            version = packet[0] >> 4
-            if version == 4:
-                address: tuple[object, ...] = (socket.inet_ntop(socket.AF_INET, packet[16:20]), 0)
-            else:
-                address = (socket.inet_ntop(socket.AF_INET6, packet[24:40]), 0, 0, 0)
-            self.injected += 1
-            # Lost like any packet that finds no room; it comes again.
-            with contextlib.suppress(OSError):
-                self._raw[version].sendto(packet, address)
+            self._adding.send(packet)
+
+    def abort(self, unwanted: Callable[[Key], bool]) -> None:
+        """Reset the connections that are encrypted, or to be, and `unwanted`."""
+        flows = self.table.flows
+        for key in [key for key in flows if unwanted(key)]:
+            self._inject(packet for _, packet in flows[key].abort().packets)
+            self._follow(key)
 
     def _sweep(self) -> None:
         self.table.sweep()
         flows = self.table.flows
         for key in [key for key, held in self._held.items() if flows.get(key) is not held[0]]:
             self._discard(key)
-        self._loop.call_later(_SWEEP_EVERY, self._sweep)
+        self._swept()
+        if not self._closed:
+            self._loop.call_later(_SWEEP_EVERY, self._sweep)
 
     def close(self) -> None:
-        """Reset what is encrypted, and give the queues back.  Idempotent."""
-        if not self._raw:
+        """Reset what is encrypted; nothing begins any more.  Idempotent.
+
+        The rules have to be there until this returns, or what the hosts still say
+        goes in clear.
+        """
+        if self._closed:
             return
-        self._inject(packet for _, packet in self.table.close())
-        until = self._clock() + _CLOSING
+        self._closed = True
+        packets = self.table.close()
+        self._inject(packet for _, packet in packets)
+        until = self._clock() + _CLOSING if packets else 0.0
         while (left := until - self._clock()) > 0:
             self._loop.step(left)
-        if self._liberal_before:
-            with contextlib.suppress(OSError):
-                _LIBERAL.write_text(self._liberal_before)
+        self._queue.flush()
         self._loop.forget(self._queue.fileno())
-        self._queue.close()
-        for raw in self._raw.values():
-            raw.close()
-        self._raw = {}
 
 
 def _keeps_its_kind(before: memoryview, after: bytes) -> bool:
     """Whether the kernel can cut what replaces a joined packet, if it was one."""
     return len(before) <= _ONE_SEGMENT or len(after) > _ONE_SEGMENT
-
-
-def _raw(family: int) -> socket.socket:
-    """A socket that sends packets as they are, headers and all."""
-    sock = socket.socket(
-        family, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW
-    )
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_PASSED)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
