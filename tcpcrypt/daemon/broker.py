@@ -245,6 +245,7 @@ class BrokeredPrivileges:
         """Listen to the parent from now on."""
         self._loop = loop
         loop.watch(self._words.fileno(), READ, self._on_ready)
+        loop.before_waiting(self.flush)
 
     def opener(self, family: int, mark: int = 0, *, diverted: bool = True) -> socket.socket:
         kind = _OPENERS[not diverted]
@@ -258,17 +259,15 @@ class BrokeredPrivileges:
     def finish(self, sock: socket.socket, mark: int = 0, *, settled: bool = False) -> None:
         mark &= _EVERY_MARK & ~MARK_MASK
         if settled and self._loop is not None:
-            self._settled.append((sock, mark))
-            if len(self._settled) == 1:
+            if not self._settled:
                 self._loop.call_later(_SETTLED_PAUSE, self._finish_settled)
+            self._settled.append((sock, mark))
             return
         # A copy, because the caller may close its own before the turn is over,
         # and what is left to send must go out all the same.
         self._finished.append((os.dup(sock.fileno()), mark))
         if self._loop is None or len(self._finished) >= DESCRIPTORS_MAX:
             self.flush()
-        elif len(self._finished) == 1:
-            self._loop.call_later(0, self.flush)
 
     def _finish_settled(self) -> None:
         """Those that are still open; most connections do not last that long."""

@@ -237,8 +237,8 @@ class ControlServer:
         self._clients[client.socket.fileno()] = client
         self._listen_to(client)
         if not self._sweeping:
-            self._sweeping = True
             self._loop.call_later(STALL_MAX / 2, self._sweep)
+            self._sweeping = True
 
     def _drop(self, client: _Client) -> None:
         if client.gone:
@@ -336,8 +336,8 @@ class ControlServer:
         self._watch(client, ERRORS)
         self._waiting.append(client)
         if not self._resting:
-            self._resting = True
             self._loop.call_later(0, self._turn)
+            self._resting = True
 
     def _turn(self) -> None:
         """Answer one request, and rest."""

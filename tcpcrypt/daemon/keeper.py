@@ -67,7 +67,6 @@ class Keeper:
         self._dropped = 0
         self._faults: dict[str, str] = {}
         """What reading and writing failed of and was told; it is not told again."""
-        self._loop: Loop | None = None
         self._give: Give = lambda _trust, _applied: None
         self._acknowledge: Callable[[int], None] = lambda _applied: None
 
@@ -126,8 +125,8 @@ class Keeper:
         `give` takes each new state; `acknowledge` is told how much of what was
         taken is written, where nothing else has changed.
         """
-        self._loop, self._give, self._acknowledge = loop, give, acknowledge
-        loop.call_later(_PERIOD, self._again)
+        self._give, self._acknowledge = give, acknowledge
+        loop.call_every(_PERIOD, self.look)
 
     def identity(self) -> dict[str, object]:
         """For a line of the log: who this host is, if a policy ever wanted to know."""
@@ -158,11 +157,6 @@ class Keeper:
         """Write what is left to write, before the end."""
         if self._waiting:
             self._write()
-
-    def _again(self) -> None:
-        self.look()
-        if self._loop is not None:
-            self._loop.call_later(_PERIOD, self._again)
 
     def _write(self) -> None:
         if self._dropped:

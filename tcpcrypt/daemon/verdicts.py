@@ -135,6 +135,7 @@ class DelegatedQueue(PacketQueue):
     def attach(self, loop: Loop) -> None:
         """Collect the verdicts of each turn of `loop`; before, each goes by itself."""
         self._loop = loop
+        loop.before_waiting(self.flush)
 
     def verdict(
         self,
@@ -143,12 +144,9 @@ class DelegatedQueue(PacketQueue):
         payload: bytes | None = None,
         mark: int | None = None,
     ) -> None:
-        first = not self._verdicts
         self._verdicts += netlink.verdict(packet, what, payload, mark)
         if self._loop is None or len(self._verdicts) > _BATCH_BYTES:
             self.flush()
-        elif first:
-            self._loop.call_later(0, self.flush)
 
     def flush(self) -> None:
         """Send what there is.  No verdict may be lost: its packet would wait for ever.

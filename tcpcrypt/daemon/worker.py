@@ -164,7 +164,7 @@ class _Worker:
         if self._server is not None:
             self._server.start()
         self._privileges.say("ready", None)
-        self._loop.call_later(_LIFE_SIGN, self._live)
+        self._loop.call_every(_LIFE_SIGN, self._live)
         self._host.run()
 
     def close(self) -> None:
@@ -181,7 +181,6 @@ class _Worker:
 
     def _live(self) -> None:
         self._privileges.say("alive", None)
-        self._loop.call_later(_LIFE_SIGN, self._live)
 
     def _confirm(self) -> None:
         self._privileges.say("confirmed", None)

@@ -182,9 +182,9 @@ class Host:
             self._accept_from(listener, self._application_came)
         for listener in self._steering.peer_listeners:
             self._accept_from(listener, self._peer_came, self._has_room)
-        self.loop.call_later(_LOOK_AFTER, self._look_after)
+        self.loop.call_every(_LOOK_AFTER, self._look_after)
         if self._queued is not None:
-            self.loop.call_later(_SETTLE_AFTER, self._settle_openings)
+            self.loop.call_every(_SETTLE_AFTER, self._queued.look_after)
         self.loop.watch(self._queue.fileno(), READ, lambda _events: self._take_packets())
         self._serving = True
 
@@ -195,12 +195,6 @@ class Host:
         for opening in tuple(self._waiting.values()):
             opening.look_after(now)
         self._tcps.expire()
-        self.loop.call_later(_LOOK_AFTER, self._look_after)
-
-    def _settle_openings(self) -> None:
-        if self._queued is not None:
-            self._queued.look_after()
-            self.loop.call_later(_SETTLE_AFTER, self._settle_openings)
 
     def _take_packets(self) -> None:
         self._taking = False
@@ -209,8 +203,8 @@ class Host:
 
     def _take_packets_soon(self) -> None:
         if not self._taking:
-            self._taking = True
             self.loop.call_later(0, self._take_packets)
+            self._taking = True
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -300,16 +294,17 @@ class Host:
         return (*self._steering.application_listeners, *self._steering.peer_listeners)
 
     def _on_bug(self, fd: int, error: Exception) -> None:
-        """One connection is not to take the others down with it."""
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{where.filename}:{where.lineno}"
+        """One connection is not to take the others down with it.
+
+        It ends before anything is told of it, for memory may be what has run out.
+        """
         self.tally.bugs += 1
-        self._report("bug", {"error": f"{type(error).__name__}: {error}", "at": place})
-        for connection in tuple(self.connections):
+        # Listeners and the queue take up the next event by themselves.
+        for connection in self.connections:
             if connection.owns(fd):
                 connection.reset()
-                return
-        # Listeners and the queue take up the next event by themselves.
+                break
+        self._report("bug", {"error": f"{type(error).__name__}: {error}", "at": _place(error)})
 
     # --- connections that come ---------------------------------------------------
 
@@ -515,3 +510,11 @@ def raise_descriptor_limit() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _place(error: Exception) -> str:
+    """The line that raised it; its text is not looked up, which would take memory."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        place = f"{frame.f_code.co_filename}:{line}"
+    return place

@@ -23,6 +23,9 @@ ERRORS: Final = select.EPOLLMSG
 """Errors alone, which epoll always reports; no socket ever has this event."""
 _FAILED: Final = select.EPOLLERR | select.EPOLLHUP
 
+_SHORTAGE: Final = 0.01
+"""Seconds until a turn is tried again for which there was no memory."""
+
 Callback = Callable[[int], None]
 """Takes the events that came, a sum of READ and WRITE; an error counts as both."""
 
@@ -52,8 +55,9 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._idle: Callable[[], bool] | None = None
+        self._before: list[Callable[[], None]] = []
         self.failed: Callable[[int, Exception], None] | None = None
-        """Takes what a callback of a descriptor (-1: of a timer) raised; None lets it through."""
+        """Takes what a callback of a descriptor (-1: any other) raised; None lets it through."""
         self._stopped = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, READ, self._on_wake)
@@ -88,14 +92,36 @@ class Loop:
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
         return timer
 
+    def call_every(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call `call` again and again, `seconds` after it last began, also if it failed then."""
+
+        def again() -> None:
+            self.call_later(seconds, again)
+            call()
+
+        self.call_later(seconds, again)
+
+    def before_waiting(self, call: Callable[[], None]) -> None:
+        """Call `call` before every turn: to send away what was collected in the one before."""
+        self._before.append(call)
+
     def when_idle(self, call: Callable[[], bool]) -> None:
         """Call `call` again and again while nothing else is to be done, until it says False."""
         self._idle = call
 
     def run(self) -> None:
-        """Serve until `stop`, which may have come before."""
+        """Serve until `stop`, which may have come before.
+
+        A turn for which there is no memory is tried again, where failures are taken at all:
+        whatever is ready stays so.
+        """
         while not self._stopped:
-            self.step()
+            try:
+                self.step()
+            except MemoryError:
+                if self.failed is None:
+                    raise
+                time.sleep(_SHORTAGE)
 
     def stop(self) -> None:
         """Let `run` return after the callbacks of this turn; safe in a signal handler."""
@@ -104,6 +130,8 @@ class Loop:
 
     def step(self, timeout: float | None = None) -> None:
         """Wait once, at most `timeout` seconds, and call whatever is due."""
+        for call in self._before:
+            self._call(call)
         self._registered.clear()
         ready = self._epoll.poll(0 if self._idle is not None else self._patience(timeout))
         if not ready and self._idle is not None:
@@ -124,22 +152,21 @@ class Loop:
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if timer.call is not None:
-                try:
-                    timer.call()
-                except Exception as error:
-                    if self.failed is None:
-                        raise
-                    self.failed(-1, error)
+                self._call(timer.call)
 
-    def _work_ahead(self, call: Callable[[], bool]) -> None:
-        self._idle = None
+    def _call(self, call: Callable[[], object]) -> object:
         try:
-            if call():
-                self._idle = call
+            return call()
         except Exception as error:
             if self.failed is None:
                 raise
             self.failed(-1, error)
+            return None
+
+    def _work_ahead(self, call: Callable[[], bool]) -> None:
+        self._idle = None
+        if self._call(call):
+            self._idle = call
 
     def _patience(self, timeout: float | None) -> float:
         while self._timers and self._timers[0][2].call is None:

@@ -80,7 +80,7 @@ class SegmentPlane:
             self._lanes.serve(queue.fileno(), verdicts, raw4, raw6, INNER_QUEUE, OUTER_QUEUE)
             queue.receive_by(self._lanes.receive)
         loop.watch(queue.fileno(), READ, lambda _events: self._receive())
-        loop.call_later(_SWEEP_EVERY, self._sweep)
+        loop.call_every(_SWEEP_EVERY, self._sweep)
 
     def _receive(self) -> None:
         self._queue.receive(self._on_packet)
@@ -185,13 +185,13 @@ class SegmentPlane:
             self._follow(key)
 
     def _sweep(self) -> None:
+        if self._closed:
+            return
         self.table.sweep()
         flows = self.table.flows
         for key in [key for key, held in self._held.items() if flows.get(key) is not held[0]]:
             self._discard(key)
         self._swept()
-        if not self._closed:
-            self._loop.call_later(_SWEEP_EVERY, self._sweep)
 
     def close(self) -> None:
         """Reset what is encrypted; nothing begins any more.  Idempotent.

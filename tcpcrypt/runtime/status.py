@@ -36,12 +36,11 @@ class StatusFile:
             self.write()
         except OSError as error:
             raise LocalError(f"{self._path}: {error.strerror}") from error
-        self._host.loop.call_later(_PERIOD, self._again)
+        self._host.loop.call_every(_PERIOD, self._again)
 
     def _again(self) -> None:
         with contextlib.suppress(OSError):
             self.write()
-        self._host.loop.call_later(_PERIOD, self._again)
 
     def write(self) -> None:
         """Write now, if there is something new.  Raises `OSError`."""

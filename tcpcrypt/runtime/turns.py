@@ -55,9 +55,9 @@ class Turns:
         return turn
 
     def _go(self, service: _Service, turn: Turn) -> None:
-        service.going.add(turn)
         # Not from here: who ends may have been called by who begins.
         turn.timer = self._loop.call_later(0, lambda: self._begin(turn))
+        service.going.add(turn)
 
     def _begin(self, turn: Turn) -> None:
         turn.timer = self._loop.call_later(TURN_SECONDS, lambda: self.over(turn))

@@ -172,3 +172,57 @@ def test_work_for_idle_time_that_fails_is_not_called_again(loop) -> None:
     loop.step(0)
     loop.step(0)
     assert [fd for fd, _error in failures] == [-1]
+
+
+def test_what_is_called_again_and_again_goes_on_after_it_failed(loop) -> None:
+    called: list[int] = []
+    failed: list[str] = []
+
+    def fail_first() -> None:
+        called.append(1)
+        if len(called) == 1:
+            raise MemoryError("none left")
+
+    loop.failed = lambda _fd, error: failed.append(str(error))
+    loop.call_every(0.001, fail_first)
+    end = time.monotonic() + 5
+    while len(called) < 3 and time.monotonic() < end:
+        loop.step(0.01)
+    assert len(called) >= 3
+    assert failed == ["none left"]
+
+
+def test_what_a_turn_collects_is_sent_before_the_next_wait(loop, ends) -> None:
+    one, other = ends
+    order: list[str] = []
+    loop.before_waiting(lambda: order.append("send"))
+    loop.watch(one.fileno(), READ, lambda _events: order.append(str(one.recv(1))))
+    other.send(b"x")
+    loop.call_later(0, lambda: order.append("timer"))
+    loop.step(1)
+    loop.step(0)
+    assert order == ["send", "b'x'", "timer", "send"]
+
+
+def test_a_turn_without_memory_is_tried_again(loop, ends) -> None:
+    """Where failures are taken, also one of whoever takes them, as there was no memory to tell."""
+    one, other = ends
+    turns: list[int] = []
+
+    def fail_first(_events: int) -> None:
+        turns.append(1)
+        if len(turns) == 1:
+            raise MemoryError
+        loop.stop()
+
+    def tell(_fd: int, _error: Exception) -> None:
+        raise MemoryError
+
+    loop.watch(one.fileno(), READ, fail_first)
+    other.send(b"x")
+    with pytest.raises(MemoryError):
+        loop.run()
+    turns.clear()
+    loop.failed = tell
+    loop.run()
+    assert turns == [1, 1]
