@@ -141,6 +141,8 @@ class Policy:
     (RFC 8547 section 4.2) is set."""
     plane: str = RELAY
     """How data passes: RELAY or SEGMENT."""
+    active_b: bool = False
+    """This host has role B where it opens a connection (RFC 8547 section 4.2)."""
 
     @property
     def by_packets(self) -> bool:
@@ -164,6 +166,7 @@ class Policy:
             enabled=self.mode is not Mode.NEVER,
             require_encryption=self.mode is Mode.REQUIRE,
             application_aware=base.application_aware or self.application_aware,
+            active_b=base.active_b or self.active_b,
         )
 
 

@@ -22,6 +22,7 @@ def demands(found: Mapping[str, Any]) -> dict[str, Any]:
         "profile": found.get("profile", RFC8548.name),
         "application_aware": found.get("application_aware", False),
         "plane": found.get("plane", RELAY),
+        "active_b": found.get("active_b", False),
     }
 
 
@@ -57,14 +58,21 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "application_aware", '"tcps" has nothing to tell it by'
     elif asked["profile"] != RFC8548.name and (auth != "none" or pq != "off"):
         yield "profile", f'"{asked["profile"]}" proves nothing: `auth` and `pq` need "rfc8548"'
-    if asked["plane"] == SEGMENT and asked["profile"] != RFC8548.name:
-        yield "plane", f'"segment" has the profile "rfc8548" alone, not "{asked["profile"]}"'
+    yield from _against_its_plane(asked)
     if mode == Mode.OPPORTUNISTIC.value and pq == "require" and auth in ("none", "tofu"):
         yield (
             "pq",
             '"require" needs `mode` = "require": under "opportunistic" connections may go in'
             " the clear",
         )
+
+
+def _against_its_plane(asked: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if asked["plane"] != SEGMENT:
+        if asked["active_b"]:
+            yield "active_b", 'is for `plane` = "segment": of others no two hosts open at once'
+    elif asked["profile"] != RFC8548.name:
+        yield "plane", f'"segment" has the profile "rfc8548" alone, not "{asked["profile"]}"'
 
 
 def sentences(policy: Policy) -> str:
@@ -87,6 +95,8 @@ def sentences(policy: Policy) -> str:
         text += " Keys are agreed on with a post-quantum hybrid or not at all."
     if policy.plane == SEGMENT and policy.mode is not Mode.NEVER:
         text += " Each segment is changed on its way."
+    if policy.active_b:
+        text += " It is for hosts that open at the same moment: this one has role B also then."
     if policy.application_aware:
         text += " The other host is told that the application here asks for session IDs."
     return (

@@ -389,6 +389,18 @@ KEYS: Final[tuple[Key, ...]] = (
         ' "segment" stand before those with "relay", name ports, but no `uid` or `cgroup`, and have'
         ' the profile "rfc8548"; their connections end when the daemon does (docs/segment.md).',
     ),
+    Key(
+        "policy",
+        "active_b",
+        values.BOOLEAN,
+        "false",
+        "true",
+        "This host has role B also where it opens a connection: {}.",
+        "For two hosts that open a connection to each other at the same moment, with `plane` ="
+        ' "segment": who is host A and who B they cannot tell unless one of the two has been told'
+        " to be B (RFC 8547, section 4.2).  Any other host that such a policy connects to has role"
+        " B as well, so that nothing is agreed on, and the connection is plain, or refused.",
+    ),
     _choice(
         MATCH,
         "direction",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Final
 
+from tcpcrypt.core.policy import Policy
 from tcpcrypt.daemon.configuration import DEFAULT_PATH, ConfigurationError, DaemonSettings, parse
 from tcpcrypt.daemon.confinement import find_account
 from tcpcrypt.runtime.installation import QUEUE_NUMBERS
@@ -18,6 +20,8 @@ from tcpcrypt.tools.findings import Check, Facts, Finding, Need
 __all__ = ["SURROUNDINGS"]
 
 _IPV6_MTU_MIN: Final = 1280
+_LIBERAL: Final = "proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal"
+_UNREADABLE: Final = "the configuration cannot be read"
 _QUEUES: Final = QUEUE_NUMBERS | {INNER_QUEUE, OUTER_QUEUE}
 _OTHERS: Final = {
     "Docker": r"^:DOCKER",
@@ -70,14 +74,19 @@ def _running(facts: Facts) -> Finding:
     return Finding(True, f"running, process {', '.join(sorted(pids))}" if pids else "running")
 
 
+def _segment_policies(facts: Facts) -> list[Policy]:
+    """Those of the segment plane.  Raises `ConfigurationError`."""
+    text = facts.read(str(DEFAULT_PATH).lstrip("/"))
+    return [p for p in parse(text or "", str(DEFAULT_PATH)).policies if is_segment(p)]
+
+
 def _gateway(facts: Facts) -> Finding:
     """What policies of a gateway (`match.inner`) depend on."""
-    text = facts.read(str(DEFAULT_PATH).lstrip("/"))
     try:
-        policies = parse(text or "", str(DEFAULT_PATH)).policies
+        policies = _segment_policies(facts)
     except ConfigurationError:
-        return Finding(True, "the configuration cannot be read")
-    names = {name for policy in policies if is_segment(policy) for name in policy.match.inner}
+        return Finding(True, _UNREADABLE)
+    names = {name for policy in policies for name in policy.match.inner}
     if not names:
         return Finding(True, "no policy is for one")
     missing = [name for name in sorted(names) if facts.read(f"sys/class/net/{name}/mtu") is None]
@@ -87,6 +96,26 @@ def _gateway(facts: Facts) -> Finding:
     if not any(facts.read(f"proc/sys/net/{way}") == "1" for way in ways):
         return Finding(False, "this host forwards nothing")
     return Finding(True, f"forwards for {', '.join(sorted(names))}")
+
+
+def _sequence_numbers(facts: Facts) -> Finding:
+    """Whether connection tracking lets segments be whose numbers are others behind this host."""
+    try:
+        policies = _segment_policies(facts)
+    except ConfigurationError:
+        return Finding(True, _UNREADABLE)
+    if not policies:
+        return Finding(True, "no policy changes segments")
+    setting = facts.read(_LIBERAL)
+    if setting is None:
+        return Finding(True, "connection tracking is not loaded")
+    if setting == "1":
+        return Finding(True, "not checked")
+    if daemon_runs(facts):
+        return Finding(False, "checked, though tcpcryptd runs")
+    if not os.access(facts.root / _LIBERAL, os.W_OK):
+        return Finding(False, "checked, and tcpcryptd may not change it")
+    return Finding(True, "checked until tcpcryptd starts")
 
 
 def daemon_runs(facts: Facts) -> bool:
@@ -157,6 +186,12 @@ SURROUNDINGS: Final[tuple[Check[Facts], ...]] = (
         "policies with `match.inner` protect nothing: no packet comes by where they look",
         "correct the name of the interface, which `ip link` shows; sysctl -w"
         " net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+    ),
+    Check(
+        *("surroundings", "sequence numbers", O, _sequence_numbers),
+        'policies with `plane` = "segment" give segments other numbers, which connection tracking'
+        " calls invalid: firewalls that drop what is invalid drop them",
+        "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1, in a container on its host",
     ),
     Check(
         *("surroundings", "left over of a dead daemon", O, _left_over),

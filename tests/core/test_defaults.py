@@ -170,7 +170,7 @@ def test_a_policy_that_says_nothing_more_than_its_mode() -> None:
     }
     match = found.pop("match")
     asked = {"auth": "none", "pq": "off", "psk": "", "profile": "rfc8548", "plane": "relay"}
-    assert found == asked | {"application_aware": False}
+    assert found == asked | {"application_aware": False, "active_b": False}
     assert not any(fields(match).values()), "every connection"
 
 

@@ -64,6 +64,9 @@ def test_policy_configures_a_connection() -> None:
     assert not Policy(Mode.REQUIRE).configure(Config()).application_aware
     assert Policy(Mode.REQUIRE, application_aware=True).configure(Config()).application_aware
     assert Policy(Mode.REQUIRE).configure(Config(application_aware=True)).application_aware
+    assert not Policy(Mode.REQUIRE).configure(Config()).active_b
+    assert Policy(Mode.REQUIRE, active_b=True).configure(Config()).active_b
+    assert Policy(Mode.REQUIRE).configure(Config(active_b=True)).active_b
 
 
 def test_the_dialects_of_a_policy() -> None:

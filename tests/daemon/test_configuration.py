@@ -38,7 +38,8 @@ def written(key: Key, value: str) -> str:
         mode = "" if key.name == "mode" else 'mode = "never"\n'
         if key.name in ("auth", "pq", "psk"):
             mode = 'mode = "require"\n'
-        companions = {"psk": 'auth = "psk"\n', 'auth"psk"': 'psk = "x"\n'}
+        segment = 'plane = "segment"\n'
+        companions = {"psk": 'auth = "psk"\n', 'auth"psk"': 'psk = "x"\n', "active_b": segment}
         mode += companions.get(key.name) or companions.get(key.name + value, "")
         return f"[[policy]]\n{mode}{key.name} = {value}\n"
     return f"[{key.section}]\n{key.name} = {value}\n"
@@ -150,6 +151,7 @@ GOOD = [
     ("policy.match.inner", '["eth1", "br-lan.20", "eth1"]', ("eth1", "br-lan.20")),
     ("policy.plane", '"relay"', "relay"),
     ("policy.plane", '"segment"', "segment"),
+    ("policy.active_b", "true", True),
 ]  # fmt: skip
 FIXED = {"policy.profile": '"rfc8548"'}
 """Keys of which one value changes nothing."""
@@ -185,6 +187,8 @@ def test_every_key_is_documented(key: Key) -> None:
         without = parse("" if key.section in ("daemon", "crypto") else POLICY)
         if key.name == "auth":
             without = parse(POLICY.replace("never", "require"))
+        elif key.name == "active_b":
+            without = parse(POLICY + 'plane = "segment"\n')
         assert parse(written(key, key.default)) == without
     for word, meaning in key.meanings:
         assert meaning
@@ -308,6 +312,7 @@ BAD = [
     (OF_SEGMENT + "match.cgroup = 'a'", 5, "policy 1, match.cgroup", "have no owner"),
     (OF_SEGMENT + "profile = 'both'", 4, "policy 1, plane", 'the profile "rfc8548" alone'),
     (OF_SEGMENT + "profile = 'tcps'", 4, "policy 1, plane", 'the profile "rfc8548" alone'),
+    (OPEN + "active_b = true", 3, "policy 1, active_b", 'is for `plane` = "segment"'),
     (OPEN + "match.inner = 'eth1'", 3, "policy 1, match.inner", "takes `plane` ="),
     (OF_SEGMENT + "match.inner = 'lo'", 5, "policy 1, match.inner", "to other hosts"),
     (OF_SEGMENT + "match.inner = 'eth+'", 5, "policy 1, match.inner", "is not the name"),

@@ -32,6 +32,7 @@ GATEWAY = (
 )
 INNER = "sys/class/net/eth1/mtu"
 CONNTRACK = "proc/sys/net/netfilter/nf_conntrack_"
+LIBERAL = CONNTRACK + "tcp_be_liberal"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,17 @@ CONNTRACK = "proc/sys/net/netfilter/nf_conntrack_"
             True,
             "forwards for eth1",
         ),
+        ("sequence numbers", {LIBERAL: "0\n"}, True, "no policy"),
+        ("sequence numbers", {CONFIG: GATEWAY}, True, "not loaded"),
+        ("sequence numbers", {CONFIG: "nonsense"}, True, "cannot be read"),
+        ("sequence numbers", {CONFIG: GATEWAY, LIBERAL: "1\n"}, True, "not checked"),
+        ("sequence numbers", {CONFIG: GATEWAY, LIBERAL: "0\n"}, True, "until tcpcryptd starts"),
+        (
+            "sequence numbers",
+            {CONFIG: GATEWAY, LIBERAL: "0\n", "proc/net/unix": "0: 2 0 0 1 1 9 @tcpcryptd\n"},
+            False,
+            "though tcpcryptd runs",
+        ),
         ("cgroup v2", {"proc/mounts": "cgroup /sys/fs/cgroup cgroup rw 0 0\nodd\n"}, False, "not"),
         ("cgroup v2", {"proc/mounts": "none /cg cgroup2 rw 0 0\n"}, True, "at /cg"),
         ("AES in the CPU", {"proc/cpuinfo": "flags : fpu aes sse\n"}, True, "there"),
@@ -119,6 +131,14 @@ def test_what_a_look_finds(
     finding = look(name, tree(tmp_path, files))
     assert finding.ok is ok
     assert what in finding.what
+
+
+def test_tracking_that_may_not_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, where /proc/sys is there to be read."""
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith("be_liberal"))
+    facts = tree(tmp_path, {CONFIG: GATEWAY, LIBERAL: "0\n"})
+    finding = look("sequence numbers", facts)
+    assert finding == Finding(False, "checked, and tcpcryptd may not change it")
 
 
 def test_every_check_looks_at_an_empty_host_without_falling_over(tmp_path: Path) -> None:
