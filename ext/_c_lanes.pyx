@@ -10,7 +10,7 @@ from cython cimport auto_pickle, final, no_gc_clear
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
@@ -49,6 +49,7 @@ cdef inline void _put_four(uint8_t *at, uint32_t value) noexcept nogil:
     _put_two(at + 2, value)
 
 
+include "memory.pxi"
 include "reassembly.pxi"
 include "stream.pxi"
 include "came.pxi"

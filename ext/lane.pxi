@@ -58,9 +58,17 @@ cdef class Lane:
     cdef readonly double last_heard
 
     def __dealloc__(self):
-        free(self.begun)
+        if self.begun != NULL:
+            self.have_begun(NULL, 0)
         if self.live:
             self.let_go()
+
+    cdef inline void have_begun(self, uint8_t *block, Py_ssize_t size) noexcept:
+        """What has begun of a frame is there now; one that was elsewhere is gone."""
+        if block == NULL:
+            free(self.begun)
+        self.outer.memory.taken += size - self.begun_size
+        self.begun, self.begun_size = block, size
 
     cdef inline void let_go(self) noexcept:
         self.sealer.busy = False
@@ -137,6 +145,8 @@ cdef class Lane:
                 and before - source.widest <= offset <= source._limit):
             return False
         if size and offset + size > source._limit:
+            return False
+        if size and offset + size > before and source.takes_none(offset):
             return False
         came.joined = size > self.ends[came.side].largest
         fresh = offset + size - before
@@ -381,7 +391,7 @@ cdef class Lane:
             longer = <uint8_t *>realloc(self.begun, wanted)
             if longer == NULL:
                 raise MemoryError
-            self.begun, self.begun_size = longer, wanted
+            self.have_begun(longer, wanted)
         memcpy(self.begun + self.begun_len, data, size)
         return self.begun
 
@@ -428,9 +438,7 @@ cdef class Lane:
         """The beginning of a frame stays."""
         cdef uint8_t *block
         if not left:
-            free(self.begun)
-            self.begun = NULL
-            self.begun_size = 0
+            self.have_begun(NULL, 0)
         elif self.begun_len:
             if wire != self.begun:
                 memmove(self.begun, wire, left)
@@ -440,7 +448,7 @@ cdef class Lane:
                 raise MemoryError
             memcpy(block, wire, left)
             free(self.begun)
-            self.begun, self.begun_size = block, left
+            self.have_begun(block, left)
         self.begun_len = left
         return 0
 

@@ -112,8 +112,11 @@ cdef class Lanes:
     cdef readonly uint64_t taken
     """Packets of queues that Python has not seen."""
     cdef readonly uint64_t injected
+    cdef readonly Memory memory
+    """That of all its streams."""
 
     def __cinit__(self):
+        self.memory = Memory(INT64_MAX)
         self._lanes = {}
         self.armed = []
         self.ended = []
@@ -130,7 +133,7 @@ cdef class Lanes:
         return len(self._lanes) // 2
 
     def stream(self, *, bint seals):
-        return Stream(seals=seals)
+        return Stream(self.memory, seals=seals)
 
     def take_armed(self):
         """`(key, due)` of connections that have something to repeat since the last call."""

@@ -13,34 +13,26 @@ cdef struct Piece:
     uint8_t *data
 
 
-cdef int enlarge(Piece *piece, Py_ssize_t size) except -1:
-    """Room for `size` bytes in all."""
-    cdef Py_ssize_t room
-    cdef uint8_t *longer
-    if size <= piece.room:
-        return 0
-    room = max(size, 2 * piece.room)
-    longer = <uint8_t *>realloc(piece.data, room)
-    if longer == NULL:
-        raise MemoryError
-    piece.data, piece.room = longer, room
-    return 0
-
-
+# Not cleared by the garbage collector, which would leave `__dealloc__` no memory to give back to.
 @final
+@no_gc_clear
+@auto_pickle(False)
 cdef class Reassembly:
     """The twin of `tcpcrypt.segment.reassembly.Reassembly`."""
 
+    cdef Memory memory
     cdef public int64_t end
     cdef Piece *_pieces
     cdef Py_ssize_t _count, _room
     cdef int64_t _recent[BLOCKS_MAX]
     cdef Py_ssize_t _recent_count
 
+    def __init__(self, Memory memory not None):
+        self.memory = memory
+
     def __dealloc__(self):
-        cdef Py_ssize_t index
-        for index in range(self._count):
-            free(self._pieces[index].data)
+        if self._count:
+            self.drop(0, self._count)
         free(self._pieces)
 
     @property
@@ -84,6 +76,20 @@ cdef class Reassembly:
         cdef Py_ssize_t count = self.ranges(found, min(most, BLOCKS_MAX)), index
         return [(found[2 * index], found[2 * index + 1]) for index in range(count)]
 
+    cdef int enlarge(self, Piece *piece, Py_ssize_t size) except -1:
+        """Room for `size` bytes in all."""
+        cdef Py_ssize_t room
+        cdef uint8_t *longer
+        if size <= piece.room:
+            return 0
+        room = max(size, 2 * piece.room)
+        longer = <uint8_t *>realloc(piece.data, room)
+        if longer == NULL:
+            raise MemoryError
+        self.memory.taken += room - piece.room
+        piece.data, piece.room = longer, room
+        return 0
+
     # --- what waits ----------------------------------------------------------------------
 
     cdef Py_ssize_t after(self, int64_t offset) noexcept:
@@ -107,14 +113,14 @@ cdef class Reassembly:
             piece = self._pieces + index
             known = self.stop(index) - offset
             if known < size:
-                enlarge(piece, piece.size + size - known)
+                self.enlarge(piece, piece.size + size - known)
                 memcpy(piece.data + piece.size, data + known, size - known)
                 piece.size += size - known
         elif self._count < PIECES_MAX:
             self.more()
             memset(&made, 0, sizeof(made))
             made.start = offset
-            enlarge(&made, size)
+            self.enlarge(&made, size)
             memcpy(made.data, data, size)
             made.size = size
             piece = self._pieces + index
@@ -168,7 +174,7 @@ cdef class Reassembly:
             following += 1
         if following == index + 1:
             return 0
-        enlarge(piece, stop - piece.start)  # before anything is changed
+        self.enlarge(piece, stop - piece.start)  # before anything is changed
         piece.size = stop - piece.start
         for other in self._pieces[index + 1:following]:
             memcpy(piece.data + (other.start - piece.start), other.data, other.size)
@@ -178,6 +184,7 @@ cdef class Reassembly:
     cdef void drop(self, Py_ssize_t begin, Py_ssize_t end) noexcept:
         cdef Py_ssize_t index
         for index in range(begin, end):
+            self.memory.taken -= self._pieces[index].room
             free(self._pieces[index].data)
         self._count -= end - begin
         memmove(self._pieces + begin, self._pieces + end,

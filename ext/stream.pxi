@@ -146,16 +146,18 @@ cdef enum:
     SLACK = 1 << 17
     FIRST_WINDOW = 1 << 16
     FIELD_MAX = 0xFFFF
-    WINDOW_MAX = 1 << 25
     OVERHEAD = 20
     TAG_LEN = 16
 
 
+# Not cleared by the garbage collector, as `Reassembly`.
 @final
+@no_gc_clear
 @auto_pickle(False)
 cdef class Stream:
     """The twin of `tcpcrypt.segment.stream.Stream`."""
 
+    cdef Memory memory
     cdef readonly bint seals
     cdef readonly Reassembly input
     cdef readonly Cells cells
@@ -168,9 +170,10 @@ cdef class Stream:
     cdef int64_t _kept_at, _told, _told_edge, _limit
     cdef bint lent
 
-    def __init__(self, *, bint seals):
+    def __init__(self, Memory memory not None, *, bint seals):
+        self.memory = memory
         self.seals = seals
-        self.input = Reassembly()
+        self.input = Reassembly(memory)
         self.cells = Cells()
         self.largest = 1400
         self.edge = FIRST_WINDOW
@@ -182,7 +185,15 @@ cdef class Stream:
         return self._fin if self._fin >= 0 else None
 
     def __dealloc__(self):
-        free(self._block)
+        self.release()
+
+    cdef inline void release(self) noexcept:
+        """Nothing is kept."""
+        if self._block != NULL:
+            self.memory.taken -= self._size
+            free(self._block)
+        self._block = NULL
+        self._size = self._begin = self._end = 0
 
     # --- what is kept ----------------------------------------------------------------
 
@@ -201,8 +212,9 @@ cdef class Stream:
                 raise MemoryError
             if live:
                 memcpy(block, self._block + self._begin, live)
-            free(self._block)
+            self.release()
             self._block, self._size = block, wanted
+            self.memory.taken += wanted
         self._begin, self._end = 0, live
         return self._block + live
 
@@ -244,7 +256,14 @@ cdef class Stream:
 
     # --- input and output ----------------------------------------------------------------
 
+    cdef inline bint takes_none(self, int64_t offset) noexcept:
+        """Whether there is no memory for what is new at `offset`."""
+        return self.memory.is_full() and (self._end > self._begin or offset > self.input.end)
+
     def take(self, int64_t offset, data):
+        if self.takes_none(offset):
+            self.memory.refused += 1
+            return self.input.put(offset, data, self.input.end)
         return self.input.put(offset, data, self._limit)
 
     def sealed(self, int64_t data_len, frame):
@@ -316,7 +335,8 @@ cdef class Stream:
         """An acknowledgement of what was sent, and SACK blocks; whether it is news."""
         cdef bint news
         cdef Py_ssize_t done, index
-        edge = min(edge, offset + WINDOW_MAX)
+        edge = min(edge, max(offset + self.memory.believed(),
+                             min(self.edge, offset + WINDOW_MAX)))
         news = offset > self.una or edge > self.edge or count > 0
         if offset >= self.una:
             self.edge = edge
@@ -335,9 +355,7 @@ cdef class Stream:
             self._begin += done
             self._kept_at = offset
             if self._begin == self._end:
-                free(self._block)
-                self._block = NULL
-                self._size = self._begin = self._end = 0
+                self.release()
             if self.seals:
                 self.cells.forget(self.cells.app_to(offset), offset)
             else:

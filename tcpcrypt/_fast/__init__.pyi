@@ -390,6 +390,8 @@ class Lanes(Protocol):
     """Packets of queues that were decided here."""
     injected: int
     """Packets that were added by a raw socket."""
+    memory: Any
+    """The `tcpcrypt.segment.memory.Memory` of all its streams; without bound as it is made."""
 
     def __len__(self) -> int: ...
     def stream(self, *, seals: bool) -> Any:

@@ -113,7 +113,15 @@ def run(arguments: argparse.Namespace) -> int:
         stack.callback(firewall.remove)
         stack.callback(end_left_behind, firewall)
         cache = ResumptionCache(config)
-        plane = SegmentPlane(loop, queue, adding, chosen, resumption=cache, report=report)
+        plane = SegmentPlane(
+            loop,
+            queue,
+            adding,
+            chosen,
+            resumption=cache,
+            report=report,
+            exhausted=lambda segments: tell("exhausted", {"dropped": segments}),
+        )
         # First the resets: without the rules the segments would go in clear.
         stack.callback(plane.close)
         end_left_behind(firewall)

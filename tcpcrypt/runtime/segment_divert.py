@@ -91,6 +91,7 @@ class SegmentDivert:
                 key_log=self._context.key_log,
                 report=self._on_event,
                 swept=self._forget,
+                exhausted=self._tell_exhausted,
             )
         elif self._plane is not None:
             for key, flow, record in tuple(self._live()):
@@ -321,6 +322,10 @@ class SegmentDivert:
         flows = {} if self._plane is None else self._plane.table.flows
         for key in [key for key in self._records if key not in flows]:
             del self._records[key]
+
+    def _tell_exhausted(self, segments: int) -> None:
+        reason = f"no memory to keep {segments} segments, which were dropped"
+        self._context.report("exhausted", {"reason": reason, "plane": SEGMENT})
 
     def _describe(self, key: Key, record: _Record) -> dict[str, object]:
         flow = self._flow(key)

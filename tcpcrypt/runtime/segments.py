@@ -42,7 +42,11 @@ without the rules what they send would go in clear."""
 
 
 class SegmentPlane:
-    """Serves the queues.  `swept` is called now and then, when what is over was forgotten."""
+    """Serves the queues.
+
+    `swept` is called now and then, when what is over was forgotten; `exhausted` then if
+    segments were dropped since, as there was no memory to keep them: how many.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class SegmentPlane:
         key_log: KeyLog | None = None,
         report: Callable[[Key, str, dict[str, object]], None] = lambda _key, _event, _fields: None,
         swept: Callable[[], None] = lambda: None,
+        exhausted: Callable[[int], None] = lambda _segments: None,
     ) -> None:
         self._loop = loop
         self._queue = queue
@@ -74,6 +79,8 @@ class SegmentPlane:
         self._timed: dict[Key, float] = {}
         """When the next call for a connection comes."""
         self._swept = swept
+        self._exhausted = exhausted
+        self._refused = 0
         self._closed = False
         if self._lanes is not None:
             verdicts, raw4, raw6 = adding.descriptors
@@ -192,6 +199,9 @@ class SegmentPlane:
         for key in [key for key, held in self._held.items() if flows.get(key) is not held[0]]:
             self._discard(key)
         self._swept()
+        before, self._refused = self._refused, self.table.memory.refused
+        if before != self._refused:
+            self._exhausted(self._refused - before)
 
     def close(self) -> None:
         """Reset what is encrypted; nothing begins any more.  Idempotent.

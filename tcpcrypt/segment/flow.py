@@ -25,15 +25,18 @@ from tcpcrypt.core.events import Established
 from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.negotiation import Fallback, Negotiated
 from tcpcrypt.core.resumption import ResumptionCache
-from tcpcrypt.errors import LocalError, PeerError
+from tcpcrypt.errors import PeerError
+from tcpcrypt.segment.beginning import Beginning, Taken
 from tcpcrypt.segment.composer import Came, Composer, Packets
 from tcpcrypt.segment.crypt import Crypt, Ended
 from tcpcrypt.segment.exchange import Exchange
 from tcpcrypt.segment.lending import Lending, Timer, make_stream
+from tcpcrypt.segment.memory import Memory
 from tcpcrypt.segment.opening import Opening, Side
-from tcpcrypt.segment.packets import Options, read_options, timestamps_and_blocks
+from tcpcrypt.segment.packets import Options, read_options
 from tcpcrypt.segment.plain import Passing, Plain
 from tcpcrypt.segment.quoting import Quotation
+from tcpcrypt.segment.reported import Reported
 from tcpcrypt.wire.segment import Segment
 
 __all__ = ["Flow", "Outcome", "Report", "fitted"]
@@ -42,10 +45,6 @@ Report = Callable[[str, dict[str, object]], None]
 
 INNER, OUTER = Side.INNER, Side.OUTER
 _MODULUS: Final = 1 << 32
-_TCP_LEN: Final = 20
-_RTO_MIN: Final = 0.2
-_RTO_FIRST: Final = 1.0
-"""RFC 6298 section 2.1."""
 _RTO_MAX: Final = 60.0
 _LINGER: Final = 60.0
 """RFC 9293 section 3.4.2: TIME-WAIT; Linux has 60 s."""
@@ -80,7 +79,8 @@ class Flow:
 
     `flow` are the addresses as in a segment from the inner side to the outer
     one; `opener` is the side from which the SYN came.  `forwards`: the inner
-    side is a network, so that packets have to fit its segments.
+    side is a network, so that packets have to fit its segments.  `memory` is that of
+    all connections, and `lanes.memory` where there are lanes.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Flow:
         key_log: KeyLog | None = None,
         forwards: bool = False,
         lanes: _fast.Lanes | None = None,
+        memory: Memory | None = None,
         report: Report = lambda _event, _fields: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -111,7 +112,9 @@ class Flow:
         peer = flow[2] + flow[3].to_bytes(2, "big") if opener is INNER else flow[2]
         self._forwards = forwards
         self._opening = Opening(self._config, opener, peer, resumption)
-        self._streams = {side: make_stream(lanes, seals=side is INNER) for side in Side}
+        self._streams = {
+            side: make_stream(lanes, seals=side is INNER, memory=memory) for side in Side
+        }
         """By the side of their source."""
         self._composer = Composer(
             {OUTER: flow, INNER: (flow[2], flow[3], flow[0], flow[1])},
@@ -121,16 +124,11 @@ class Flow:
         )
         self._ends = self._composer.ends
         self._exchange = Exchange(self._streams, self._composer, self._timer)
+        self._beginning = Beginning(self._opening, self._composer, self._streams, clock)
         self._lending = Lending(lanes, flow, self._streams, self._composer, self._opening)
         self._crypt: Crypt | None = None
         self._ended: Ended | None = None
         """What is left of it: what is over stays for a minute, and there may be very many."""
-        self._asked = Options()
-        """Those of the SYN."""
-        self._crossed = False
-        """Both have sent one, and neither an answer before."""
-        self._begun = clock()
-        self._rto = _RTO_FIRST
         self._told = False
         self._proof_told = False
         self._over_since: float | None = None
@@ -297,63 +295,30 @@ class Flow:
         return outcome
 
     def quoted(self, side: Side, error: Quotation) -> Outcome:
-        """An ICMP error, from `side`, about a segment to the wire.
-
-        Whoever does not know which segments are under way must not say anything of them
-        (RFC 5927 section 4.1).  A host finds out by itself that its packets are longer
-        than the path takes; one behind a gateway is told how much of that a frame needs.
-        """
+        """An ICMP error, from `side`, about a segment to the wire."""
         self._recall()
-        outcome = Outcome()
-        seq, mtu = self._number_inside(side, error), error.mtu
-        if seq is not None:
-            if mtu is not None:
-                self._opening.narrow(OUTER, mtu - error.beneath - _TCP_LEN)
-                mtu -= self._opening.overhead if self._forwards else 0
-            outcome.packets.append((side.other, error.with_numbers(seq, mtu)))
+        outcome = Outcome(self._reported().sealed(side, error))
         self._lend()
         return outcome
 
     def quoted_open(self, error: Quotation) -> Outcome:
-        """An ICMP error about a segment that was opened, from behind a gateway.
-
-        It is in clear, and goes no further.  Who has sent too much for a link there is told
-        so nevertheless: with the number on the wire, and nothing else.
-        """
+        """An ICMP error about a segment that was opened, from behind a gateway."""
         self._recall()
-        outcome = Outcome()
-        opening, seq, mtu = self._streams[OUTER], error.seq, error.mtu
-        if seq is not None and mtu is not None:
-            offset = self._exchange.offset(OUTER, seq, opening.una)
-            if opening.una <= offset < opening.emitted:
-                self._opening.narrow(INNER, mtu - error.beneath - _TCP_LEN)
-                number = self._ends[OUTER].isn + 1 + opening.input_to(offset)
-                outcome.packets.append((OUTER, error.with_numbers(number, mtu, short=True)))
+        outcome = Outcome(self._reported().opened(error))
         self._lend()
         return outcome
 
-    def _number_inside(self, side: Side, error: Quotation) -> int | None:
-        """The inner host's number of the segment that is quoted; None: there is no such segment."""
-        sealing, seq, data = self._streams[INNER], error.seq, bytes(error.data)
-        if seq is None:
-            return None
-        offset = self._exchange.offset(INNER, seq, sealing.una)
-        sent = sealing.una <= offset < sealing.emitted
-        if side is INNER:
-            # A gateway's kernel looks at packets before the engine does, and once more afterwards.
-            stop = min(offset + len(data), sealing.emitted)
-            sent = sent and sealing.cut(offset, stop)[0] == data[: stop - offset] != b""
-            if not sent:
-                offset = self._exchange.offset(INNER, seq, sealing.input.end)
-                return seq if sealing.arrived <= offset <= sealing.limit else None
-        return self._ends[INNER].isn + 1 + sealing.input_to(offset) if sent else None
+    def _reported(self) -> Reported:
+        return Reported(
+            self._streams, self._composer, self._exchange, self._opening, forwards=self._forwards
+        )
 
     def _lend(self) -> None:
         """Whoever does it faster may have the usual segments, once nothing is left to do."""
         crypt = self._crypt
         if crypt is None or crypt.established is None or not self._exchange.greeted or self.over:
             return
-        self._lending.lend(crypt, self._timer, self._rto)
+        self._lending.lend(crypt, self._timer, self._beginning.rto)
 
     def ended_elsewhere(self) -> Outcome:
         """Both sides have ended it while it was lent.  Idempotent."""
@@ -390,42 +355,16 @@ class Flow:
         return Outcome(passed=passing is Passing.PASSED)
 
     def _syn(self, side: Side, segment: Segment, options: Options, outcome: Outcome) -> None:
-        end, flags = self._ends[side], segment.flags
-        known = self._crypt is not None or (end.isn >= 0 and end.isn != segment.seq)
-        answer, other = flags.ack, self._ends[side.other]
-        opens = side is self._opening.opener
-        # RFC 9293 section 3.5: both open at once, and each answers the other's SYN.
-        crosses = not answer and not opens and (self._crossed or end.isn < 0 <= other.isn)
-        if known or not (crosses or answer is not opens or (answer and self._crossed)):
+        taken = self._beginning.take(side, segment, options, keyed=self._crypt is not None)
+        if taken is Taken.PASSES:
+            outcome.passed = True
+        elif taken is Taken.NONE_OF_IT:
             # RFC 5961 section 4: a SYN on an open connection is answered by an
             # acknowledgement; whoever is really new there will reset it.
             if self._crypt is not None:
                 self._composer.bare(side, outcome.packets)
-            return
-        if answer and (other.isn < 0 or (segment.ack - other.isn) % _MODULUS != 1):
-            outcome.passed = True  # its own TCP will say what it thinks of it
-            return
-        self._crossed |= crosses
-        end.isn = segment.seq
-        end.scale = options.scale or 0
-        end.timestamp = options.timestamps[:4]
-        passing = self._opening.leaves if side is INNER else self._opening.comes
-        changed = passing(segment)
-        if not opens:
-            self._measured()
-            # Of both, for an answer may have what was not asked for.
-            asked = self._asked
-            self._composer.timestamps = bool(asked.timestamps and options.timestamps)
-            self._composer.blocks = asked.sack_permitted and options.sack_permitted
-            if asked.scale is None or options.scale is None:
-                self._ends[INNER].scale = self._ends[OUTER].scale = 0
-        elif not answer:
-            self._asked = options
-        # RFC 7323 section 2.2: the window in a SYN is not scaled.
-        self._streams[side.other].acknowledged(0, segment.window, [])
-        self._begun = self._clock()
-        if self._judge(outcome) and not self.plain:
-            outcome.packets.append((side.other, changed))
+        elif self._judge(outcome) and not self.plain:
+            outcome.packets.append((side.other, taken))
             self._greet_across(outcome)
 
     def _greet_across(self, outcome: Outcome) -> None:
@@ -433,9 +372,6 @@ class Flow:
         sealing = self._streams[INNER]
         if self._crypt is not None and sealing.emitted < sealing.end:
             self._composer.emit(OUTER, outcome.packets, sealing.emitted, sealing.end)
-
-    def _measured(self) -> None:
-        self._rto = min(max(3 * (self._clock() - self._begun), _RTO_MIN), _RTO_FIRST)
 
     def _judge(self, outcome: Outcome) -> bool:
         """Act on what the negotiation has come to; False if the segment is not to pass."""
@@ -512,16 +448,10 @@ class Flow:
 
     def _first_ack(self, came: Came, outcome: Outcome) -> None:
         """The opener's ACK takes Init1 along, whether data comes with it or not."""
-        region = timestamps_and_blocks(came.options.timestamps, [])
-        try:
-            option = self._opening.option(region)
-        except LocalError:
-            return  # a SYN that has not been answered
-        if not self._judge(outcome) or self._crypt is None:
-            return  # a passive opener that has heard nothing since its SYN-ACK
-        if came.options.timestamps:
-            self._ends[INNER].timestamp = came.options.timestamps[:4]
-        self._measured()
+        option = self._beginning.option(came)
+        if option is None or not self._judge(outcome) or self._crypt is None:
+            return  # or a passive opener that has heard nothing since its SYN-ACK
+        self._beginning.answered(came)
         end = self._streams[INNER].end
         self._composer.emit(OUTER, outcome.packets, 0, end, came=came, region=option)
         if self.ready:
@@ -622,7 +552,7 @@ class Flow:
         elif waiting or self._exchange.overdue:
             if self._timer.due is None:
                 self._timer.tries = 0
-                self._timer.due = self._clock() + self._rto
+                self._timer.due = self._clock() + self._beginning.rto
         else:
             self._timer.due = None
 
@@ -648,5 +578,5 @@ class Flow:
         if error is not None:
             self._fail(error, outcome)
             return outcome
-        self._timer.due = self._clock() + min(self._rto * 2**self._timer.tries, _RTO_MAX)
+        self._timer.due = self._clock() + min(self._beginning.rto * 2**self._timer.tries, _RTO_MAX)
         return outcome

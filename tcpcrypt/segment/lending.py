@@ -13,6 +13,7 @@ from tcpcrypt import _fast
 from tcpcrypt.core.lease import Returned
 from tcpcrypt.segment.composer import Composer, Packets
 from tcpcrypt.segment.crypt import Crypt
+from tcpcrypt.segment.memory import Memory
 from tcpcrypt.segment.opening import Opening, Side
 from tcpcrypt.segment.stream import Stream
 
@@ -23,10 +24,10 @@ _GREETING: Final = b"\x45\x02\0\0"
 """All that lanes know to say besides data (RFC 8547 section 4.1), padded."""
 
 
-def make_stream(lanes: _fast.Lanes | None, *, seals: bool) -> Stream:
-    """A stream; one of the extension's own if it is to be lent."""
+def make_stream(lanes: _fast.Lanes | None, *, seals: bool, memory: Memory | None = None) -> Stream:
+    """A stream; one of the extension's own, whose memory is `lanes.memory`, if it is to be lent."""
     if lanes is None:
-        return Stream(seals=seals)
+        return Stream(seals=seals, memory=memory)
     made: Stream = lanes.stream(seals=seals)
     return made
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
+from tcpcrypt.segment.memory import Memory
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -19,7 +21,8 @@ _BLOCKS_MAX: Final = 4
 class Reassembly:
     """Takes pieces at their offsets and gives out what has become contiguous."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory | None = None) -> None:
+        self._memory = Memory() if memory is None else memory
         self.end = 0
         """Everything before this offset has been given out."""
         self._starts: list[int] = []
@@ -27,16 +30,16 @@ class Reassembly:
         """What waits beyond `end`: ascending, and never two that touch."""
         self._recent: list[int] = []
         """An offset in each of the pieces that grew last, the last one first."""
+        self.waiting = 0
+        """Bytes that wait for those before them."""
+
+    def __del__(self) -> None:
+        self._memory.taken -= self.waiting
 
     @property
     def gaps(self) -> bool:
         """Whether anything waits."""
         return bool(self._pieces)
-
-    @property
-    def waiting(self) -> int:
-        """Bytes that wait for those before them."""
-        return sum(map(len, self._pieces))
 
     def put(self, offset: int, data: ReadableBuffer, limit: int) -> bytes | memoryview:
         """Add `data`, as far as it is new and before offset `limit`.
@@ -70,16 +73,20 @@ class Reassembly:
         index = bisect_right(starts, offset)
         if index and starts[index - 1] + len(pieces[index - 1]) >= offset:
             index -= 1
-            pieces[index] += data[starts[index] + len(pieces[index]) - offset :]
+            grown = data[starts[index] + len(pieces[index]) - offset :]
+            pieces[index] += grown
+            self._wait(len(grown))
         elif len(pieces) < _PIECES_MAX or offset == self.end:
             starts.insert(index, offset)
             pieces.insert(index, bytearray(data))
+            self._wait(len(data))
         else:
             return None
         start, piece = starts[index], pieces[index]
         following = index + 1
         while following < len(starts) and starts[following] <= start + len(piece):
             known, at = pieces[following], starts[following] - start
+            self._wait(-min(len(known), len(piece) - at))
             piece[at : at + len(known)] = known
             following += 1
         del starts[index + 1 : following], pieces[index + 1 : following]
@@ -91,7 +98,12 @@ class Reassembly:
         del self._starts[0]
         piece = bytes(self._pieces.pop(0))
         self.end += len(piece)
+        self._wait(-len(piece))
         return piece
+
+    def _wait(self, more: int) -> None:
+        self.waiting += more
+        self._memory.taken += more
 
     def blocks(self, most: int = _BLOCKS_MAX) -> list[tuple[int, int]]:
         """RFC 2018 section 4: ranges that wait, the one that grew last first.

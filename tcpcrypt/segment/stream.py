@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tcpcrypt.segment.cells import Cells
+from tcpcrypt.segment.memory import WINDOW_MAX, Memory
 from tcpcrypt.segment.reassembly import Reassembly
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ _SLACK: Final = 1 << 17
 """What a source may send beyond its window: a frame and what rounding hides."""
 _FIRST_WINDOW: Final = 1 << 16
 _FIELD_MAX: Final = 0xFFFF
-_WINDOW_MAX: Final = 1 << 25
-"""Of a sink's window so much is believed, 32 MiB: what is under way is kept, and two hosts
-that are in league could have a gateway keep a GiB (RFC 7323) for each of their connections."""
 
 
 class Stream:
@@ -40,9 +38,10 @@ class Stream:
     holds at most, as far as is known.
     """
 
-    def __init__(self, *, seals: bool) -> None:
+    def __init__(self, *, seals: bool, memory: Memory | None = None) -> None:
         self.seals = seals
-        self.input = Reassembly()
+        self._memory = Memory() if memory is None else memory
+        self.input = Reassembly(self._memory)
         self.cells = Cells()
         self.largest = 1400
         self.una = 0
@@ -68,6 +67,9 @@ class Stream:
         self._told = 0
         self._told_edge = 0
         self._limit = _FIRST_WINDOW + _SLACK
+
+    def __del__(self) -> None:
+        self._memory.taken -= len(self._kept)
 
     # --- offsets -------------------------------------------------------------------
 
@@ -96,8 +98,20 @@ class Stream:
     # --- input and output ------------------------------------------------------------
 
     def take(self, offset: int, data: ReadableBuffer) -> bytes | memoryview:
-        """Input at `offset`; what has become contiguous."""
-        return self.input.put(offset, data, self._limit)
+        """Input at `offset`; what has become contiguous.
+
+        Where there is no memory nothing is new that has to wait, or comes while something is
+        kept: that will make room.
+        """
+        limit = self._limit
+        if self._memory.full and (self._kept or offset > self.input.end):
+            limit = self.input.end
+            self._memory.refused += 1
+        return self.input.put(offset, data, limit)
+
+    def _keep(self, octets: ReadableBuffer) -> None:
+        self._kept += octets
+        self._memory.taken += len(memoryview(octets))
 
     def sealed(self, data_len: int, frame: ReadableBuffer) -> None:
         """A frame, or an Init message, is output that holds `data_len` bytes of input.
@@ -109,7 +123,7 @@ class Stream:
         """
         length = len(memoryview(frame))
         self.cells.add(data_len, 0 if data_len else length, length)
-        self._kept += frame
+        self._keep(frame)
         if not data_len:
             self.responsible = self.end
             self.dataless += 1
@@ -121,7 +135,7 @@ class Stream:
         header = length - tag_len - data_len if data_len else length
         self.cells.add(data_len, header, length)
         for piece in pieces:
-            self._kept += piece
+            self._keep(piece)
         if data_len and self._told > begun:
             self.responsible = self.end  # the source may believe that it has arrived
         if not data_len:
@@ -132,9 +146,9 @@ class Stream:
         """The source's FIN came; sealing, `finp` is the frame that goes before its own."""
         length = len(memoryview(finp))
         self.cells.add(1, length, length + 1)
-        self._kept += finp
+        self._keep(finp)
         self.fin = self.end
-        self._kept.append(0)
+        self._keep(b"\0")
         self.input.end += 1
 
     def cut(self, start: int, stop: int) -> tuple[bytes, bool]:
@@ -152,7 +166,8 @@ class Stream:
         """
         if offset > self.emitted:
             return False
-        edge = min(edge, offset + _WINDOW_MAX)
+        believed = offset + self._memory.window
+        edge = min(edge, max(believed, min(self.edge, offset + WINDOW_MAX)))
         news = offset > self.una or edge > self.edge or bool(blocks)
         if offset >= self.una:
             self.edge = edge
@@ -166,7 +181,9 @@ class Stream:
         return news
 
     def _forget(self) -> None:
+        done = len(self._kept)
         del self._kept[: self.una - self._kept_at]
+        self._memory.taken -= done - len(self._kept)
         self._kept_at = self.una
         if self.seals:
             self.cells.forget(self.cells.app_to(self.una), self.una)

@@ -17,6 +17,7 @@ from tcpcrypt.core.key_log import KeyLog
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.errors import PeerError
 from tcpcrypt.segment.flow import Flow, Outcome, Report, fitted
+from tcpcrypt.segment.memory import Memory
 from tcpcrypt.segment.opening import Side, can_be_changed
 from tcpcrypt.segment.packets import Header, make_packet
 from tcpcrypt.segment.quoting import quoted
@@ -50,6 +51,7 @@ class Table:
         resumption: ResumptionCache | None = None,
         key_log: KeyLog | None = None,
         lanes: _fast.Lanes | None = None,
+        memory_most: int | None = None,
         report: Callable[[Key, str, dict[str, object]], None] = lambda _key, _event, _fields: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,6 +60,10 @@ class Table:
         self._resumption = resumption
         self._key_log = key_log
         self._lanes = lanes
+        self.memory = Memory(memory_most)
+        """What is kept for all connections, where there are no lanes; else `lanes` has that."""
+        if lanes is not None:
+            lanes.memory.most, self.memory = self.memory.most, lanes.memory
         self._report = report
         self._clock = clock
         self._beginning: dict[Key, float] = {}
@@ -170,6 +176,7 @@ class Table:
             key_log=self._key_log,
             forwards=forwarded,
             lanes=self._lanes,
+            memory=self.memory,
             report=self._reporter(key),
             clock=self._clock,
         )

@@ -12,6 +12,7 @@ from tcpcrypt import _fast
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.resumption import ResumptionCache
 from tcpcrypt.segment.flow import Flow
+from tcpcrypt.segment.memory import Memory
 from tcpcrypt.segment.opening import Side
 from tcpcrypt.wire.segment import Segment
 
@@ -34,6 +35,8 @@ class Setup:
     isn: tuple[int, int] = (1_000, 0xFFFFFF00)
     config: tuple[Config | None, Config | None] = (Config(), Config())
     caches: tuple[ResumptionCache | None, ResumptionCache | None] = (None, None)
+    memory: int | None = None
+    """Bytes that an engine's connections may keep."""
 
 
 def make_lanes() -> _fast.Lanes | None:
@@ -59,6 +62,11 @@ class Path:
         self.events: dict[bool, list[tuple[str, dict[str, object]]]] = {True: [], False: []}
         self.engines: dict[bool, Engine | None] = {}
         self.lanes = {mine: make_lanes() for mine in (True, False)}
+        self.memories = {mine: Memory(setup.memory) for mine in (True, False)}
+        for mine, lanes in self.lanes.items():
+            if lanes is not None:
+                lanes.memory.most = self.memories[mine].most
+                self.memories[mine] = lanes.memory
         for mine, config, cache in zip((True, False), setup.config, setup.caches, strict=True):
             host = self.client if mine else self.server
             if config is None:
@@ -72,6 +80,7 @@ class Path:
                 resumption=cache,
                 forwards=setup.forwards,
                 lanes=self.lanes[mine],
+                memory=self.memories[mine],
                 report=lambda event, fields, mine=mine: self.events[mine].append((event, fields)),
                 clock=self.world.clock,
             )

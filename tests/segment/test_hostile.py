@@ -17,6 +17,7 @@ from tcpcrypt.runtime.segment_queue import INNER_QUEUE, OUTER_QUEUE
 from tcpcrypt.runtime.segments import SegmentPlane
 from tcpcrypt.segment import table as module
 from tcpcrypt.segment.flow import Outcome
+from tcpcrypt.segment.memory import Memory
 from tcpcrypt.segment.opening import Side
 from tcpcrypt.segment.stream import Stream
 from tcpcrypt.segment.table import Table
@@ -428,6 +429,8 @@ class Loop:
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
         self.calls.append((seconds, call))
 
+    call_every = call_later
+
 
 class Adding:
     descriptors = (-1, -1, -1)
@@ -497,6 +500,26 @@ def test_what_is_due_earlier_does_not_wait_for_what_was_put_off(queue: Queue) ->
     put_off()
     assert len(asked) == 1
     assert not plane._timed
+
+
+def test_segments_for_which_there_was_no_memory_are_told_of(queue: Queue) -> None:
+    loop, adding, told = Loop(), Adding(), []
+    plane = SegmentPlane(
+        loop,  # type: ignore[arg-type]
+        queue,  # type: ignore[arg-type]
+        adding,  # type: ignore[arg-type]
+        lambda *_: Config(),
+        exhausted=told.append,
+    )
+    ((_seconds, sweep),) = loop.calls
+    plane.table.memory = Memory()
+    sweep()
+    plane.table.memory.refused = 3
+    sweep()
+    sweep()
+    plane.table.memory.refused = 5
+    sweep()
+    assert told == [3, 2]
 
 
 def test_what_was_damaged_on_its_way_gets_no_good_checksum(queue: Queue) -> None:

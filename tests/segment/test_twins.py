@@ -68,6 +68,10 @@ def run(setup: Setup, lanes: bool, up: int, down: int, **of_hosts: object) -> tu
             assert made is not None
             self._lanes = made
 
+        @property
+        def memory(self) -> object:
+            return self._lanes.memory
+
         def stream(self, *arguments: object, **named: object) -> object:
             return self._lanes.stream(*arguments, **named)  # type: ignore[arg-type]
 
