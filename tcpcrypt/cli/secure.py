@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 _SECONDS_MAX: Final = 86_400.0
+_ASYNCIO: Final = "Connect call failed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,8 +103,16 @@ class Teller:
     def failed(self, name: str, error: BaseException, **values: object) -> None:
         """What did not work, always."""
         kind = type(error).__name__
-        text = str(error) or kind
+        text = _said(error) or kind
         self.say("failed", f"{name}: {text}", address=name, error=kind, message=text, **values)
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, without the number that the kernel gives it."""
+    if not isinstance(error, OSError) or not error.errno or not error.strerror:
+        return str(error)
+    # Of a connection that could not be made asyncio says that and nothing else.
+    return os.strerror(error.errno) if error.strerror.startswith(_ASYNCIO) else error.strerror
 
 
 def where(name: Any) -> str:
