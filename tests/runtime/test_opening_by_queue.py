@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tcpcrypt.runtime.tcp_info import has_heard
 
 PEER = b"peer"
 OUR_SEQ, THEIR_SEQ = 1000, 9000
+IP_BIND_ADDRESS_NO_PORT = 24
 FRESH = b"\x01\x23"
 """Role B, and the TEP of Curve25519."""
 
@@ -49,6 +51,11 @@ class Active:
         self.backend = NfqueueBackend(self.kernel, self.kernel)  # type: ignore[arg-type]
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.sock = socket.socket()
+        # An address of this process alone: what others leave in TIME_WAIT has its ports.
+        pid = os.getpid()
+        mine = bytes((127, 1 + (pid >> 14 & 127), pid >> 7 & 127, 1 + (pid & 127)))
+        self.sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        self.sock.bind((socket.inet_ntoa(mine), 0))
         self.sock.setblocking(False)
         self.progress: list[object] = []
         self.negotiation = Negotiation(config, Opener.ACTIVE, resumption=cache, peer=PEER)
