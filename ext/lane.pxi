@@ -146,7 +146,7 @@ cdef class Lane:
             return False
         if size and offset + size > source._limit:
             return False
-        if size and offset + size > before and source.takes_none(offset):
+        if size and source.takes_none(offset, offset + size):
             return False
         came.joined = size > self.ends[came.side].largest
         fresh = offset + size - before

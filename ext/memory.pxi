@@ -21,6 +21,13 @@ cdef class Memory:
     cdef inline bint is_full(self) noexcept:
         return self.taken >= self.most
 
+    cdef inline bint is_half_full(self) noexcept:
+        return self.taken >= self.most // 2
+
+    @property
+    def half_full(self):
+        return self.is_half_full()
+
     @property
     def full(self):
         return self.is_full()

@@ -3,6 +3,8 @@
 
 cdef enum:
     PIECES_MAX = 4096
+    # What malloc takes at least.
+    PIECE_MIN = 32
     BLOCKS_MAX = 4
 
 
@@ -31,9 +33,12 @@ cdef class Reassembly:
         self.memory = memory
 
     def __dealloc__(self):
-        if self._count:
-            self.drop(0, self._count)
-        free(self._pieces)
+        self.drop_all()
+
+    cdef void drop_all(self) noexcept:
+        """Nothing waits any more."""
+        self._recent_count = 0
+        self.drop(0, self._count)
 
     @property
     def gaps(self):
@@ -82,7 +87,7 @@ cdef class Reassembly:
         cdef uint8_t *longer
         if size <= piece.room:
             return 0
-        room = max(size, 2 * piece.room)
+        room = max(size, 2 * piece.room, <Py_ssize_t>PIECE_MIN)
         longer = <uint8_t *>realloc(piece.data, room)
         if longer == NULL:
             raise MemoryError
@@ -160,6 +165,7 @@ cdef class Reassembly:
         pieces = <Piece *>realloc(self._pieces, room * sizeof(Piece))
         if pieces == NULL:
             raise MemoryError
+        self.memory.taken += (room - self._room) * <int64_t>sizeof(Piece)
         self._pieces, self._room = pieces, room
         return 0
 
@@ -191,6 +197,7 @@ cdef class Reassembly:
                 (self._count - begin) * sizeof(Piece))
         if not self._count:
             # Nobody is to pay for what a connection needed once.
+            self.memory.taken -= self._room * <int64_t>sizeof(Piece)
             free(self._pieces)
             self._pieces = NULL
             self._room = 0

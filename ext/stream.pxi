@@ -9,17 +9,31 @@ cdef struct Cell:
     int64_t length
 
 
+# Not cleared by the garbage collector, as `Reassembly`.
 @final
+@no_gc_clear
+@auto_pickle(False)
 cdef class Cells:
     """The twin of `tcpcrypt.segment.cells.Cells`."""
 
+    cdef Memory memory
     cdef Cell *_cells
     cdef Py_ssize_t _first, _count, _room
     cdef readonly int64_t app_end
     cdef readonly int64_t wire_end
 
+    def __init__(self, Memory memory not None):
+        self.memory = memory
+
     def __dealloc__(self):
-        free(self._cells)
+        self.release()
+
+    cdef inline void release(self) noexcept:
+        if self._cells != NULL:
+            self.memory.taken -= self._room * <int64_t>sizeof(Cell)
+            free(self._cells)
+        self._cells = NULL
+        self._first = self._count = self._room = 0
 
     def __len__(self):
         return self._count - self._first
@@ -42,6 +56,7 @@ cdef class Cells:
         cells = <Cell *>realloc(self._cells, room * sizeof(Cell))
         if cells == NULL:
             raise MemoryError
+        self.memory.taken += (room - self._room) * <int64_t>sizeof(Cell)
         self._cells, self._room = cells, room
         return 0
 
@@ -137,9 +152,7 @@ cdef class Cells:
                 return
             self._first += 1
         # Nobody is to pay for what a connection needed once.
-        free(self._cells)
-        self._cells = NULL
-        self._first = self._count = self._room = 0
+        self.release()
 
 
 cdef enum:
@@ -174,7 +187,7 @@ cdef class Stream:
         self.memory = memory
         self.seals = seals
         self.input = Reassembly(memory)
-        self.cells = Cells()
+        self.cells = Cells(memory)
         self.largest = 1400
         self.edge = FIRST_WINDOW
         self.widest = self._limit = FIRST_WINDOW + SLACK
@@ -256,12 +269,14 @@ cdef class Stream:
 
     # --- input and output ----------------------------------------------------------------
 
-    cdef inline bint takes_none(self, int64_t offset) noexcept:
-        """Whether there is no memory for what is new at `offset`."""
-        return self.memory.is_full() and (self._end > self._begin or offset > self.input.end)
+    cdef inline bint takes_none(self, int64_t offset, int64_t stop) noexcept:
+        """Whether there is no memory for what is new from `offset` to `stop`."""
+        if offset > self.input.end and self.memory.is_half_full():
+            return True
+        return (self.memory.is_full() and self._end > self._begin and stop > self.input.end)
 
     def take(self, int64_t offset, data):
-        if self.takes_none(offset):
+        if self.takes_none(offset, offset + len(memoryview(data))):
             self.memory.refused += 1
             return self.input.put(offset, data, self.input.end)
         return self.input.put(offset, data, self._limit)
@@ -285,6 +300,12 @@ cdef class Stream:
             self.responsible = self._last()
         if not data_len:
             self.cells.forget(self.una, self.cells.wire_end)
+
+    def drop(self):
+        self._kept_at = self._last()
+        self.release()
+        self.cells.release()
+        self.input.drop_all()
 
     def finish(self, finp=b""):
         cdef int64_t length = len(memoryview(finp))

@@ -282,14 +282,12 @@ class BrokeredPrivileges:
 
     def flush(self) -> None:
         """Send away the sockets whose handshakes are over.  Idempotent."""
-        finished, self._finished = self._finished, []
-        if finished:
-            descriptors = [descriptor for descriptor, _mark in finished]
-            try:
-                self._send("finish", [mark for _descriptor, mark in finished], descriptors)
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
+        if self._finished:
+            descriptors = [descriptor for descriptor, _mark in self._finished]
+            self._send("finish", [mark for _descriptor, mark in self._finished], descriptors)
+            self._finished.clear()
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def close(self) -> None:
         """Idempotent."""

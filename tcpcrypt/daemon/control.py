@@ -256,9 +256,10 @@ class ControlServer:
         for client in tuple(self._clients.values()):
             if client.answer and client.moved_at < deadline:
                 self._drop(client)
-        self._sweeping = bool(self._clients)
-        if self._sweeping:
+        self._sweeping = False
+        if self._clients:
             self._loop.call_later(STALL_MAX / 2, self._sweep)
+            self._sweeping = True
 
     # --- one client --------------------------------------------------------------
 
@@ -342,16 +343,22 @@ class ControlServer:
     def _turn(self) -> None:
         """Answer one request, and rest."""
         started = time.monotonic()
-        while self._waiting:
-            client = self._waiting.popleft()
-            if not client.gone:
-                self._answer(client)
-                break
-        else:
-            self._resting = False
-            return
-        rest = min(_REST_MAX, _REST * (time.monotonic() - started))
-        self._loop.call_later(rest, self._turn)
+        try:
+            while self._waiting:
+                client = self._waiting.popleft()
+                if not client.gone:
+                    self._answer(client)
+                    break
+            else:
+                self._resting = False
+                return
+        finally:
+            if self._resting:
+                # Until the next is sure to come there is none that is waited for.
+                self._resting = False
+                rest = min(_REST_MAX, _REST * (time.monotonic() - started))
+                self._loop.call_later(rest, self._turn)
+                self._resting = True
 
     def _answer(self, client: _Client) -> None:
         try:

@@ -33,11 +33,12 @@ Callback = Callable[[int], None]
 class Timer:
     """A call that is to come.  `cancel` is idempotent."""
 
-    __slots__ = ("call", "due")
+    __slots__ = ("call", "due", "period")
 
-    def __init__(self, due: float, call: Callable[[], None]) -> None:
+    def __init__(self, due: float, call: Callable[[], None], period: float = 0.0) -> None:
         self.due = due
         self.call: Callable[[], None] | None = call
+        self.period = period
 
     def cancel(self) -> None:
         self.call = None
@@ -95,11 +96,8 @@ class Loop:
     def call_every(self, seconds: float, call: Callable[[], None]) -> None:
         """Call `call` again and again, `seconds` after it last began, also if it failed then."""
 
-        def again() -> None:
-            self.call_later(seconds, again)
-            call()
-
-        self.call_later(seconds, again)
+        timer = Timer(time.monotonic() + seconds, call, seconds)
+        heapq.heappush(self._timers, (timer.due, next(self._order), timer))
 
     def before_waiting(self, call: Callable[[], None]) -> None:
         """Call `call` before every turn: to send away what was collected in the one before."""
@@ -148,9 +146,17 @@ class Loop:
                 if self.failed is None:
                     raise
                 self.failed(fd, error)
+                if isinstance(error, MemoryError):
+                    time.sleep(_SHORTAGE)  # it is ready still, and would be again and again
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            timer = heapq.heappop(self._timers)[2]
+            timer = self._timers[0][2]
+            if timer.period and timer.call is not None:
+                # In one step: where there is no memory for it the one that is due stays.
+                entry = (now + timer.period, next(self._order), timer)
+                heapq.heapreplace(self._timers, entry)
+            else:
+                heapq.heappop(self._timers)
             if timer.call is not None:
                 self._call(timer.call)
 

@@ -162,8 +162,8 @@ class SegmentPlane:
     def _wake_at(self, key: Key, due: float) -> None:
         # The one that is set may be later, of a repetition that was put off again and again.
         if due < self._timed.get(key, math.inf):
-            self._timed[key] = due
             self._loop.call_later(max(due - self._clock(), 0.0), lambda: self._wake(key, due))
+            self._timed[key] = due
 
     def _discard(self, key: Key) -> None:
         """Drop what was held for a connection that is gone."""

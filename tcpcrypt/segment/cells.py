@@ -14,8 +14,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Final
+
+from tcpcrypt.segment.memory import Memory
 
 __all__ = ["Cell", "Cells"]
+
+_COST: Final = 165
+"""Bytes of memory for each."""
 
 
 @dataclass(slots=True)
@@ -37,7 +43,8 @@ class Cell:
 class Cells:
     """The cells of one direction that somebody may still ask for, oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory | None = None) -> None:
+        self._memory = Memory() if memory is None else memory
         self.app_end = 0
         self.wire_end = 0
         self._cells: list[Cell] = []
@@ -47,11 +54,15 @@ class Cells:
         self._first = 0
         """Cells before this index are forgotten, and deleted now and then."""
 
+    def __del__(self) -> None:
+        self._memory.taken -= _COST * len(self)
+
     def __len__(self) -> int:
         return len(self._cells) - self._first
 
     def add(self, size: int, header: int, length: int) -> None:
         """`length` more wire bytes hold `size` more data bytes behind `header` others."""
+        self._memory.taken += _COST
         self._cells.append(Cell(self.app_end, size, self.wire_end, header, length))
         self._apps.append(self.app_end)
         self._wires.append(self.wire_end)
@@ -115,12 +126,13 @@ class Cells:
 
     def forget(self, app: int, wire: int) -> None:
         """Cells that end before both offsets will not be asked for again."""
-        cells = self._cells
+        cells, before = self._cells, self._first
         while self._first < len(cells):
             cell = cells[self._first]
             if cell.app + cell.size > app or cell.wire + cell.length > wire:
                 break
             self._first += 1
+        self._memory.taken -= _COST * (self._first - before)
         if self._first > 64 and 2 * self._first > len(cells):
             del cells[: self._first], self._apps[: self._first], self._wires[: self._first]
             self._first = 0

@@ -169,7 +169,8 @@ class Crypt:
                 self._open(view[:length])
                 view = view[length:]
         except PeerError as error:
-            self.error = error
+            # Not with the frames that it came through, which hold this one.
+            self.error = error.with_traceback(None)
         begun += view
         end = self._opening.input.end - len(begun)
         known = len(begun) >= FRAME_HEADER_LEN and not self._init_due

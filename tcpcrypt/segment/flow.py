@@ -254,7 +254,8 @@ class Flow:
 
     def take(self, side: Side, segment: Segment, packet: bytes | memoryview) -> Outcome:
         """A segment that comes from `side`; `packet` is what `segment` was parsed from."""
-        self._timer.last_heard = self._clock()
+        if not self.dead:
+            self._timer.last_heard = self._clock()
         packets = self._lending.take(side, packet, self._timer)
         if packets is not None:
             if self._lending.over:
@@ -542,6 +543,8 @@ class Flow:
         self._opening.negotiation.abandon()
         if self._crypt is not None:
             self._crypt.wipe()
+        for stream in self._streams.values():
+            stream.drop()
 
     # --- time ----------------------------------------------------------------------------------
 

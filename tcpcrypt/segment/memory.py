@@ -35,6 +35,11 @@ class Memory:
         return self.taken >= self.most
 
     @property
+    def half_full(self) -> bool:
+        """Whether nothing is to be taken that would wait behind a gap."""
+        return self.taken >= self.most // 2
+
+    @property
     def window(self) -> int:
         """Of a sink's window so much is believed now: all up to half of `most`, then less and less.
 

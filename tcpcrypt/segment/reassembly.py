@@ -16,6 +16,8 @@ _PIECES_MAX: Final = 4096
 """Separate pieces that wait; more only comes of somebody who means harm.  What is in order never
 counts."""
 _BLOCKS_MAX: Final = 4
+_COST: Final = 125
+"""Bytes of memory for each piece, besides what is in it."""
 
 
 class Reassembly:
@@ -34,7 +36,12 @@ class Reassembly:
         """Bytes that wait for those before them."""
 
     def __del__(self) -> None:
-        self._memory.taken -= self.waiting
+        self.drop()
+
+    def drop(self) -> None:
+        """Nothing waits any more."""
+        self._memory.taken -= self.waiting + _COST * len(self._pieces)
+        self._starts, self._pieces, self._recent, self.waiting = [], [], [], 0
 
     @property
     def gaps(self) -> bool:
@@ -79,14 +86,14 @@ class Reassembly:
         elif len(pieces) < _PIECES_MAX or offset == self.end:
             starts.insert(index, offset)
             pieces.insert(index, bytearray(data))
-            self._wait(len(data))
+            self._wait(len(data), 1)
         else:
             return None
         start, piece = starts[index], pieces[index]
         following = index + 1
         while following < len(starts) and starts[following] <= start + len(piece):
             known, at = pieces[following], starts[following] - start
-            self._wait(-min(len(known), len(piece) - at))
+            self._wait(-min(len(known), len(piece) - at), -1)
             piece[at : at + len(known)] = known
             following += 1
         del starts[index + 1 : following], pieces[index + 1 : following]
@@ -98,12 +105,12 @@ class Reassembly:
         del self._starts[0]
         piece = bytes(self._pieces.pop(0))
         self.end += len(piece)
-        self._wait(-len(piece))
+        self._wait(-len(piece), -1)
         return piece
 
-    def _wait(self, more: int) -> None:
+    def _wait(self, more: int, pieces: int = 0) -> None:
         self.waiting += more
-        self._memory.taken += more
+        self._memory.taken += more + _COST * pieces
 
     def blocks(self, most: int = _BLOCKS_MAX) -> list[tuple[int, int]]:
         """RFC 2018 section 4: ranges that wait, the one that grew last first.

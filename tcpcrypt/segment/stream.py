@@ -42,7 +42,7 @@ class Stream:
         self.seals = seals
         self._memory = Memory() if memory is None else memory
         self.input = Reassembly(self._memory)
-        self.cells = Cells()
+        self.cells = Cells(self._memory)
         self.largest = 1400
         self.una = 0
         """Output before this offset has been acknowledged by the sink."""
@@ -100,12 +100,14 @@ class Stream:
     def take(self, offset: int, data: ReadableBuffer) -> bytes | memoryview:
         """Input at `offset`; what has become contiguous.
 
-        Where there is no memory nothing is new that has to wait, or comes while something is
-        kept: that will make room.
+        Where there is no memory nothing new is taken while something is kept: that will make
+        room.  What would have to wait is not taken where half of the memory is, for nobody
+        has to do anything to make it wait for ever.
         """
-        limit = self._limit
-        if self._memory.full and (self._kept or offset > self.input.end):
-            limit = self.input.end
+        limit, end, memory = self._limit, self.input.end, self._memory
+        waits = memory.half_full and offset > end
+        if waits or (memory.full and self._kept and offset + len(memoryview(data)) > end):
+            limit = end
             self._memory.refused += 1
         return self.input.put(offset, data, limit)
 
@@ -155,8 +157,18 @@ class Stream:
         """Output from `start` to `stop`, and whether FIN ends it."""
         fin = self.fin is not None and stop > self.fin
         last = stop - 1 if fin else stop
+        if start < self._kept_at:
+            return b"", fin
         with memoryview(self._kept) as kept:
             return bytes(kept[start - self._kept_at : last - self._kept_at]), fin
+
+    def drop(self) -> None:
+        """Nothing is kept any more: the connection is dead.  Its numbers stay."""
+        end = self.end
+        self._memory.taken -= len(self._kept)
+        self._kept, self._kept_at = bytearray(), end
+        self.cells.forget(self.cells.app_end, self.cells.wire_end)
+        self.input.drop()
 
     def acknowledged(self, offset: int, edge: int, blocks: list[tuple[int, int]]) -> bool:
         """The sink has everything before `offset` and takes output up to `edge`.

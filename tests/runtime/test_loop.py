@@ -1,5 +1,6 @@
 """The event loop, on real descriptors."""
 
+import heapq
 import os
 import socket
 import time
@@ -190,6 +191,41 @@ def test_what_is_called_again_and_again_goes_on_after_it_failed(loop) -> None:
         loop.step(0.01)
     assert len(called) >= 3
     assert failed == ["none left"]
+
+
+def test_what_is_called_again_and_again_goes_on_though_there_was_no_memory_for_it(
+    loop, monkeypatch
+) -> None:
+    called: list[int] = []
+    loop.failed = lambda _fd, _error: None
+    loop.call_every(0.001, lambda: called.append(1))
+    replace, failures = heapq.heapreplace, [MemoryError(), MemoryError()]
+
+    def fail(*entry: object) -> object:
+        if failures:
+            raise failures.pop()
+        return replace(*entry)
+
+    monkeypatch.setattr(heapq, "heapreplace", fail)
+    loop.call_later(0.2, loop.stop)
+    loop.run()
+    assert not failures
+    assert len(called) >= 3
+
+
+def test_a_callback_without_memory_is_not_called_at_full_speed(loop, ends) -> None:
+    one, other = ends
+    failed: list[int] = []
+    loop.failed = lambda fd, _error: failed.append(fd)
+
+    def fail(_events: int) -> None:
+        raise MemoryError
+
+    loop.watch(one.fileno(), READ, fail)
+    other.send(b"x")
+    loop.call_later(0.2, loop.stop)
+    loop.run()
+    assert 1 <= len(failed) <= 21
 
 
 def test_what_a_turn_collects_is_sent_before_the_next_wait(loop, ends) -> None:
