@@ -38,7 +38,8 @@ cdef class Reassembly:
     cdef void drop_all(self) noexcept:
         """Nothing waits any more."""
         self._recent_count = 0
-        self.drop(0, self._count)
+        if self._pieces != NULL:
+            self.drop(0, self._count)
 
     @property
     def gaps(self):

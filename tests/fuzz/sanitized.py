@@ -30,6 +30,7 @@ TESTS = (
     "tests/segment/test_lanes.py",
     "tests/segment/test_stream_twins.py",
     "tests/segment/test_twins.py",
+    "tests/segment/test_memory.py",
     # They build, count or measure the extension as it is installed; memory that is
     # freed waits in quarantine here.
     "--ignore=tests/fast/test_build.py",
