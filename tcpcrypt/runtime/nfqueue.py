@@ -10,14 +10,10 @@ Incoming ones are known by the connection's mark, which the SYN gives it and
 the last one that the negotiation needs to see takes back (MARK_DONE as the
 verdict's mark), or else the first outgoing packet with MARK_DONE.  What a peer
 opens is known by the option that it carries, and what follows by the connection's
-mark (MARK_PASSED, which the SYN gives it), until the one behind that last one (then
+mark (MARK_PASSED, which the SYN gives it), until that last one (then
 MARK_ACCEPTED); it is queued before its socket is looked for
-(`tcpcrypt.runtime.following`).  One more than is needed, because Linux has a moment in which
-neither the request nor the connection that becomes of it is to be found
-(`inet_ehash_insert` before 6.19 or so): what came by beside the queue then, on another
-processor, was answered with a reset, one connection in some 40,000.
-An ACK that completes a handshake without the option and was not seen here is known
-by the connection that it brings (`accepted`).
+(`tcpcrypt.runtime.following`).  An ACK that completes a handshake without the
+option and was not seen here is known by the connection that it brings (`accepted`).
 
 An off-path attacker who guesses the 4-tuple must not be able to talk a
 handshake into plain TCP by a segment that TCP itself will discard, so
@@ -41,7 +37,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,9 +81,6 @@ here for the tenth of a second in which others have the processor."""
 PENDING_MAX: Final = 32_768
 """Passive handshakes under way.  The oldest goes, and its connection is reset,
 rather than newcomers go unencrypted: a flood of SYNs must not downgrade anybody."""
-_MADE_SECONDS: Final = 5.0
-"""Seconds for which the second segment of a connection is waited for; its socket's mark
-says a second after the first that it needs the queue no more."""
 PENDING_SECONDS: Final = 130.0
 """Linux gives up on a SYN-ACK 63 s after the first; twice that."""
 ACK_OPTION_ROOM: Final = 4
@@ -144,9 +136,6 @@ class NfqueueBackend:
         self._accepting: OrderedDict[tuple[Tuple4, int], HalfOpen] = OrderedDict()
         self._answered: dict[Tuple4, HalfOpen] = {}
         self._answers = Answers()
-        self._made: OrderedDict[Tuple4, float] = OrderedDict()
-        """Connections of peers whose negotiation is over, by the time; what comes next is the last
-        that is queued."""
         self.evicted = 0
         """Passive handshakes given up for want of room."""
 
@@ -193,8 +182,6 @@ class NfqueueBackend:
 
         To be called once a second or so: most connections do not last that long.
         """
-        while self._made and time.monotonic() - next(iter(self._made.values())) > _MADE_SECONDS:
-            self._made.popitem(last=False)
         for opening in tuple(self._opening_by_socket.values()):
             if isinstance(opening.negotiation.outcome, Negotiated) and has_heard(opening.sock):
                 opening.negotiation.segment_received(False, True, b"")
@@ -372,10 +359,7 @@ class NfqueueBackend:
         if flags.syn and not flags.ack:
             self._request(key, segment)
             return _without_syn_data(segment), False
-        entry, made = self._answered.get(key), key in self._made
-        if entry is None and made and not flags.syn:
-            del self._made[key]
-            return None, True
+        entry = self._answered.get(key)
         if entry is not None and not flags.syn and flags.ack and entry.sent_isn is not None:
             if (segment.ack - entry.sent_isn) % _MODULUS != 1:
                 return None  # this host has sent nothing but its SYN yet
@@ -387,17 +371,8 @@ class NfqueueBackend:
             if _near(segment.seq, entry.received_isn):
                 negotiation = entry.requested().negotiation
                 negotiation.segment_received(False, True, segment.options)
-                return changed, _settled(negotiation, False, segment) and self._is_made(key)
+                return changed, _settled(negotiation, False, segment)
         return None
-
-    def _is_made(self, key: Tuple4) -> bool:
-        """Whether the negotiation was over before this segment; from now on it is."""
-        if self._made.pop(key, None) is not None:
-            return True
-        self._made[key] = time.monotonic()
-        if len(self._made) > PENDING_MAX:
-            self._made.popitem(last=False)
-        return False
 
     def _accept_out(self, key: Tuple4, segment: Segment) -> bytes | None:
         if not segment.flags.syn:
@@ -426,7 +401,6 @@ class NfqueueBackend:
     def _request(self, key: Tuple4, syn: Segment) -> None:
         """Begin the handshake of a SYN, or repeat it; a SYN with another number is another."""
         isn = syn.seq
-        self._made.pop(key, None)
         entry, new = self._accepting.get((key, isn)), self._new
         said = syn.options.tobytes()
         if entry is not None:

@@ -13,7 +13,6 @@ from support.queues import Verdicts
 from tcpcrypt.core.config import Config
 from tcpcrypt.core.negotiation import Fallback, Negotiated, Negotiation, Opener
 from tcpcrypt.core.policy import Match, Mode, Policy
-from tcpcrypt.runtime import nfqueue
 from tcpcrypt.runtime.eno_backend import Requested, Tuple4
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
 from tcpcrypt.runtime.nfqueue import NfqueueBackend
@@ -39,13 +38,6 @@ LEAVES = Packet(
 )
 
 
-class Unused:
-    """Privileges that settle nothing."""
-
-    def finish(self, _sock: socket.socket, _mark: int = 0, *, settled: bool = False) -> None:
-        assert settled
-
-
 class Passive:
     """The backend with a listener."""
 
@@ -53,19 +45,13 @@ class Passive:
         self.profile = profile
         self.queue = Verdicts()
         self.negotiations: list[Negotiation] = []
-        self.backend = NfqueueBackend(self.queue, Unused())  # type: ignore[arg-type]
+        self.backend = NfqueueBackend(self.queue, None)  # type: ignore[arg-type]
         self.backend.adopt_listener(None, self._new)  # type: ignore[arg-type]
 
     def _new(self, _connection: Tuple4, **_of_the_syn: object) -> Requested:
         config = replace(Config(), profile=self.profile)
         self.negotiations.append(Negotiation(config, Opener.PASSIVE))
         return Requested(self.negotiations[-1], POLICY, config, None)
-
-    def accept(self) -> None:
-        """The connection of `FOLLOWS` is accepted."""
-        connection = Tuple4(FOLLOWS.destination, 80, FOLLOWS.source, FOLLOWS.sport)
-        with socket.socket() as sock:
-            assert self.backend.accepted(sock, connection)
 
     def take(self, packet: Packet, hook: Hook) -> tuple[Verdict, bytes | None, int | None]:
         octets = memoryview(packet.build())
@@ -79,53 +65,8 @@ def test_what_follows_a_syn_is_for_the_listener_and_settles_the_negotiation() ->
     what, changed, mark = passive.take(LEAVES, Hook.OUTPUT)
     assert (what, mark) == (Verdict.REPEAT, MARK_PASSED | OTHERS)
     assert Packet.parse(changed or b"").option(ENO) is not None
-    assert passive.take(FOLLOWS, Hook.PREROUTING) == (Verdict.REPEAT, None, MARK_PASSED | OTHERS)
+    assert passive.take(FOLLOWS, Hook.PREROUTING) == (Verdict.REPEAT, None, MARK_DONE | OTHERS)
     assert isinstance(passive.negotiations[0].outcome, Negotiated)
-
-
-@pytest.mark.parametrize("accepted", [False, True])
-def test_the_segment_behind_the_one_that_makes_the_connection_waits_for_it(accepted: bool) -> None:
-    """While the kernel makes a socket of the request there is a moment without either."""
-    passive = Passive()
-    passive.take(COMES, Hook.INPUT)
-    passive.take(LEAVES, Hook.OUTPUT)
-    assert passive.take(FOLLOWS, Hook.PREROUTING)[2] == MARK_PASSED | OTHERS
-    if accepted:
-        passive.accept()
-    data = replace(FOLLOWS, payload=b"Init1", options=())
-    stranger = replace(data, sport=data.sport + 1)
-    assert passive.take(stranger, Hook.PREROUTING)[2] == MARK_DIRECT | OTHERS
-    assert passive.take(data, Hook.PREROUTING) == (Verdict.REPEAT, None, MARK_DONE | OTHERS)
-    assert not passive.backend._made
-
-
-def test_what_was_made_is_remembered_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    passive = Passive()
-    passive.take(COMES, Hook.INPUT)
-    passive.take(LEAVES, Hook.OUTPUT)
-    passive.take(FOLLOWS, Hook.PREROUTING)
-    passive.backend.look_after()
-    assert passive.backend._made
-    now = nfqueue.time.monotonic()
-    monkeypatch.setattr(nfqueue.time, "monotonic", lambda: now + 6)
-    passive.backend.look_after()
-    assert not passive.backend._made
-    # A SYN begins another connection of that port.
-    passive.take(FOLLOWS, Hook.PREROUTING)
-    assert passive.backend._made
-    passive.take(replace(COMES, seq=COMES.seq + 9000), Hook.INPUT)
-    assert not passive.backend._made
-
-
-def test_of_connections_that_were_made_there_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nfqueue, "PENDING_MAX", 3)
-    passive = Passive()
-    for port in range(5):
-        syn = replace(COMES, sport=3000 + port)
-        passive.take(syn, Hook.INPUT)
-        passive.take(replace(LEAVES, dport=3000 + port), Hook.OUTPUT)
-        passive.take(replace(FOLLOWS, sport=3000 + port), Hook.PREROUTING)
-    assert len(passive.backend._made) == 3
 
 
 @pytest.mark.parametrize(
@@ -154,7 +95,7 @@ def test_rfc8547_4_6_what_follows_without_the_option_is_seen_as_well() -> None:
     passive.take(COMES, Hook.INPUT)
     passive.take(LEAVES, Hook.OUTPUT)
     verdict = passive.take(FOLLOWS.without(ENO), Hook.PREROUTING)
-    assert verdict == (Verdict.REPEAT, None, MARK_PASSED | OTHERS)
+    assert verdict == (Verdict.REPEAT, None, MARK_DONE | OTHERS)
     assert isinstance(passive.negotiations[0].outcome, Fallback)
 
 
