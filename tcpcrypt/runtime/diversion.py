@@ -11,6 +11,7 @@ from tcpcrypt.runtime.rules import (
     MARK_DIRECT,
     MARK_DONE,
     MARK_HANDSHAKE,
+    MARK_MADE,
     MARK_MASK,
     MARK_PASSED,
     QUEUE_NUMBER,
@@ -28,15 +29,21 @@ def divert_rules() -> list[Rule]:
     to_syns = ("--queue-num", str(SYN_QUEUE))
     handshake, done = (("-p", "tcp", *marked(mark)) for mark in (MARK_HANDSHAKE, MARK_DONE))
     syn_ack = ("--tcp-flags", "SYN,ACK", "SYN,ACK")
-    opening, agreed, answered, opened, accepted = (
+    opening, agreed, answered, opened, made, accepted = (
         ("-m", "connmark", "--mark", f"{mark:#x}/{MARK_MASK:#x}")
-        for mark in (MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED, MARK_DONE, MARK_ACCEPTED)
+        for mark in (
+            *(MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED),
+            *(MARK_DONE, MARK_MADE, MARK_ACCEPTED),
+        )
     )
     unknown = ("!", "-i", "lo", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID,UNTRACKED")
     of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
-    over, opens, agrees, answers, has_opened, has_accepted = (
+    over, opens, agrees, answers, has_opened, makes, has_accepted = (
         ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
-        for mark in (0, MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED, MARK_DONE, MARK_ACCEPTED)
+        for mark in (
+            *(0, MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED),
+            *(MARK_DONE, MARK_MADE, MARK_ACCEPTED),
+        )
     )
     from_peer = ("!", "-i", "lo", "-p", "tcp")
     return [
@@ -48,6 +55,7 @@ def divert_rules() -> list[Rule]:
         Rule("mangle", "OUTPUT", ("-p", "tcp", *marked(MARK_DIRECT), *syn_ack, *over)),
         # The socket has kept its mark a little longer than the connection.
         Rule("mangle", "OUTPUT", (*handshake, *opened, "-j", "RETURN")),
+        Rule("mangle", "OUTPUT", (*handshake, *made, "-j", "RETURN")),
         Rule("mangle", "OUTPUT", (*handshake, *accepted, "-j", "RETURN")),
         Rule("mangle", "OUTPUT", (*handshake, *divert)),
         Rule("mangle", "OUTPUT", (*done, *opening, *over)),
@@ -73,8 +81,10 @@ def divert_rules() -> list[Rule]:
         # The negotiation needs to see no more of this connection.
         Rule("mangle", "INPUT", (*done, *opening, *has_opened)),
         Rule("mangle", "INPUT", (*done, *opened, "-j", "RETURN")),
-        # Also where its SYN is forgotten, as behind a cookie.
-        Rule("mangle", "INPUT", (*done, *has_accepted)),
+        # The first segment for which that holds makes the connection, also where its SYN is
+        # forgotten, as behind a cookie; another has found it.
+        Rule("mangle", "INPUT", (*done, *made, *has_accepted)),
+        Rule("mangle", "INPUT", (*done, *_no(accepted), *makes)),
         Rule("mangle", "INPUT", (*done, "-j", "RETURN")),
         # With option 69 and for the listener: the steering gave it the mark.
         Rule("mangle", "INPUT", (*handshake, "--syn", "-j", "NFQUEUE", *to_syns)),

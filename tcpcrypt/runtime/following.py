@@ -14,9 +14,14 @@ second of two that wait would miss the connection that the first one makes.
 What the negotiation has to see carries the option, or belongs to a connection
 whose SYN our listener was given (which has marked it: MARK_PASSED).  The
 service has no part in those, whatever it takes for a cookie of its own.  Once
-the negotiation is over (MARK_ACCEPTED) nothing is queued any more, and only what
-still carries the option is looked up: another processor may be about to make
-the connection.
+the negotiation is over nothing is queued any more.
+
+The next segment may come to another processor, while the one that makes the connection
+is still on its way from the queue into TCP.  And Linux has a moment in which neither
+the request nor the connection that becomes of it is to be found (`inet_ehash_insert`,
+up to 6.18 at least): TCP would answer with a reset, of one connection in some thousands.
+So until a segment has found the connection (MARK_MADE), those that do not are dropped, and
+come again; then (MARK_ACCEPTED) only what still carries the option is looked up.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from tcpcrypt.runtime.rules import (
     MARK_DIRECT,
     MARK_DONE,
     MARK_HANDSHAKE,
+    MARK_MADE,
     MARK_MASK,
     MARK_PASSED,
     SYN_QUEUE,
@@ -51,6 +57,9 @@ _LOCAL: Final = ("-m", "addrtype", "--dst-type", "LOCAL")
 _TCP: Final = ("!", "-i", "lo", "-p", "tcp", *FOLLOWS)
 _OF_US: Final = ("-m", "socket", "--nowildcard", "--transparent")
 _RESET: Final = ("-j", "REJECT", "--reject-with", "tcp-reset")
+_ASKED_OF_US: Final = (MARK_PASSED, MARK_MADE, MARK_ACCEPTED)
+_NOBODY: Final = 1
+"""A port of LISTENER_ADDRESS at which nobody listens who takes what TPROXY brings."""
 
 Words = tuple[str, ...]
 
@@ -69,6 +78,12 @@ def looked_up(listeners: Mapping[int, int], queue: int) -> list[Rule]:
             rules.append(Rule("mangle", "PREROUTING", words, (family,)))
     of_ours = (*_of_connection(MARK_PASSED), "-j", "NFQUEUE", "--queue-num", str(queue))
     rules.append(Rule("mangle", "PREROUTING", (*_TCP, *marked(MARK_DIRECT), "-j", "RETURN")))
+    made = (*_TCP, *_of_connection(MARK_MADE))
+    for family in listeners:
+        # Where there is no connection TPROXY of iptables drops; that of nftables goes on.
+        found = (*made, *tproxy(family, _NOBODY, MARK_DONE))
+        rules.append(Rule("mangle", "PREROUTING", found, (family,)))
+    rules.append(Rule("mangle", "PREROUTING", (*made, "-j", "DROP")))
     rules.append(Rule("mangle", "PREROUTING", (*_TCP, *of_ours)))
     return rules
 
@@ -82,7 +97,7 @@ def kept_from_services() -> list[Rule]:
     """
     return [
         Rule("filter", "INPUT", (*_TCP, *_of_connection(mark), *target))
-        for mark in (MARK_PASSED, MARK_ACCEPTED)
+        for mark in _ASKED_OF_US
         for target in ((*_OF_US, "-j", "RETURN"), _RESET)
     ]
 
@@ -91,7 +106,7 @@ def asked_of_the_dead(family: int, where: Words) -> list[Rule]:
     """So is what our listener was given where it is gone, and the service's may take over."""
     return [
         Rule("filter", "INPUT", (*_TCP, *where, *_of_connection(mark), *_RESET), (family,))
-        for mark in (MARK_PASSED, MARK_ACCEPTED)
+        for mark in _ASKED_OF_US
     ]
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "MARK_DONE",
     "MARK_HANDSHAKE",
     "MARK_INNER",
+    "MARK_MADE",
     "MARK_MASK",
     "MARK_PASSED",
     "MARK_REFUSED",
@@ -70,6 +71,9 @@ MARK_ANSWERED: Final = 0x00B00000
 """The SYN-ACK of a peer, from the queue's verdict, when it settled that the connection
 is encrypted; as a connection mark: this host opens it, and of what comes in nothing
 needs to be seen any more.  What leaves has the option until the first of that comes."""
+MARK_MADE: Final = 0x00C00000
+"""As a connection mark: a peer opens it, the negotiation needs to see no more, and the
+segment that makes the connection has been handed to TCP; none behind it has found it yet."""
 
 QUEUE_NUMBER: Final = 29795
 """Where the packets of handshakes wait that TCP-ENO has to see or to write in."""

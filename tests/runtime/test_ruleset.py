@@ -245,6 +245,11 @@ def test_what_follows_a_syn_is_looked_up_behind_the_queue(queue: int | None) -> 
     queued = [n for n, line in enumerate(follows) if "NFQUEUE" in line]
     handed = [n for n, line in enumerate(follows) if "TPROXY" in line and "connmark" not in line]
     assert max(handed) < min(queued)
+    made = [n for n, line in enumerate(follows) if "connmark --mark 0xc00000/0xf00000" in line]
+    assert max(handed) < min(made), "what comes from the queue makes the connection"
+    assert max(made) < min(queued)
+    assert ["--on-port 1 " in follows[n] for n in made] == [True, False]
+    assert follows[made[-1]].endswith("-j DROP"), "TPROXY of nftables goes on where it finds none"
     assert "--tcp-option" not in follows[queued[0]], "what our listener was given, always"
     assert follows[queued[0]].endswith(f"--queue-num {queue}")
     assert "--tcp-option 69" in follows[queued[1]]
@@ -253,7 +258,7 @@ def test_what_follows_a_syn_is_looked_up_behind_the_queue(queue: int | None) -> 
 
 def test_require_keeps_what_the_listener_was_given_from_the_service() -> None:
     refusing = words(everything(STRICT), "filter", "INPUT")
-    for mark in ("0x900000", "0x500000"):  # passed, accepted
+    for mark in ("0x900000", "0xc00000", "0x500000"):  # passed, made, accepted
         (ours, others) = (line for line in refusing if f"connmark --mark {mark}" in line)
         assert ours.endswith("-m socket --nowildcard --transparent -j RETURN")
         assert others.endswith("REJECT --reject-with tcp-reset")
