@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,9 @@ import planes_table
 import sockets_table
 import targets_table
 import transfer_table
+from planes import PLAIN
+from rivals import STANFORD as BINARY
+from targets_table import OURS, STANFORD
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -63,6 +67,14 @@ def idle() -> Any:
 
 def planes() -> Any:
     return json.loads(measured(HERE / "planes.py", "--json", "--plot", PICTURE))
+
+
+def stanford() -> Any:
+    if not os.environ.get(BINARY):
+        print(f"not measured: {BINARY} names no built daemon", file=sys.stderr)
+        return None
+    chains = [word for name in (PLAIN, OURS, STANFORD) for word in ("--only", name)]
+    return json.loads(measured(HERE / "planes.py", "--json", *chains, "--what", "bulk/1"))
 
 
 def transfer() -> Any:
@@ -114,6 +126,17 @@ def chains(result: dict[str, Any]) -> str:
     )
 
 
+def beside(result: dict[str, Any]) -> str:
+    rates = {name: said["bulk/1"]["gbit_s"] for name, said in result["chains"].items()}
+    return (
+        f"One flow, medians of {result['rounds']} rounds of {result['seconds']:g} s: plain TCP"
+        f" {rates[PLAIN]:.2f} Gbit/s, this daemon {rates[OURS]:.2f}, the Stanford daemon on both"
+        f" hosts {rates[STANFORD]:.3f}: {rates[OURS] / rates[STANFORD]:.1f} times its rate, and"
+        f" {result['chains'][OURS]['bulk/1']['cpu_s_per_gb']:.2f} of processor time a gigabyte"
+        f" beside {result['chains'][STANFORD]['bulk/1']['cpu_s_per_gb']:.2f}."
+    )
+
+
 def charted(result: dict[str, Any]) -> str:
     return f"{as_it_is(result)}\n\n![the connections a second as a picture]({CHART.name})"
 
@@ -122,6 +145,7 @@ PARTS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], str]]] = {
     "functions": (functions, as_it_is),
     "bench": (bench, as_it_is),
     "planes": (planes, chains),
+    "stanford": (stanford, beside),
     "connections": (connections, charted),
     "idle": (idle, as_it_is),
     "transfer": (transfer, transfers),
@@ -173,6 +197,8 @@ def main() -> int:
     for name, (measure, _write) in PARTS.items():
         if {name, "all"} & set(arguments.measure):
             result = measure()
+            if result is None:
+                continue
             result |= {"when": time.strftime("%Y-%m-%d"), "remark": arguments.remark}
             (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     connections_plot.draw(json.loads((RESULTS / "connections.json").read_text()), CHART)

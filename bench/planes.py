@@ -1,6 +1,7 @@
 """Whole chains beside each other: plain TCP, ours, and what a user would take instead.
 
-    python bench/planes.py [--quick] [--only NAME]... [--json] [--output FILE] [--plot FILE]
+    python bench/planes.py [--quick] [--only NAME]... [--what NAME]... [--json]
+                           [--output FILE] [--plot FILE]
 
 Each chain has two hosts of its own in network namespaces, and all of them share
 the processors of this machine.  Traffic programs in C (`tcpcrypt/tools/traffic.c`)
@@ -243,12 +244,16 @@ def measures(seconds: float) -> dict[str, Measure]:
 
 def measure(
     names: Sequence[str],
+    whats: Sequence[str],
+    *,
     rounds: int,
     seconds: float,
     idle_counts: Sequence[int],
     congestion: str,
 ) -> Any:
     """Medians by chain and measurement; what failed has its reason in place of figures."""
+    wanted = {what: one for what, one in measures(seconds).items() if what in whats}
+    most = max((int(what.split("/")[1]) for what in wanted if what.startswith("open/")), default=1)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     memory: dict[str, Any] = {}
     left_out: dict[str, str] = {}
@@ -269,12 +274,12 @@ def measure(
                 running.append(
                     Chain(lab, traffic, name, chains()[name], root, congestion=congestion)
                 )
-                running[-1].open(max(AT_ONCE), 0.5)
+                running[-1].open(most, 0.5)
             except (LocalError, OSError) as error:
                 left_out[name] = str(error)
                 running = [chain for chain in running if chain.name != name]
         for number in range(rounds):
-            for what, one in measures(seconds).items():
+            for what, one in wanted.items():
                 say(f"round {number + 1} of {rounds}: {what}")
                 for chain in list(running if number % 2 == 0 else reversed(running)):
                     try:
@@ -323,9 +328,21 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one short round; some minutes")
     parser.add_argument("--only", action="append", metavar="NAME", help="these chains alone")
+    parser.add_argument(
+        "--what",
+        action="append",
+        choices=tuple(measures(0)),
+        metavar="NAME",
+        help=f"measure this alone: {', '.join(measures(0))}".replace("%", "%%"),
+    )
     parser.add_argument("--rounds", type=int, help="(default: 7, or 1 with --quick)")
     parser.add_argument("--seconds", type=float, help="of each measurement")
-    parser.add_argument("--idle", type=int, metavar="N", help="idle connections (default: 10000)")
+    parser.add_argument(
+        "--idle",
+        type=int,
+        metavar="N",
+        help="idle connections (default: 10000, or none with --what)",
+    )
     parser.add_argument(
         "--congestion",
         default=Path(f"/proc/sys/net/ipv4/{CONGESTION}").read_text().strip(),
@@ -339,14 +356,17 @@ def main() -> int:
     if unknown := set(names) - set(chains()):
         parser.error(f"no such chain: {', '.join(unknown)}; there are: {', '.join(chains())}")
     become_root()
-    wanted = arguments.idle if arguments.idle is not None else 1_000 if arguments.quick else 10_000
+    wanted = 0 if arguments.what else 1_000 if arguments.quick else 10_000
+    if arguments.idle is not None:
+        wanted = arguments.idle
     most = idle.possible(wanted)
     figures = measure(
         names,
-        arguments.rounds or (1 if arguments.quick else 7),
-        arguments.seconds or (0.5 if arguments.quick else 2.0),
-        sorted({count for count in (1_000, most) if 0 < count <= most}),
-        arguments.congestion,
+        arguments.what or tuple(measures(0)),
+        rounds=arguments.rounds or (1 if arguments.quick else 7),
+        seconds=arguments.seconds or (0.5 if arguments.quick else 2.0),
+        idle_counts=sorted({count for count in (1_000, most) if 0 < count <= most}),
+        congestion=arguments.congestion,
     )
     text = json.dumps(figures, indent=2)
     if arguments.output:
