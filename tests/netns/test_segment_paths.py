@@ -9,6 +9,8 @@ from netns.network import Network
 from netns.road import Road, make_road
 from netns.segmenting import SegmentHost
 
+from tcpcrypt.tools.netns import Host
+
 LINE = b"nobody between the two is to read this line\n"
 NARROW = 1300
 FRAME = 24
@@ -104,3 +106,37 @@ def test_rfc4821_a_path_that_swallows_what_is_too_long(road: Road, where: str) -
             router.run("iptables", "-I", chain, *silent)
     assert upload(road.network, 4, 400_000) < NARROW
     assert planes[0].errors() == planes[1].errors() == ""
+
+
+@pytest.mark.parametrize("where", ["hosts", "gateways"])
+def test_rfc791_what_a_router_cuts_into_fragments_comes_as_it_was_sent(
+    road: Road, where: str
+) -> None:
+    """Hosts that do not look for the path's MTU let routers cut; whole segments are opened."""
+    planes = plane(road, where)
+    for host in (road.network.client, road.network.server):
+        host.sysctl("net.ipv4.ip_no_pmtu_disc", "1")
+    narrow(road, 4, behind=where == "hosts")
+    if where == "gateways":
+        road.between[0].host.run("ip", "link", "set", road.between[0].device, "mtu", str(NARROW))
+    content = LINE * 5000
+    with road.network.conversation() as (one, other):
+        one.settimeout(30)
+        other.settimeout(30)
+        one.sendall(content)
+        came = bytearray()
+        while len(came) < len(content):
+            came += other.recv(1 << 16)
+    assert bytes(came) == content
+    router, host = (road.east, road.network.server) if where == "hosts" else (road.west, road.east)
+    assert counter(router, "FragCreates") > 100
+    assert counter(host, "ReasmOKs") > 50
+    assert planes[0].errors() == planes[1].errors() == ""
+    assert len(planes[0].events("encrypted")) == 1
+
+
+def counter(host: Host, name: str) -> int:
+    """One of the kernel's `Ip` counters."""
+    lines = host.run("cat", "/proc/net/snmp").stdout.splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Ip:"))
+    return int(values[names.index(name)])
