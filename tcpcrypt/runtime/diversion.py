@@ -12,12 +12,13 @@ from tcpcrypt.runtime.rules import (
     MARK_DONE,
     MARK_HANDSHAKE,
     MARK_MADE,
-    MARK_MASK,
     MARK_PASSED,
     QUEUE_NUMBER,
     SYN_QUEUE,
     Rule,
     marked,
+    of_connection,
+    remember,
 )
 
 __all__ = ["divert_rules"]
@@ -29,36 +30,27 @@ def divert_rules() -> list[Rule]:
     to_syns = ("--queue-num", str(SYN_QUEUE))
     handshake, done = (("-p", "tcp", *marked(mark)) for mark in (MARK_HANDSHAKE, MARK_DONE))
     syn_ack = ("--tcp-flags", "SYN,ACK", "SYN,ACK")
-    opening, agreed, answered, opened, made, accepted = (
-        ("-m", "connmark", "--mark", f"{mark:#x}/{MARK_MASK:#x}")
-        for mark in (
-            *(MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED),
-            *(MARK_DONE, MARK_MADE, MARK_ACCEPTED),
-        )
-    )
+    begun = (MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED)
+    over = (MARK_DONE, MARK_MADE, MARK_ACCEPTED)
+    opening, agreed, answered, opened, made, accepted = map(of_connection, (*begun, *over))
+    opens, agrees, answers, has_opened, makes, has_accepted = map(remember, (*begun, *over))
+    forgotten = remember(0)
     unknown = ("!", "-i", "lo", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID,UNTRACKED")
     of_socket = ("-m", "socket", "--nowildcard", "--restore-skmark")
-    over, opens, agrees, answers, has_opened, makes, has_accepted = (
-        ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
-        for mark in (
-            *(0, MARK_HANDSHAKE, MARK_ANSWERED, MARK_PASSED),
-            *(MARK_DONE, MARK_MADE, MARK_ACCEPTED),
-        )
-    )
     from_peer = ("!", "-i", "lo", "-p", "tcp")
     return [
         # Here, not in POSTROUTING: others may translate the address afterwards.
         Rule("mangle", "OUTPUT", (*handshake, "--syn", *opens)),
         # Where the kernel puts the option into what leaves (`mixed`): see `pass_rules`.
-        Rule("mangle", "OUTPUT", (*done, "--syn", *over)),
+        Rule("mangle", "OUTPUT", (*done, "--syn", *forgotten)),
         # The service has answered, not our listener.
-        Rule("mangle", "OUTPUT", ("-p", "tcp", *marked(MARK_DIRECT), *syn_ack, *over)),
+        Rule("mangle", "OUTPUT", ("-p", "tcp", *marked(MARK_DIRECT), *syn_ack, *forgotten)),
         # The socket has kept its mark a little longer than the connection.
         Rule("mangle", "OUTPUT", (*handshake, *opened, "-j", "RETURN")),
         Rule("mangle", "OUTPUT", (*handshake, *made, "-j", "RETURN")),
         Rule("mangle", "OUTPUT", (*handshake, *accepted, "-j", "RETURN")),
         Rule("mangle", "OUTPUT", (*handshake, *divert)),
-        Rule("mangle", "OUTPUT", (*done, *opening, *over)),
+        Rule("mangle", "OUTPUT", (*done, *opening, *forgotten)),
         Rule("mangle", "OUTPUT", (*done, *answered, *has_accepted)),
         # Comes by a second time (`NfqueueBackend.take`), and is for our listener: what
         # has a socket of a service does not come here.  Where SYNs cross it is for who
@@ -66,7 +58,7 @@ def divert_rules() -> list[Rule]:
         Rule(
             "mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *_no(opening), *answers)
         ),
-        Rule("mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *opening, *over)),
+        Rule("mangle", "INPUT", ("-p", "tcp", "--syn", *marked(MARK_PASSED), *opening, *forgotten)),
         Rule("mangle", "INPUT", ("-p", "tcp", *marked(MARK_PASSED), "-j", "RETURN")),
         # The peer's SYN-ACK has settled it.  What follows, and is of the connection as the
         # kernel tracks it, is the peer's first segment without SYN: what leaves from now on

@@ -35,11 +35,11 @@ from tcpcrypt.runtime.rules import (
     MARK_DONE,
     MARK_HANDSHAKE,
     MARK_MADE,
-    MARK_MASK,
     MARK_PASSED,
     SYN_QUEUE,
     Rule,
     marked,
+    of_connection,
     tproxy,
 )
 
@@ -72,13 +72,13 @@ def looked_up(listeners: Mapping[int, int], queue: int) -> list[Rule]:
             (MARK_PASSED, ()),
             (MARK_DONE, ()),
             # Nothing is known of it (any more), but it is not for the service.
-            (MARK_DIRECT, _of_connection(MARK_PASSED)),
+            (MARK_DIRECT, of_connection(MARK_PASSED)),
         ):
             words = (*_TCP, *marked(mark), *of, *tproxy(family, port, mark))
             rules.append(Rule("mangle", "PREROUTING", words, (family,)))
-    of_ours = (*_of_connection(MARK_PASSED), "-j", "NFQUEUE", "--queue-num", str(queue))
+    of_ours = (*of_connection(MARK_PASSED), "-j", "NFQUEUE", "--queue-num", str(queue))
     rules.append(Rule("mangle", "PREROUTING", (*_TCP, *marked(MARK_DIRECT), "-j", "RETURN")))
-    made = (*_TCP, *_of_connection(MARK_MADE))
+    made = (*_TCP, *of_connection(MARK_MADE))
     for family in listeners:
         # Where there is no connection TPROXY of iptables drops; that of nftables goes on.
         found = (*made, *tproxy(family, _NOBODY, MARK_DONE))
@@ -96,7 +96,7 @@ def kept_from_services() -> list[Rule]:
     for, in the moment in which the rules that hand over are gone and these still stand.
     """
     return [
-        Rule("filter", "INPUT", (*_TCP, *_of_connection(mark), *target))
+        Rule("filter", "INPUT", (*_TCP, *of_connection(mark), *target))
         for mark in _ASKED_OF_US
         for target in ((*_OF_US, "-j", "RETURN"), _RESET)
     ]
@@ -105,7 +105,7 @@ def kept_from_services() -> list[Rule]:
 def asked_of_the_dead(family: int, where: Words) -> list[Rule]:
     """So is what our listener was given where it is gone, and the service's may take over."""
     return [
-        Rule("filter", "INPUT", (*_TCP, *where, *_of_connection(mark), *_RESET), (family,))
+        Rule("filter", "INPUT", (*_TCP, *where, *of_connection(mark), *_RESET), (family,))
         for mark in _ASKED_OF_US
     ]
 
@@ -146,13 +146,9 @@ def following_rules(
             chosen = [(*carries, *tproxy(family, port, MARK_HANDSHAKE))]
         else:
             chosen = [
-                (*carries, *_of_connection(MARK_ACCEPTED), *tproxy(family, port, MARK_DONE)),
+                (*carries, *of_connection(MARK_ACCEPTED), *tproxy(family, port, MARK_DONE)),
                 # A flood of them takes no more room than one of SYNs.
                 (*carries, "-j", "NFQUEUE", "--queue-num", str(SYN_QUEUE)),
             ]
         rules += [Rule("mangle", "PREROUTING", words, (family,)) for words in chosen]
     return rules
-
-
-def _of_connection(mark: int) -> Words:
-    return ("-m", "connmark", "--mark", f"{mark:#x}/{MARK_MASK:#x}")

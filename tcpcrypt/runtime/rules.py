@@ -35,6 +35,8 @@ __all__ = [
     "Rule",
     "go_to",
     "marked",
+    "of_connection",
+    "remember",
     "set_mark",
     "tproxy",
 ]
@@ -96,6 +98,16 @@ def marked(mark: int) -> tuple[str, ...]:
 def set_mark(mark: int) -> tuple[str, ...]:
     """The target that gives a packet `mark` and keeps the bits of others."""
     return ("-j", "MARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
+
+
+def of_connection(mark: int) -> tuple[str, ...]:
+    """The match for packets whose connection has `mark`, as connection tracking knows it."""
+    return ("-m", "connmark", "--mark", f"{mark:#x}/{MARK_MASK:#x}")
+
+
+def remember(mark: int) -> tuple[str, ...]:
+    """The target that gives a packet's connection `mark` and keeps the bits of others."""
+    return ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
 
 
 LISTENER_ADDRESS: Final = {4: "127.0.0.1", 6: "::1"}

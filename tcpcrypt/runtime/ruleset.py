@@ -56,6 +56,8 @@ from tcpcrypt.runtime.rules import (
     Rule,
     go_to,
     marked,
+    of_connection,
+    remember,
     set_mark,
     tproxy,
 )
@@ -121,7 +123,7 @@ def opening_rules(
         # A link-local address without its zone, which is lost on `lo`, means nothing.
         rules.append(Rule("mangle", "OUTPUT", zoned, (6,)))
     for mark, target in ((MARK_STEERED, go_to(_STEER)), (MARK_DIRECT, ("-j", "RETURN"))):
-        follows = (*_TCP, "!", "--syn", *_of_connection(mark), *target)
+        follows = (*_TCP, "!", "--syn", *of_connection(mark), *target)
         rules.append(Rule("mangle", "OUTPUT", follows))
     for old in older:
         of_old = (
@@ -138,13 +140,13 @@ def opening_rules(
         rules += _of_others(policy)
     rules += [
         Rule("mangle", _STEER, set_mark(MARK_STEERED)),
-        Rule("mangle", _DIRECT, _connection_mark(MARK_DIRECT)),
+        Rule("mangle", _DIRECT, remember(MARK_DIRECT)),
         Rule("mangle", _DIRECT, set_mark(MARK_DIRECT)),
     ]
     from_outside = ("!", "-i", "lo", *_TCP)
     for mark in (MARK_STEERED, MARK_INNER):
         # These connections are within this host.
-        rules.append(Rule("mangle", "INPUT", (*from_outside, *_of_connection(mark), "-j", "DROP")))
+        rules.append(Rule("mangle", "INPUT", (*from_outside, *of_connection(mark), "-j", "DROP")))
     # The answers of services here are not what an application opens, whatever the
     # port of their client.  A mark of the socket, which nobody outside can give to
     # another connection, as one could by a forged SYN if it were the connection's.
@@ -168,12 +170,12 @@ def opening_rules(
 
 def _of_our_own() -> list[Rule]:
     """The daemon's own connections: to services, to peers, and those of applications."""
-    inner = ("-o", "lo", *_TCP, "--syn", *marked(MARK_INNER), *_connection_mark(MARK_INNER))
+    inner = ("-o", "lo", *_TCP, "--syn", *marked(MARK_INNER), *remember(MARK_INNER))
     rules = [
         Rule("mangle", "OUTPUT", inner),
         Rule("mangle", "OUTPUT", ("-o", "lo", "-j", "RETURN")),
         # What a service answers stays here whatever mark it has given to its socket.
-        Rule("mangle", "OUTPUT", (*_TCP, *_of_connection(MARK_INNER), *set_mark(MARK_INNER))),
+        Rule("mangle", "OUTPUT", (*_TCP, *of_connection(MARK_INNER), *set_mark(MARK_INNER))),
     ]
     for own in (MARK_PASSED, MARK_DONE, MARK_INNER):
         rules.append(Rule("mangle", "OUTPUT", (*marked(own), "-j", "RETURN")))
@@ -306,7 +308,7 @@ def guard_rules(policies: Sequence[Policy], *, serving: bool) -> list[Rule]:
             unreachable = (*marked(MARK_UNREACHABLE), "-j", "REJECT", "--reject-with", name)
             rules.append(Rule("filter", "OUTPUT", unreachable, (family,)))
         # Should somebody take out the rules that steer: it has a mark and is not marked.
-        lost = (*_TCP, *_of_connection(MARK_STEERED), *marked(0), *reset)
+        lost = (*_TCP, *of_connection(MARK_STEERED), *marked(0), *reset)
         rules.append(Rule("filter", "OUTPUT", lost))
         for decided in (MARK_STEERED, MARK_DIRECT, MARK_PASSED, MARK_DONE, MARK_INNER):
             rules.append(Rule("filter", "OUTPUT", (*marked(decided), "-j", "RETURN")))
@@ -361,14 +363,6 @@ def selectors(
                 for ports in _ports(match.ports, "--sport" if answers else "--dport"):
                     where = (*_with(local, here), *_with(remote, there), *ports)
                     yield family, where
-
-
-def _of_connection(mark: int) -> Words:
-    return ("-m", "connmark", "--mark", f"{mark:#x}/{_MASK}")
-
-
-def _connection_mark(mark: int) -> Words:
-    return ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{_MASK}")
 
 
 def _networks(

@@ -23,13 +23,14 @@ from typing import Final
 from tcpcrypt.core.policy import SEGMENT, FlowDirection, Mode, Policy
 from tcpcrypt.runtime.older import OlderConnection
 from tcpcrypt.runtime.rules import (
-    MARK_MASK,
     MARK_PASSED,
     MARK_SEGMENT,
     SEGMENT_INNER_QUEUE,
     SEGMENT_OUTER_QUEUE,
     Rule,
     marked,
+    of_connection,
+    remember,
     set_mark,
 )
 from tcpcrypt.runtime.ruleset import selectors
@@ -37,7 +38,6 @@ from tcpcrypt.runtime.ruleset import selectors
 __all__ = ["forwarding_guard", "is_segment", "segment_rules"]
 
 _TCP: Final = ("-p", "tcp")
-_CONNECTION: Final = f"{MARK_SEGMENT:#x}/{MARK_MASK:#x}"
 _RESET: Final = ("-j", "REJECT", "--reject-with", "tcp-reset")
 _ICMP_ERRORS: Final = {
     4: ("icmp", "--icmp-type", (3, 4, 5, 11, 12)),
@@ -152,8 +152,8 @@ def _of_policy(policy: Policy) -> Iterator[Rule]:
                 words = (*device, *_TCP, *where)
                 if match.inner and policy.mode is not Mode.NEVER:
                     if not answers:
-                        remember = ("--syn", "-j", "CONNMARK", "--set-xmark", _CONNECTION)
-                        yield Rule("mangle", hook, (*words, *remember), (family,))
+                        ours = (*words, "--syn", *remember(MARK_SEGMENT))
+                        yield Rule("mangle", hook, ours, (family,))
                     # It goes through the queue, whatever becomes of it there.
                     yield Rule("mangle", hook, (*words, *set_mark(MARK_PASSED)), (family,))
                 yield Rule("mangle", hook, (*words, *target), (family,))
@@ -175,7 +175,7 @@ def forwarding_guard(
     rules = [Rule("filter", "FORWARD", (*pair, "-j", "RETURN")) for pair in _pairs(inner)]
     if serving:
         rules.append(Rule("filter", "FORWARD", (*_TCP, *marked(MARK_PASSED), "-j", "RETURN")))
-    of_one = (*_TCP, "!", "--syn", "-m", "connmark", "--mark", _CONNECTION)
+    of_one = (*_TCP, "!", "--syn", *of_connection(MARK_SEGMENT))
     rules.append(Rule("filter", "FORWARD", (*of_one, *_RESET)))
     for policy in named:
         target = _RESET if policy.mode is Mode.REQUIRE else ("-j", "RETURN")

@@ -49,10 +49,10 @@ from tcpcrypt.runtime.rules import (
     MARK_DIRECT,
     MARK_DONE,
     MARK_HANDSHAKE,
-    MARK_MASK,
     MARK_PASSED,
     Rule,
     marked,
+    remember,
     set_mark,
 )
 from tcpcrypt.wire.profile import RFC8548
@@ -117,10 +117,7 @@ def pass_rules() -> list[Rule]:
     (`tcpcrypt.runtime.following`).
     """
     handshake = ("-p", "tcp", *marked(MARK_HANDSHAKE))
-    accepted, over = (
-        ("-j", "CONNMARK", "--set-xmark", f"{mark:#x}/{MARK_MASK:#x}")
-        for mark in (MARK_ACCEPTED, 0)
-    )
+    accepted, over = remember(MARK_ACCEPTED), remember(0)
     answer = ("-p", "tcp", *marked(MARK_DIRECT), "--tcp-flags", "SYN,ACK", "SYN,ACK")
     return [
         # The port of an application's connection that has ended may be the daemon's next one,
