@@ -74,7 +74,8 @@ def divert_rules() -> list[Rule]:
         Rule("mangle", "INPUT", (*done, *opening, *has_opened)),
         Rule("mangle", "INPUT", (*done, *opened, "-j", "RETURN")),
         # The first segment for which that holds makes the connection, also where its SYN is
-        # forgotten, as behind a cookie; another has found it.
+        # forgotten, as behind a cookie; another has found it, or the request.  In this order,
+        # for both would hold for the first.
         Rule("mangle", "INPUT", (*done, *made, *has_accepted)),
         Rule("mangle", "INPUT", (*done, *_no(accepted), *makes)),
         Rule("mangle", "INPUT", (*done, "-j", "RETURN")),

@@ -20,8 +20,9 @@ The next segment may come to another processor, while the one that makes the con
 is still on its way from the queue into TCP.  And Linux has a moment in which neither
 the request nor the connection that becomes of it is to be found (`inet_ehash_insert`,
 up to 6.18 at least): TCP would answer with a reset, of one connection in some thousands.
-So until a segment has found the connection (MARK_MADE), those that do not are dropped, and
-come again; then (MARK_ACCEPTED) only what still carries the option is looked up.
+So until a segment has found either of them (MARK_MADE), one that does not goes to the queue:
+when it comes back, what was before it there has been all the way through TCP.  Then
+(MARK_ACCEPTED) only what still carries the option is looked up.
 """
 
 from __future__ import annotations
@@ -73,18 +74,19 @@ def looked_up(listeners: Mapping[int, int], queue: int) -> list[Rule]:
             (MARK_DONE, ()),
             # Nothing is known of it (any more), but it is not for the service.
             (MARK_DIRECT, of_connection(MARK_PASSED)),
+            (MARK_DIRECT, of_connection(MARK_MADE)),
         ):
             words = (*_TCP, *marked(mark), *of, *tproxy(family, port, mark))
             rules.append(Rule("mangle", "PREROUTING", words, (family,)))
-    of_ours = (*of_connection(MARK_PASSED), "-j", "NFQUEUE", "--queue-num", str(queue))
     rules.append(Rule("mangle", "PREROUTING", (*_TCP, *marked(MARK_DIRECT), "-j", "RETURN")))
     made = (*_TCP, *of_connection(MARK_MADE))
     for family in listeners:
-        # Where there is no connection TPROXY of iptables drops; that of nftables goes on.
-        found = (*made, *tproxy(family, _NOBODY, MARK_DONE))
+        # The moment may come between the two: then it is dropped, and comes again.
+        found = (*made, *_OF_US, *tproxy(family, _NOBODY, MARK_DONE))
         rules.append(Rule("mangle", "PREROUTING", found, (family,)))
-    rules.append(Rule("mangle", "PREROUTING", (*made, "-j", "DROP")))
-    rules.append(Rule("mangle", "PREROUTING", (*_TCP, *of_ours)))
+    for mark in (MARK_MADE, MARK_PASSED):
+        queued = (*_TCP, *of_connection(mark), "-j", "NFQUEUE", "--queue-num", str(queue))
+        rules.append(Rule("mangle", "PREROUTING", queued))
     return rules
 
 

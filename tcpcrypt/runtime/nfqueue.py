@@ -11,7 +11,7 @@ the last one that the negotiation needs to see takes back (MARK_DONE as the
 verdict's mark), or else the first outgoing packet with MARK_DONE.  What a peer
 opens is known by the option that it carries, and what follows by the connection's
 mark (MARK_PASSED, which the SYN gives it), until that last one (then
-MARK_ACCEPTED); it is queued before its socket is looked for
+MARK_MADE, and MARK_ACCEPTED with the next); it is queued before its socket is looked for
 (`tcpcrypt.runtime.following`).  An ACK that completes a handshake without the
 option and was not seen here is known by the connection that it brings (`accepted`).
 

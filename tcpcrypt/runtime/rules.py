@@ -48,7 +48,8 @@ MARK_HANDSHAKE: Final = 0x00200000
 """Sockets to the peer whose TCP-ENO handshake is under way; their listener too."""
 MARK_DONE: Final = 0x00300000
 """Sockets to the peer whose handshake is over: their packets are left alone.  An
-incoming packet that has it, from the queue's verdict, makes it the connection's."""
+incoming packet that has it, from the queue's verdict or because it has found its
+connection, settles what the connection's is."""
 MARK_INNER: Final = 0x00400000
 """Sockets that the daemon opens to a service on this host, and what that answers."""
 MARK_ACCEPTED: Final = 0x00500000
@@ -75,7 +76,7 @@ is encrypted; as a connection mark: this host opens it, and of what comes in not
 needs to be seen any more.  What leaves has the option until the first of that comes."""
 MARK_MADE: Final = 0x00C00000
 """As a connection mark: a peer opens it, the negotiation needs to see no more, and the
-segment that makes the connection has been handed to TCP; none behind it has found it yet."""
+segment that makes the connection is on its way to TCP; none behind it has found it yet."""
 
 QUEUE_NUMBER: Final = 29795
 """Where the packets of handshakes wait that TCP-ENO has to see or to write in."""

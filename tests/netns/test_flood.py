@@ -263,6 +263,23 @@ def test_a_service_at_one_address_takes_a_cookie_only_where_it_sends_some_itself
 
 
 @pytest.mark.parametrize("backend", ["nfqueue", "sockops"])
+def test_behind_a_cookie_what_follows_makes_the_connection_that_an_ack_did_not(
+    pair: Network, backend: str
+) -> None:
+    """As when there was no room for it: TCP says nothing to that, and keeps nothing."""
+    cookies_always(pair)
+    once = ("-m", "statistic", "--mode", "nth", "--every", "1000000", "--packet", "0")
+    ours, theirs = pair.both("--mode", "require", "--backend", backend)
+    bare = ("-p", "tcp", "--dport", str(PORT), "--tcp-flags", "SYN,ACK,PSH,FIN", "ACK")
+    pair.server.run("iptables", "-A", "INPUT", *bare, *once, *DROP)
+    with service(pair):
+        assert honest(pair) < 5
+    assert sessions(ours) == sessions(theirs) != []
+    dropped = pair.server.run("iptables", "-nvxL", "INPUT").stdout.splitlines()[-1]
+    assert dropped.split()[:3:2] == ["1", "DROP"]
+
+
+@pytest.mark.parametrize("backend", ["nfqueue", "sockops"])
 def test_a_cookie_that_was_used_is_none_for_the_service(pair: Network, backend: str) -> None:
     """Nor where its SYN was forgotten when it opened the connection, and that has ended."""
     cookies_always(pair)

@@ -8,6 +8,7 @@ import pytest
 
 from tcpcrypt.core.policy import FlowDirection, Match, Mode, Policy
 from tcpcrypt.errors import LocalError
+from tcpcrypt.runtime.diversion import divert_rules
 from tcpcrypt.runtime.iptables import Iptables, _left_behind, _transaction, rendered
 from tcpcrypt.runtime.older import OlderConnection, older_connections
 from tcpcrypt.runtime.rules import SYN_QUEUE, Rule
@@ -245,15 +246,28 @@ def test_what_follows_a_syn_is_looked_up_behind_the_queue(queue: int | None) -> 
     queued = [n for n, line in enumerate(follows) if "NFQUEUE" in line]
     handed = [n for n, line in enumerate(follows) if "TPROXY" in line and "connmark" not in line]
     assert max(handed) < min(queued)
-    made = [n for n, line in enumerate(follows) if "connmark --mark 0xc00000/0xf00000" in line]
+    made = [
+        n
+        for n, line in enumerate(follows)
+        if " tcp --tcp-flags SYN NONE -m connmark --mark 0xc00000" in line
+    ]
     assert max(handed) < min(made), "what comes from the queue makes the connection"
-    assert max(made) < min(queued)
-    assert ["--on-port 1 " in follows[n] for n in made] == [True, False]
-    assert follows[made[-1]].endswith("-j DROP"), "TPROXY of nftables goes on where it finds none"
+    assert ["--transparent -j TPROXY" in follows[n] for n in made] == [True, False]
+    assert "--on-port 1 " in follows[made[0]], "nobody but the connection"
+    assert made.pop() == queued.pop(0), "what finds none waits for what was before it"
     assert "--tcp-option" not in follows[queued[0]], "what our listener was given, always"
     assert follows[queued[0]].endswith(f"--queue-num {queue}")
     assert "--tcp-option 69" in follows[queued[1]]
     assert follows[queued[1]].endswith(f"--queue-num {SYN_QUEUE}")
+
+
+def test_the_segment_that_makes_a_connection_is_not_the_one_that_finds_it() -> None:
+    """Both rules would hold for the first, were they the other way round."""
+    lines = words(divert_rules(), "mangle", "INPUT")
+    done = [line for line in lines if line.startswith("-p tcp -m mark --mark 0x300000/0xf00000")]
+    assert done[2].endswith("--mark 0xc00000/0xf00000 -j CONNMARK --set-xmark 0x500000/0xf00000")
+    assert done[3].endswith("! --mark 0x500000/0xf00000 -j CONNMARK --set-xmark 0xc00000/0xf00000")
+    assert done[4].endswith("-j RETURN")
 
 
 def test_require_keeps_what_the_listener_was_given_from_the_service() -> None:
