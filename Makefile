@@ -19,7 +19,7 @@ APT_TEST := nginx-light postgresql openssh-server openssh-client iperf3 redis-se
             $(APT_DEB)
 
 # Programs that the benchmark of whole chains sets beside this one.
-APT_BENCH := stunnel4 spiped openssh-server openssh-client openssl
+APT_BENCH := stunnel4 spiped openssh-server openssh-client openssl rsync
 
 .PHONY: build docs deps deps-test deps-bench deps-deb demo deb test test-long bench bench-planes bench-all lint vectors clean help
 
