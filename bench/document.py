@@ -127,6 +127,8 @@ def chains(result: dict[str, Any]) -> str:
 
 
 def beside(result: dict[str, Any]) -> str:
+    if STANFORD not in result["chains"]:
+        return f"Not measured: {result['left_out'][STANFORD]}."
     rates = {name: said["bulk/1"]["gbit_s"] for name, said in result["chains"].items()}
     return (
         f"One flow, medians of {result['rounds']} rounds of {result['seconds']:g} s: plain TCP"

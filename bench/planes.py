@@ -203,6 +203,11 @@ class Chain:
             "cpu_us": spent / max(said["ok"], 1) * 1e6,
         }
 
+    def warm(self, at_once: int) -> None:
+        """Have so many sessions that can be resumed."""
+        if at_once:
+            self.open(at_once, 0.5)
+
     def ping(self, seconds: float) -> dict[str, float]:
         said = self._traffic.ping(self.client, self.to["echo"], PING, seconds)
         return {"p50_us": said["p50_us"], "p99_us": said["p99_us"]}
@@ -253,7 +258,7 @@ def measure(
 ) -> Any:
     """Medians by chain and measurement; what failed has its reason in place of figures."""
     wanted = {what: one for what, one in measures(seconds).items() if what in whats}
-    most = max((int(what.split("/")[1]) for what in wanted if what.startswith("open/")), default=1)
+    most = max((int(what.split("/")[1]) for what in wanted if what.startswith("open/")), default=0)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     memory: dict[str, Any] = {}
     left_out: dict[str, str] = {}
@@ -274,7 +279,7 @@ def measure(
                 running.append(
                     Chain(lab, traffic, name, chains()[name], root, congestion=congestion)
                 )
-                running[-1].open(most, 0.5)
+                running[-1].warm(most)
             except (LocalError, OSError) as error:
                 left_out[name] = str(error)
                 running = [chain for chain in running if chain.name != name]
