@@ -76,6 +76,10 @@ class SegmentPlane:
         self._held: dict[Key, tuple[Flow, list[tuple[QueuedPacket, bytes]]]] = {}
         """They are for the keys of that flow, and not of a later one in its place."""
         self._held_count = 0
+        self._failed: list[tuple[Key, Exception]] = []
+        self._ended: list[Key] = []
+        self._armed: list[tuple[Key, float]] = []
+        """What lanes have told of: mistakes, ends, and what is to be repeated when."""
         self._timed: dict[Key, float] = {}
         """When the next call for a connection comes."""
         self._swept = swept
@@ -91,14 +95,25 @@ class SegmentPlane:
 
     def _receive(self) -> None:
         self._queue.receive(self._on_packet)
-        if self._lanes is None:
-            return
-        for key, error in self._lanes.take_failed():
+        self._follow_lanes()
+
+    def _follow_lanes(self) -> None:
+        """See to what lanes have told.
+
+        One by one: where memory runs out at one of them, the others are for the next time.
+        """
+        if self._lanes is not None:
+            self._failed += self._lanes.take_failed()
+            self._ended += self._lanes.take_ended()
+            self._armed += self._lanes.take_armed()
+        while self._failed:
+            key, error = self._failed.pop()
             self._inject(packet for _, packet in self.table.fail(key, error).packets)
-        for key in self._lanes.take_ended():
+        while self._ended:
+            key = self._ended.pop()
             self._inject(packet for _, packet in self.table.ended(key).packets)
-        for key, due in self._lanes.take_armed():
-            self._wake_at(key, due)
+        while self._armed:
+            self._wake_at(*self._armed.pop())
 
     def _on_packet(self, queued: QueuedPacket) -> None:
         side = _SIDES.get(queued.queue)
@@ -194,6 +209,7 @@ class SegmentPlane:
     def _sweep(self) -> None:
         if self._closed:
             return
+        self._follow_lanes()
         self.table.sweep()
         flows = self.table.flows
         for key in [key for key, held in self._held.items() if flows.get(key) is not held[0]]:

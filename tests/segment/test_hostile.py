@@ -502,6 +502,42 @@ def test_what_is_due_earlier_does_not_wait_for_what_was_put_off(queue: Queue) ->
     assert not plane._timed
 
 
+class Told:
+    """Lanes that have told of three connections."""
+
+    def __init__(self) -> None:
+        self.ended = [(THERE[0], port, *THERE[2:]) for port in (1, 2, 3)]
+
+    def take_ended(self) -> list[object]:
+        told, self.ended = self.ended, []
+        return list(told)
+
+    def take_failed(self) -> list[object]:
+        return []
+
+    take_armed = take_failed
+
+
+def test_where_memory_runs_out_at_one_connection_the_others_are_not_forgotten(
+    queue: Queue,
+) -> None:
+    plane = plane_of(queue, Config())
+    plane._lanes = Told()  # type: ignore[assignment]
+    asked: list[int] = []
+
+    def ended(key: tuple[bytes, int, bytes, int]) -> Outcome:
+        asked.append(key[1])
+        if len(asked) == 1:
+            raise MemoryError
+        return Outcome()
+
+    plane.table.ended = ended  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        plane._follow_lanes()
+    plane._sweep()
+    assert sorted(asked) == [1, 2, 3]
+
+
 def test_segments_for_which_there_was_no_memory_are_told_of(queue: Queue) -> None:
     loop, adding, told = Loop(), Adding(), []
     plane = SegmentPlane(
