@@ -29,6 +29,8 @@ __all__ = ["SegmentPlane"]
 
 _SIDES: Final = {INNER_QUEUE: Side.INNER, OUTER_QUEUE: Side.OUTER}
 _SWEEP_EVERY: Final = 10.0
+_AGAIN: Final = 1.0
+"""Seconds after which what there was no memory for is tried again."""
 _HELD_MAX: Final = 16
 """Packets of one connection that wait for its keys: more than an initial window."""
 _HELD_IN_ALL: Final = QUEUE_LENGTH // 4
@@ -191,7 +193,11 @@ class SegmentPlane:
         if self._timed.get(key) != due:
             return  # there was an earlier one
         del self._timed[key]
-        self._inject(packet for _, packet in self.table.handle_timeout(key).packets)
+        try:
+            self._inject(packet for _, packet in self.table.handle_timeout(key).packets)
+        except MemoryError:
+            self._wake_at(key, self._clock() + _AGAIN)
+            raise
         self._follow(key)
 
     def _inject(self, packets: Iterable[bytes]) -> None:

@@ -538,6 +538,26 @@ def test_where_memory_runs_out_at_one_connection_the_others_are_not_forgotten(
     assert sorted(asked) == [1, 2, 3]
 
 
+def test_what_there_was_no_memory_to_repeat_is_repeated_later(queue: Queue) -> None:
+    plane = plane_of(queue, Config())
+    plane._clock = Clock()
+    loop = plane._loop
+    assert isinstance(loop, Loop)
+    plane._on_packet(queued(INNER_QUEUE, 1, segment(THERE, SYN, 500, options=MSS)))
+
+    def handle_timeout(_key: object) -> Outcome:
+        raise MemoryError
+
+    plane.table.handle_timeout = handle_timeout  # type: ignore[method-assign]
+    plane._wake_at(THERE, plane._clock() + 0.2)
+    _seconds, wake = loop.calls[-1]
+    with pytest.raises(MemoryError):
+        wake()
+    seconds, _again = loop.calls[-1]
+    assert seconds == 1.0
+    assert plane._timed == {THERE: plane._clock() + 1.0}
+
+
 def test_segments_for_which_there_was_no_memory_are_told_of(queue: Queue) -> None:
     loop, adding, told = Loop(), Adding(), []
     plane = SegmentPlane(
