@@ -134,8 +134,8 @@ def beside(result: dict[str, Any]) -> str:
         f"One flow, medians of {result['rounds']} rounds of {result['seconds']:g} s: plain TCP"
         f" {rates[PLAIN]:.2f} Gbit/s, this daemon {rates[OURS]:.2f}, the Stanford daemon on both"
         f" hosts {rates[STANFORD]:.3f}: {rates[OURS] / rates[STANFORD]:.1f} times its rate, and"
-        f" {result['chains'][OURS]['bulk/1']['cpu_s_per_gb']:.2f} of processor time a gigabyte"
-        f" beside {result['chains'][STANFORD]['bulk/1']['cpu_s_per_gb']:.2f}."
+        f" {result['chains'][OURS]['bulk/1']['cpu_s_per_gb']:.2f} s of processor time a gigabyte"
+        f" beside {result['chains'][STANFORD]['bulk/1']['cpu_s_per_gb']:.2f} s."
     )
 
 
