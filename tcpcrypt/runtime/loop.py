@@ -23,6 +23,9 @@ ERRORS: Final = select.EPOLLMSG
 """Errors alone, which epoll always reports; no socket ever has this event."""
 _FAILED: Final = select.EPOLLERR | select.EPOLLHUP
 
+_EVENTS: Final = 40
+"""At most in a turn: room for them is got anew in each, and for the 1,023 of `select.epoll`'s
+own choice there may be none (12 KiB), so that nobody would be told to give any back."""
 _SHORTAGE: Final = 0.01
 """Seconds until a turn is tried again for which there was no memory."""
 
@@ -131,7 +134,8 @@ class Loop:
         for call in self._before:
             self._call(call)
         self._registered.clear()
-        ready = self._epoll.poll(0 if self._idle is not None else self._patience(timeout))
+        patience = 0 if self._idle is not None else self._patience(timeout)
+        ready = self._epoll.poll(patience, _EVENTS)
         if not ready and self._idle is not None:
             self._work_ahead(self._idle)
         for fd, events in ready:

@@ -3,6 +3,8 @@
 import heapq
 import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -262,3 +264,38 @@ def test_a_turn_without_memory_is_tried_again(loop, ends) -> None:
     loop.failed = tell
     loop.run()
     assert turns == [1, 1]
+
+
+HOARDER = """
+import os, resource
+from tcpcrypt.runtime.loop import READ, Loop
+
+def serve(_events):
+    hoard.clear()
+    loop.stop()
+    print("served")
+
+loop = Loop()
+loop.failed = lambda _fd, _error: None
+reading, writing = os.pipe()
+loop.watch(reading, READ, serve)
+os.write(writing, b"x")
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 20),) * 2)
+hoard, taken, size = [None] * 10000, 0, 1 << 20
+while size >= 2048:
+    try:
+        hoard[taken] = bytearray(size)
+        taken += 1
+    except MemoryError:
+        size //= 2
+loop.run()
+"""
+
+
+def test_a_turn_needs_hardly_any_memory() -> None:
+    """Or nobody is told to give any back: for 1,023 events at once there was not enough."""
+    done = subprocess.run(
+        (sys.executable, "-c", HOARDER), capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout == "served\n"
