@@ -81,6 +81,7 @@ _SETTLE_AFTER: Final = 1.0
 """Seconds between two looks at handshakes that end without a packet for us."""
 _UNSTEERABLE_MAX: Final = 1024
 _NO_ROOM: Final = "too many open files"
+_NO_MEMORY: Final = "out of memory"
 _OF_HANDSHAKES: Final = frozenset({QUEUE_NUMBER, SYN_QUEUE})
 
 
@@ -181,7 +182,7 @@ class Host:
         for listener in self._steering.application_listeners:
             self._accept_from(listener, self._application_came)
         for listener in self._steering.peer_listeners:
-            self._accept_from(listener, self._peer_came, self._has_room)
+            self._accept_from(listener, self._peer_came, self._lack)
         self.loop.call_every(_LOOK_AFTER, self._look_after)
         if self._queued is not None:
             self.loop.call_every(_SETTLE_AFTER, self._queued.look_after)
@@ -312,7 +313,7 @@ class Host:
         self,
         listener: socket.socket,
         came: Callable[[socket.socket], None],
-        admits: Callable[[], bool] | None = None,
+        lack: Callable[[], str | None] = lambda: None,
     ) -> None:
         def watch() -> None:
             if listener.fileno() >= 0:
@@ -325,8 +326,8 @@ class Host:
 
         def on_ready(_events: int) -> None:
             for _ in range(_ACCEPTS_A_TURN):
-                if admits is not None and not admits():
-                    pause(_NO_ROOM)  # they wait in the kernel
+                if lacking := lack():
+                    pause(lacking)  # they wait in the kernel
                     return
                 try:
                     sock, _address = listener.accept()
@@ -386,9 +387,9 @@ class Host:
             self.tally.count("direct")
             held.leave_alone()
             held.forget()
-        elif not self._has_room():
+        elif lacking := self._lack():
             self.tally.count("exhausted")
-            self._report("exhausted", {"reason": _NO_ROOM, "service": address_text(held.service)})
+            self._report("exhausted", {"reason": lacking, "service": address_text(held.service)})
             if context.may_be_plain(policy, to):
                 held.leave_alone()
             held.forget()  # where encryption is required the SYN comes again
@@ -401,9 +402,11 @@ class Host:
                 connection.reset()  # a mistake of ours; the application must not wait for ever
                 raise
 
-    def _has_room(self) -> bool:
-        """Whether there are descriptors for one more connection, both its sides."""
-        return len(self.connections) < self._slots
+    def _lack(self) -> str | None:
+        """What there is too little of for one more connection, both its sides."""
+        if len(self.connections) >= self._slots:
+            return _NO_ROOM
+        return None if self.loop.has_memory() else _NO_MEMORY
 
     def _application_came(self, inner: socket.socket) -> None:
         """A connection of an application has come to the listener."""

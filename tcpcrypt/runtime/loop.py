@@ -7,6 +7,7 @@ the kernel would report a hang-up on it for ever.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import os
@@ -26,6 +27,9 @@ _FAILED: Final = select.EPOLLERR | select.EPOLLHUP
 _EVENTS: Final = 40
 """At most in a turn: room for them is got anew in each, and for the 1,023 of `select.epoll`'s
 own choice there may be none (12 KiB), so that nobody would be told to give any back."""
+_RESERVE: Final = (16, 1 << 14)
+"""Blocks, and octets of each, that are kept for the moment when there is no more memory:
+without any, not even what failed can be ended and told."""
 _SHORTAGE: Final = 0.01
 """Seconds until a turn is tried again for which there was no memory."""
 
@@ -47,6 +51,11 @@ class Timer:
         self.call = None
 
 
+def _reserve() -> tuple[bytearray, ...]:
+    count, size = _RESERVE
+    return tuple(bytearray(size) for _ in range(count))
+
+
 class Loop:
     """Waits for descriptors and timers."""
 
@@ -62,6 +71,7 @@ class Loop:
         self._before: list[Callable[[], None]] = []
         self.failed: Callable[[int, Exception], None] | None = None
         """Takes what a callback of a descriptor (-1: any other) raised; None lets it through."""
+        self._reserve = _reserve()
         self._stopped = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, READ, self._on_wake)
@@ -122,7 +132,25 @@ class Loop:
             except MemoryError:
                 if self.failed is None:
                     raise
+                self._reserve = ()
                 time.sleep(_SHORTAGE)
+
+    def has_memory(self) -> bool:
+        """Whether there is some for anything new: what failed for want of it has left enough."""
+        if not self._reserve:
+            with contextlib.suppress(MemoryError):
+                self._reserve = _reserve()
+        return bool(self._reserve)
+
+    def _tell(self, fd: int, error: Exception) -> None:
+        """Have `failed` take what a callback raised; it may use the reserve.
+
+        For any error can come of memory that has run out, as one of a library.
+        """
+        if self.failed is None:
+            raise error
+        self._reserve = ()
+        self.failed(fd, error)
 
     def stop(self) -> None:
         """Let `run` return after the callbacks of this turn; safe in a signal handler."""
@@ -147,9 +175,7 @@ class Loop:
             try:
                 callback(events | READ | WRITE if events & _FAILED else events)
             except Exception as error:
-                if self.failed is None:
-                    raise
-                self.failed(fd, error)
+                self._tell(fd, error)
                 if isinstance(error, MemoryError):
                     time.sleep(_SHORTAGE)  # it is ready still, and would be again and again
         now = time.monotonic()
@@ -168,9 +194,7 @@ class Loop:
         try:
             return call()
         except Exception as error:
-            if self.failed is None:
-                raise
-            self.failed(-1, error)
+            self._tell(-1, error)
             return None
 
     def _work_ahead(self, call: Callable[[], bool]) -> None:

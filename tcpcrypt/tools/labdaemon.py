@@ -28,7 +28,8 @@ class LabDaemon:
     """Starts the daemon in `host` and returns when its rules are in place.
 
     `through` is a command that runs it, as `prlimit`; `python` an interpreter of another
-    installation.  The environment variable BACKEND can say what carries the option.
+    installation.  The environment variable BACKEND can say what carries the option,
+    unless `arguments` do.
     Raises `LocalError` with what it wrote to stderr if it does not start.
     """
 
@@ -47,8 +48,9 @@ class LabDaemon:
         with self._errors.open("w") as errors:
             self.process = host.start(
                 *(*through, python, "-m", "tcpcrypt.cli.tcpcryptd"),
-                *("--log-file", str(self._log), *arguments),
+                *("--log-file", str(self._log)),
                 *(("--backend", backend) if backend else ()),
+                *arguments,
                 stderr=errors,
                 # `-m` looks into the current directory first, and what is to run
                 # is what is installed.

@@ -35,6 +35,13 @@ def _root() -> None:
 
 
 @pytest.fixture
+def accepted_by_queue() -> Iterator[None]:
+    """For tests of the queue that accepts: where sockops is tested it is that of mixed."""
+    with Network.every_policy():
+        yield
+
+
+@pytest.fixture
 def pair() -> Iterator[Network]:
     with Lab() as lab:
         client, server = lab.host("client"), lab.host("server")

@@ -126,6 +126,7 @@ def opened(capture: Capture) -> list[Segment]:
     return [s for s in segments(capture.packets) if s.flags.syn and not s.flags.ack]
 
 
+@pytest.mark.usefixtures("accepted_by_queue")  # by sockops the kernel alone answers it
 def test_a_peer_that_is_stopped_for_a_while_is_not_taken_for_a_path_that_drops(
     path: Network, site: Path
 ) -> None:
@@ -169,6 +170,7 @@ def test_a_path_that_begins_to_drop_syns_with_the_option_costs_six(
     assert [bool(eno(syn)) for syn in opened(capture)] == [*6 * [True], False]
 
 
+@pytest.mark.usefixtures("accepted_by_queue")  # sockops refuses who answers a cookie without it
 @pytest.mark.parametrize("cookies", ["1", "2"])
 def test_option_stripped_from_the_first_ack_aborts(path: Network, cookies: str) -> None:
     """The opener has enabled encryption, the other side has not (RFC 8547 section 9,

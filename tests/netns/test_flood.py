@@ -95,6 +95,7 @@ def waiting(host: Host, queue: int) -> tuple[int, int]:
     raise LookupError(queue)
 
 
+@pytest.mark.usefixtures("accepted_by_queue")
 @pytest.mark.parametrize(("family", "flags"), [(6, SYN), (4, ACK)])
 def test_syns_that_nobody_reads_take_no_room_from_what_was_answered(
     path: Network, family: int, flags: int

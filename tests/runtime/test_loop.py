@@ -266,6 +266,30 @@ def test_a_turn_without_memory_is_tried_again(loop, ends) -> None:
     assert turns == [1, 1]
 
 
+def test_what_failed_is_told_with_what_was_kept_for_it(loop, monkeypatch) -> None:
+    """And nothing new is taken on until as much can be kept again."""
+    kept: list[int] = []
+    none_left = [MemoryError(), MemoryError()]
+
+    def make() -> tuple[bytearray, ...]:
+        if none_left:
+            raise none_left.pop()
+        return (bytearray(1),)
+
+    def fail() -> None:
+        raise RuntimeError("a library had no memory")
+
+    monkeypatch.setattr("tcpcrypt.runtime.loop._reserve", make)
+    loop.failed = lambda _fd, _error: kept.append(len(loop._reserve))
+    assert loop.has_memory()
+    loop.call_later(0, fail)
+    loop.step(1)
+    assert kept == [0]
+    assert not loop.has_memory()
+    assert not loop.has_memory()
+    assert loop.has_memory()
+
+
 HOARDER = """
 import os, resource
 from tcpcrypt.runtime.loop import READ, Loop
