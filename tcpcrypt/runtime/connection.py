@@ -298,6 +298,12 @@ class Connection(ABC):
             self._relay.attach(inner, accepted=self.direction == FlowDirection.OUTGOING.value)
 
     def _on_ended(self, ending: Ending, detail: str) -> None:
+        try:
+            self._account(ending, detail)
+        finally:
+            self._drop()
+
+    def _account(self, ending: Ending, detail: str) -> None:
         tally, relay = self._context.tally, self._relay
         tally.frames += self.frames
         tally.rekeys += self.rekeys
@@ -315,20 +321,21 @@ class Connection(ABC):
         else:
             tally.count("closed", ending.name.lower())
             self._context.report("closed", Facts(lambda: self._last_words(how=ending.value)))
-        self._drop()
 
     def _last_words(self, **more: object) -> dict[str, object]:
         return {**self.describe(), **self.traffic(), **more}
 
     def _give_up(self, event: str, reason: str, kind: str = "") -> None:
         """End a connection of which one side at most is up; `kind` is the reason as a label."""
-        if event == "failed":
-            self._context.tally.count("failed", kind)
-        self._context.report(event, {**self.describe(), "reason": reason})
-        if self._relay is not None:
-            self._relay.reset()
-        else:
-            self._drop()
+        try:
+            if event == "failed":
+                self._context.tally.count("failed", kind)
+            self._context.report(event, {**self.describe(), "reason": reason})
+        finally:
+            if self._relay is not None:
+                self._relay.reset()
+            else:
+                self._drop()
 
     def _drop(self) -> None:
         self.state = "closed"

@@ -193,6 +193,7 @@ class Host:
         # One timer for all: most connections end long before theirs would be due.
         now = time.monotonic()
         self._slots = connection_slots()
+        self.loop.has_memory()  # what was used of its reserve is kept again
         for opening in tuple(self._waiting.values()):
             opening.look_after(now)
         self._tcps.expire()
@@ -320,9 +321,10 @@ class Host:
                 self.loop.watch(listener.fileno(), READ, on_ready)
 
         def pause(reason: str) -> None:
-            self._report("exhausted", {"reason": reason})
-            self.loop.watch(listener.fileno(), 0, on_ready)
+            # In this order: where there is no memory for one of them it goes on.
             self.loop.call_later(_ACCEPT_PAUSE, watch)
+            self.loop.watch(listener.fileno(), 0, on_ready)
+            self._report("exhausted", {"reason": reason})
 
         def on_ready(_events: int) -> None:
             for _ in range(_ACCEPTS_A_TURN):
@@ -389,18 +391,14 @@ class Host:
             held.forget()
         elif lacking := self._lack():
             self.tally.count("exhausted")
-            self._report("exhausted", {"reason": lacking, "service": address_text(held.service)})
             if context.may_be_plain(policy, to):
                 held.leave_alone()
             held.forget()  # where encryption is required the SYN comes again
+            self._report("exhausted", {"reason": lacking, "service": address_text(held.service)})
         else:
             connection = OpenedByApplication(context, self._gone, held, policy)
             self._waiting[to] = connection
-            try:
-                self._begin(connection)
-            except BaseException:
-                connection.reset()  # a mistake of ours; the application must not wait for ever
-                raise
+            self._begin(connection)
 
     def _lack(self) -> str | None:
         """What there is too little of for one more connection, both its sides."""
@@ -437,7 +435,11 @@ class Host:
 
     def _begin(self, connection: Connection) -> None:
         self.connections.add(connection)
-        connection.start()
+        try:
+            connection.start()
+        except BaseException:
+            connection.reset()  # a mistake of ours, or no memory; nobody is to wait for ever
+            raise
 
     def _request(
         self,

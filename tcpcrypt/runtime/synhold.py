@@ -210,7 +210,11 @@ class SynHold:
         else:
             self._held[held.connection] = held
             held.keep(packet)
-            self._came(held)
+            try:
+                self._came(held)
+            except BaseException:
+                held.forget()  # nobody decides this one; a repetition is asked about anew
+                raise
 
     def note_arrived(self, held: HeldSyn) -> None:
         """See `HeldSyn.arrived`."""

@@ -301,6 +301,7 @@ def serve(_events):
 
 loop = Loop()
 loop.failed = lambda _fd, _error: None
+loop._reserve = ()
 reading, writing = os.pipe()
 loop.watch(reading, READ, serve)
 os.write(writing, b"x")
