@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from runtime import test_host_trust
-from runtime.test_host_trust import Site
+import pytest
+from support.bare_host import Site, bare_host
 from support.hosts import Host, connect
 from support.relays import tcp_pair
 
 from tcpcrypt.core.config import Config
+from tcpcrypt.core.policy import Mode, Policy
 from tcpcrypt.runtime.loop import Loop
 from tcpcrypt.runtime.relay import Relay
 
-site = test_host_trust.site
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with bare_host(Policy(Mode.OPPORTUNISTIC, auth="tofu", pq="prefer")) as site:
+        yield site
 
 
 def relay(loop: Loop, outer: Any, session: Any, ready: list[object]) -> Relay:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
-from runtime.test_host_trust import Queue, Site, Sockets
+from support.bare_host import Site, bare_host
 
-from tcpcrypt.auth.identity import Identity
 from tcpcrypt.core.policy import Mode, Policy
-from tcpcrypt.runtime.context import Settings
-from tcpcrypt.runtime.host import Host
 from tcpcrypt.runtime.netlink import Verdict
 from tcpcrypt.runtime.outgoing import OpenedByApplication
 from tcpcrypt.runtime.rules import MARK_DIRECT
@@ -24,18 +20,8 @@ LONG = 1000.0
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    queue, reports = Queue(), list[tuple[str, dict[str, object]]]()
-    host = Host(
-        Settings(policies=(STANFORD,)),
-        lambda event, facts: reports.append((event, dict(facts))),
-        steering=SimpleNamespace(name="none", peer_listeners=(), application_listeners=()),
-        queue=queue,  # type: ignore[arg-type]
-        privileges=Sockets(),
-    )
-    host.retire = lambda: None  # type: ignore[method-assign]
-    host._take_queues()
-    yield Site(queue, host, Identity.generate(), reports)
-    host.close()
+    with bare_host(STANFORD) as site:
+        yield site
 
 
 @pytest.fixture
