@@ -42,12 +42,12 @@ def events(site: Site) -> list[tuple[str, object]]:
 @pytest.mark.usefixtures("shortage")
 @pytest.mark.parametrize(
     ("site", "verdict"),
-    [(REQUIRE, (Verdict.DROP, 0)), (OPPORTUNISTIC, (Verdict.REPEAT, MARK_DIRECT))],
+    [(REQUIRE, (Verdict.DROP, None)), (OPPORTUNISTIC, (Verdict.REPEAT, MARK_DIRECT))],
     ids=["require", "opportunistic"],
     indirect=["site"],
 )
 def test_required_connections_wait_where_there_is_no_memory(
-    site: Site, verdict: tuple[Verdict, int]
+    site: Site, verdict: tuple[Verdict, int | None]
 ) -> None:
     site.opens(80)
     assert site.queue.decided == {1: verdict}
@@ -92,7 +92,7 @@ def test_what_could_not_be_begun_is_neither_held_nor_kept(
         patch.setattr("tcpcrypt.runtime.host.OpenedByApplication", fail)
         with pytest.raises(MemoryError):
             site.opens(80)
-    assert site.queue.decided == {1: (Verdict.DROP, 0)}
+    assert site.queue.decided == {1: (Verdict.DROP, None)}
     assert len(site.host._hold) == 0
     one, other = socket.socketpair()
     with one:

@@ -5,6 +5,7 @@ import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.queues import VerdictOnEach
 
 from tcpcrypt.runtime.eno_backend import Tuple4
 from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
@@ -12,24 +13,6 @@ from tcpcrypt.runtime.rules import MARK_DIRECT, MARK_MASK, MARK_REFUSED, MARK_ST
 from tcpcrypt.runtime.synhold import HeldSyn, SynHold
 
 APPLICATION_MARK = 0x0F00_0007
-
-
-class Queue:
-    """Stands where the kernel is, and keeps what was decided about each packet."""
-
-    def __init__(self) -> None:
-        self.decided: dict[int, tuple[Verdict, int | None]] = {}
-
-    def verdict(
-        self,
-        packet: QueuedPacket,
-        what: Verdict,
-        payload: bytes | None = None,
-        mark: int | None = None,
-    ) -> None:
-        assert packet.identifier not in self.decided, "two verdicts on one packet"
-        assert payload is None
-        self.decided[packet.identifier] = (what, mark)
 
 
 def syn(isn: int = 1, port: int = 40000) -> bytes:
@@ -42,8 +25,8 @@ def queued(number: int, payload: bytes, queue: int = 1) -> QueuedPacket:
     return QueuedPacket(queue, number, Hook.OUTPUT, APPLICATION_MARK, memoryview(payload))
 
 
-def hold() -> tuple[SynHold, Queue, list[HeldSyn]]:
-    queue, came = Queue(), list[HeldSyn]()
+def hold() -> tuple[SynHold, VerdictOnEach, list[HeldSyn]]:
+    queue, came = VerdictOnEach(), list[HeldSyn]()
     return SynHold(queue, came.append), queue, came  # type: ignore[arg-type]
 
 

@@ -49,7 +49,7 @@ def test_who_only_waited_for_a_turn_has_not_heard_silence(site: Site, port: int)
     opening = waiting(site, port)
     opening.look_after(opening.began + LONG)
     assert noted(site, port) == [False]
-    assert site.queue.decided == {1: (Verdict.DROP, 0)}
+    assert site.queue.decided == {1: (Verdict.DROP, None)}
     assert [event for event, _ in site.reports] == ["failed"]
     assert not site.host.connections
     site.host.loop.step(0)  # its turn does not come any more

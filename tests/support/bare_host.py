@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from support.queues import VerdictOnEach
 from tcpcrypt.auth.identity import Identity
 from tcpcrypt.auth.known_peers import KnownPeers
 from tcpcrypt.auth.psk import PskStore
@@ -17,28 +18,10 @@ from tcpcrypt.core.negotiation import Negotiation
 from tcpcrypt.core.policy import Policy
 from tcpcrypt.runtime.context import Settings
 from tcpcrypt.runtime.host import Host
-from tcpcrypt.runtime.netlink import Hook, QueuedPacket, Verdict
+from tcpcrypt.runtime.netlink import Hook, QueuedPacket
 from tcpcrypt.runtime.outgoing import OpenedByApplication
 from tcpcrypt.runtime.privileges import tcp_socket
-from tcpcrypt.runtime.rules import MARK_MASK
 from tcpcrypt.runtime.ruleset import hold_queue
-
-
-class Queue:
-    """Stands where the kernel is, and keeps what was decided about each packet."""
-
-    def __init__(self) -> None:
-        self.decided: dict[int, tuple[Verdict, int]] = {}
-
-    def verdict(
-        self,
-        packet: QueuedPacket,
-        what: Verdict,
-        _payload: bytes | None = None,
-        mark: int | None = None,
-    ) -> None:
-        assert packet.identifier not in self.decided
-        self.decided[packet.identifier] = (what, (mark or 0) & MARK_MASK)
 
 
 class Sockets:
@@ -58,7 +41,7 @@ class Sockets:
 
 @dataclass
 class Site:
-    queue: Queue
+    queue: VerdictOnEach
     host: Host
     identity: Identity
     reports: list[tuple[str, dict[str, object]]]
@@ -90,7 +73,7 @@ class Site:
 
 @contextlib.contextmanager
 def bare_host(policy: Policy) -> Iterator[Site]:
-    queue, identity = Queue(), Identity.generate()
+    queue, identity = VerdictOnEach(), Identity.generate()
     reports: list[tuple[str, dict[str, object]]] = []
     steering = SimpleNamespace(name="none", peer_listeners=(), application_listeners=())
     host = Host(

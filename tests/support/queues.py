@@ -1,10 +1,10 @@
-"""A packet queue without a kernel: it takes verdicts."""
+"""Packet queues without a kernel: they take verdicts."""
 
 from __future__ import annotations
 
 from tcpcrypt.runtime.netlink import QueuedPacket, Verdict
 
-__all__ = ["Decided", "Verdicts"]
+__all__ = ["Decided", "VerdictOnEach", "Verdicts"]
 
 Decided = tuple[Verdict, bytes | None, int | None]
 """What becomes of a packet, the bytes in its place and its mark, where they were given."""
@@ -24,3 +24,21 @@ class Verdicts:
         mark: int | None = None,
     ) -> None:
         self.verdicts.append((what, payload, mark))
+
+
+class VerdictOnEach:
+    """Stands for a `PacketQueue` of what goes on as it came: verdict and mark by identifier."""
+
+    def __init__(self) -> None:
+        self.decided: dict[int, tuple[Verdict, int | None]] = {}
+
+    def verdict(
+        self,
+        packet: QueuedPacket,
+        what: Verdict,
+        payload: bytes | None = None,
+        mark: int | None = None,
+    ) -> None:
+        assert packet.identifier not in self.decided, "two verdicts on one packet"
+        assert payload is None
+        self.decided[packet.identifier] = (what, mark)
